@@ -1,0 +1,171 @@
+"""Endpoint and Deployment: what an operator asks for. One Endpoint, the Deployments behind it, their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
+
+from router.domain.errors import Conflict, Invalid, NotFound
+from router.domain.model_ref import ModelRef, ResolvedModel
+from router.domain.names import RESERVED_ENDPOINT_NAMES, checked_name
+from router.domain.traffic import Mirror, Traffic
+
+MIB = 1024 * 1024
+
+
+class AuthMode(StrEnum):
+    NONE = "none"
+
+
+class Backend(StrEnum):
+    ONNX = "onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one replica may use. `cpu` in cores, `gpu` in devices (fractions allowed), `memory_bytes` 0 = unlimited."""
+
+    cpu: float = 1.0
+    gpu: float = 0.0
+    memory_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.cpu <= 1024:
+            raise Invalid("resources.cpu", f"{self.cpu:g} is out of range", "use a number of cores above 0")
+        if not 0 <= self.gpu <= 64:
+            raise Invalid("resources.gpu", f"{self.gpu:g} is out of range", "use 0 or a number of GPUs")
+        if self.memory_bytes < 0:
+            raise Invalid("resources.memory", "is negative", "use a size such as 512Mi or 1Gi")
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How requests may be joined. `max_batch_size` counts rows, not requests; 1 switches batching off."""
+
+    max_batch_size: int = 64
+    latency_slo_ms: int = 50
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_batch_size <= 65536:
+            raise Invalid("batching.max_batch_size", f"{self.max_batch_size} is out of range", "use 1 to 65536 rows")
+        if not 1 <= self.latency_slo_ms <= 600_000:
+            raise Invalid("batching.latency_slo_ms", f"{self.latency_slo_ms} is out of range", "use 1 to 600000 ms")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """Limits of a single request to one deployment."""
+
+    request_timeout_ms: int = 5000
+    max_concurrent_requests_per_instance: int = 1000
+    max_request_bytes: int = 64 * MIB
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.request_timeout_ms <= 3_600_000:
+            raise Invalid("request_settings.request_timeout_ms", "is out of range", "use 1 to 3600000 ms")
+        if not 1 <= self.max_concurrent_requests_per_instance <= 1_000_000:
+            raise Invalid("request_settings.max_concurrent_requests_per_instance", "is out of range", "use 1 or more")
+        if not 1024 <= self.max_request_bytes <= 1024 * MIB:
+            raise Invalid("request_settings.max_request_size", "is out of range", "use 1Ki to 1Gi")
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One model version running behind an Endpoint."""
+
+    name: str
+    endpoint: str
+    model: ModelRef
+    model_version: str = ""  # empty: the digest's first 12 hex digits, filled in when the model is resolved
+    backend: Backend = Backend.ONNX
+    instance_count: int = 1
+    resources: Resources = field(default_factory=Resources)
+    batching: Batching = field(default_factory=Batching)
+    request_settings: RequestSettings = field(default_factory=RequestSettings)
+
+    def __post_init__(self) -> None:
+        checked_name("name", self.name)
+        checked_name("endpoint", self.endpoint)
+        if self.model_version:
+            checked_name("model_version", self.model_version)
+        if not 0 <= self.instance_count <= 1000:
+            raise Invalid("instance_count", f"{self.instance_count} is out of range", "use 0 to 1000")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The stable public name that clients call, and how its traffic is split."""
+
+    name: str
+    traffic: Traffic = field(default_factory=Traffic)
+    mirror: Mirror | None = None
+    auth_mode: AuthMode = AuthMode.NONE
+    allow_anonymous: bool = False
+
+    def __post_init__(self) -> None:
+        checked_name("name", self.name)
+        if self.name in RESERVED_ENDPOINT_NAMES:
+            raise Invalid("name", f"{self.name!r} is reserved by the protocol", "choose another name")
+        if self.mirror is not None and self.traffic.percent(self.mirror.deployment) > 0:
+            raise Invalid(
+                f"mirror_traffic.{self.mirror.deployment}",
+                f"{self.mirror.deployment!r} already has live traffic",
+                "mirror to a deployment whose traffic is 0",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedModel:
+    """A deployment together with the immutable model that its reference was resolved to."""
+
+    spec: Deployment
+    model: ResolvedModel
+
+    @property
+    def model_version(self) -> str:
+        return self.spec.model_version or self.model.short_digest
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointState:
+    """An endpoint, everything behind it, and the revision that counts its changes: the unit that is stored whole."""
+
+    endpoint: Endpoint
+    deployments: Mapping[str, DeployedModel] = field(default_factory=lambda: MappingProxyType({}))
+    revision: int = 0
+
+    def __post_init__(self) -> None:
+        named = self.endpoint.traffic.deployments
+        if self.endpoint.mirror is not None:
+            named |= {self.endpoint.mirror.deployment}
+        for name in sorted(named - self.deployments.keys()):
+            raise Invalid(
+                f"traffic.{name}",
+                f"endpoint {self.endpoint.name!r} has no deployment {name!r}",
+                f"it has {', '.join(sorted(self.deployments)) or 'none yet'}",
+            )
+
+    def deployment(self, name: str) -> DeployedModel:
+        try:
+            return self.deployments[name]
+        except KeyError:
+            raise NotFound("deployment", name, tuple(sorted(self.deployments))) from None
+
+    def with_endpoint(self, endpoint: Endpoint) -> EndpointState:
+        return replace(self, endpoint=endpoint)
+
+    def with_deployment(self, deployed: DeployedModel) -> EndpointState:
+        return replace(self, deployments=MappingProxyType({**self.deployments, deployed.spec.name: deployed}))
+
+    def without_deployment(self, name: str) -> EndpointState:
+        """Raises `NotFound`, or `Conflict` while the deployment has live or mirrored traffic."""
+        self.deployment(name)
+        percent = self.endpoint.traffic.percent(name)
+        if percent:
+            raise Conflict(f"deployment {name!r} has {percent}% of the traffic: move it away first")
+        if self.endpoint.mirror is not None and self.endpoint.mirror.deployment == name:
+            raise Conflict(f"deployment {name!r} gets mirrored traffic: remove the mirror first")
+        rest = {key: value for key, value in self.deployments.items() if key != name}
+        return replace(self, deployments=MappingProxyType(rest))

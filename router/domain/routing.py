@@ -1,0 +1,96 @@
+"""Routing: what the data plane must know about an endpoint, derived from what was asked for and what is alive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from router.domain.endpoint import EndpointState
+from router.domain.traffic import Mirror, Traffic
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class UnixAddress:
+    """A replica on the same host as Envoy."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TcpAddress:
+    """A replica on a private address."""
+
+    ip: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.ip}:{self.port}"
+
+
+Address = UnixAddress | TcpAddress
+
+
+class ReplicaState(StrEnum):
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One process serving one deployment, as it announced itself."""
+
+    id: str
+    endpoint: str
+    deployment: str
+    address: Address
+    state: ReplicaState
+    reason: str = ""  # why it failed, in words for the operator
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One deployment as the data plane knows it."""
+
+    deployment: str
+    model_version: str
+    addresses: tuple[Address, ...]  # sorted; ready replicas only
+    request_timeout_ms: int
+    max_requests: int  # in flight, over all replicas
+    max_request_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """One endpoint as the data plane knows it. `upstreams` are sorted by deployment."""
+
+    endpoint: str
+    traffic: Traffic
+    mirror: Mirror | None
+    upstreams: tuple[Upstream, ...]
+
+
+def routing_for(state: EndpointState, traffic: Traffic, replicas: Iterable[Replica]) -> Routing:
+    """The routing that puts `traffic` in force over the replicas that are ready."""
+    ready: dict[str, list[Address]] = {}
+    for replica in replicas:
+        if replica.endpoint == state.endpoint.name and replica.state is ReplicaState.READY:
+            ready.setdefault(replica.deployment, []).append(replica.address)
+    upstreams = tuple(
+        Upstream(
+            deployment=name,
+            model_version=deployed.model_version,
+            addresses=tuple(sorted(ready.get(name, ()), key=str)),
+            request_timeout_ms=deployed.spec.request_settings.request_timeout_ms,
+            max_requests=deployed.spec.request_settings.max_concurrent_requests_per_instance
+            * max(1, deployed.spec.instance_count),
+            max_request_bytes=deployed.spec.request_settings.max_request_bytes,
+        )
+        for name, deployed in sorted(state.deployments.items())
+    )
+    return Routing(state.endpoint.name, traffic, state.endpoint.mirror, upstreams)

@@ -1,0 +1,96 @@
+"""The interfaces that the control plane's core needs from the outside. The consumer owns them; adapters implement them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.model_ref import ModelRef, ResolvedModel
+from router.domain.routing import Replica, Routing
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """Every connected Envoy has accepted the latest configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An Envoy refused it; its last good configuration stays in force. `reason` is Envoy's own text."""
+
+    proxy: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unconfirmed:
+    """Nobody answered in time, or no Envoy is connected."""
+
+    reason: str
+
+
+Outcome = Acknowledged | Rejected | Unconfirmed
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyStatus:
+    """One connected Envoy: its node id, whether it has everything, and what it refused (resource name → reason)."""
+
+    proxy: str
+    is_up_to_date: bool
+    rejected: tuple[tuple[str, str], ...] = ()
+
+
+class DataPlane(Protocol):
+    """Envoy, as the reconciler sees it. Implemented by router/xds/server.py."""
+
+    def set_endpoint(self, routing: Routing) -> None:
+        """Make this the wanted configuration of one endpoint. Idempotent; returns before Envoy has it."""
+
+    def remove_endpoint(self, name: str) -> None: ...
+
+    async def applied(self, endpoint: str, timeout_s: float) -> Outcome:
+        """Wait until every connected Envoy has answered the endpoint's latest configuration (or its removal)."""
+
+    def proxies(self) -> tuple[ProxyStatus, ...]: ...
+
+
+class Store(Protocol):
+    """Durable state. Every method is one transaction."""
+
+    def load(self) -> dict[str, EndpointState]: ...
+
+    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str]) -> None:
+        """Write all or nothing. `changed` carry their new revision; raises `Conflict` when a stored revision is not one less."""
+
+    def load_replicas(self) -> tuple[Replica, ...]: ...
+
+    def save_replicas(self, replicas: Iterable[Replica]) -> None:
+        """Remember who was alive, so that a restart knows the data plane before Ray answers."""
+
+
+class Runtime(Protocol):
+    """Ray Serve, as the reconciler sees it. Every call may be repeated."""
+
+    async def connect(self) -> None:
+        """Join the Ray cluster and start Ray Serve when nobody has. Raises `RuntimeUnavailable` when it cannot."""
+
+    async def deploy(self, deployed: DeployedModel) -> None:
+        """Start, rescale or replace the replicas of one deployment; returns before they are ready."""
+
+    async def delete(self, endpoint: str, deployment: str) -> None: ...
+
+    async def running(self) -> frozenset[tuple[str, str]]:
+        """The (endpoint, deployment) pairs that Ray Serve has, whoever started them."""
+
+    def replicas(self) -> AsyncIterator[tuple[Replica, ...]]:
+        """Yields the complete set of replicas, at once and after every change."""
+
+
+class ModelSource(Protocol):
+    """Turns a reference into an immutable model on this machine."""
+
+    async def resolve(self, ref: ModelRef) -> ResolvedModel:
+        """Raises `ModelUnavailable` when there is no such model."""

@@ -1,0 +1,80 @@
+"""Everything that can go wrong with a scoring request, as facts, and the one table that says them in HTTP and gRPC."""
+
+from __future__ import annotations
+
+from router.domain.errors import CrossfadeError
+
+
+class ScoringError(CrossfadeError):
+    """Base: a request that was not answered with outputs. `str(error)` is what the client reads."""
+
+
+class BadRequest(ScoringError):
+    """The request breaks the protocol or does not fit the model."""
+
+
+class UnknownModel(ScoringError):
+    """No such model or version here."""
+
+
+class UnknownRoute(ScoringError):
+    """No such path."""
+
+
+class MethodNotAllowed(ScoringError):
+    """The path exists, the HTTP method does not fit it."""
+
+
+class TooLarge(ScoringError):
+    """The body is over the configured limit."""
+
+
+class UnsupportedEncoding(ScoringError):
+    """A content-encoding that we do not read."""
+
+
+class Overloaded(ScoringError):
+    """The queue is full, or the deadline cannot be met."""
+
+
+class Unavailable(ScoringError):
+    """The model is still loading, or the replica is draining. The work has not begun: safe to send elsewhere."""
+
+
+class DeadlinePassed(ScoringError):
+    """The deadline passed before the work began."""
+
+
+class Cancelled(ScoringError):
+    """The client is gone; nobody reads this."""
+
+
+class ModelFailed(ScoringError):
+    """The model itself failed on this request."""
+
+
+class NotImplementedHere(ScoringError):
+    """A part of the protocol that Crossfade does not offer."""
+
+
+class Forbidden(ScoringError):
+    """The request did not come through the gateway."""
+
+
+# error -> (HTTP status, gRPC status code). RESOURCE_EXHAUSTED for shed load: clients retry UNAVAILABLE, which would
+# multiply the load. 424 is Azure ML's code for a model's own failure. 499 is never seen by anybody.
+STATUS: dict[type[ScoringError], tuple[int, int]] = {
+    BadRequest: (400, 3),  # INVALID_ARGUMENT
+    UnknownModel: (404, 5),  # NOT_FOUND
+    UnknownRoute: (404, 12),  # UNIMPLEMENTED
+    MethodNotAllowed: (405, 12),
+    TooLarge: (413, 8),  # RESOURCE_EXHAUSTED, as grpc's own message limit says it
+    UnsupportedEncoding: (415, 12),
+    Overloaded: (429, 8),
+    Unavailable: (503, 14),  # UNAVAILABLE
+    DeadlinePassed: (504, 4),  # DEADLINE_EXCEEDED
+    Cancelled: (499, 1),  # CANCELLED
+    ModelFailed: (424, 13),  # INTERNAL
+    NotImplementedHere: (501, 12),
+    Forbidden: (403, 7),  # PERMISSION_DENIED
+}
