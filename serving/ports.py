@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
+from serving.errors import ScoringError
+from serving.exchange import Cancel
+from serving.messages import InferReply, InferRequest
 from serving.signature import Signature
+from serving.statistics import ModelStatistics
 
 
 class Backend(Protocol):
@@ -25,3 +29,31 @@ class Backend(Protocol):
         """
 
     def close(self) -> None: ...
+
+
+class ScoringModel(Protocol):
+    """A model in service, as the protocol layer sees it. Implemented by serving/model.py."""
+
+    @property
+    def name(self) -> str:
+        """The endpoint's name: clients know no other."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def signature(self) -> Signature: ...
+
+    @property
+    def max_batch_size(self) -> int:
+        """Rows; 0 when the model is not batchable (the protocol's way to say so)."""
+
+    @property
+    def is_ready(self) -> bool: ...
+
+    def infer(self, request: InferRequest, deadline_s: float, reply: Callable[[InferReply | ScoringError], None]) -> Cancel:
+        """Score; calls `reply` exactly once, on the event loop, now or later, unless cancelled through the returned
+        function. `deadline_s` is on `time.monotonic()`'s clock; work that has not begun by then fails with `DeadlinePassed`.
+        """
+
+    def statistics(self) -> ModelStatistics: ...
