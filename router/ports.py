@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.errors import CrossfadeError
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.routing import Replica, Routing
 
@@ -71,22 +72,39 @@ class Store(Protocol):
         """Remember who was alive, so that a restart knows the data plane before Ray answers."""
 
 
+@dataclass(frozen=True, slots=True)
+class RunningApp:
+    """The replicas of one generation of one deployment, as the runtime knows them. `trouble` is empty when all is well."""
+
+    endpoint: str
+    deployment: str
+    generation: str
+    trouble: str = ""
+
+
+class RuntimeUnavailable(CrossfadeError):
+    """The Ray cluster cannot be reached, or did not do what it was asked."""
+
+
 class Runtime(Protocol):
-    """Ray Serve, as the reconciler sees it. Every call may be repeated."""
+    """Ray Serve, as the reconciler sees it. Every call may be repeated; each raises `RuntimeUnavailable` on failure."""
 
     async def connect(self) -> None:
-        """Join the Ray cluster and start Ray Serve when nobody has. Raises `RuntimeUnavailable` when it cannot."""
+        """Join the Ray cluster and start Ray Serve when nobody has."""
 
     async def deploy(self, deployed: DeployedModel) -> None:
-        """Start, rescale or replace the replicas of one deployment; returns before they are ready."""
+        """Start or rescale the replicas of the deployment's present generation; returns before they are ready."""
 
-    async def delete(self, endpoint: str, deployment: str) -> None: ...
+    async def delete(self, app: RunningApp) -> None:
+        """Drain and end one generation's replicas; returns before they are gone."""
 
-    async def running(self) -> frozenset[tuple[str, str]]:
-        """The (endpoint, deployment) pairs that Ray Serve has, whoever started them."""
+    async def running(self) -> tuple[RunningApp, ...]: ...
 
-    def replicas(self) -> AsyncIterator[tuple[Replica, ...]]:
-        """Yields the complete set of replicas, at once and after every change."""
+    async def release(self, replica_ids: tuple[str, ...]) -> None:
+        """Tell draining replicas that nobody sends to them any more."""
+
+    def replicas(self, known: tuple[Replica, ...]) -> AsyncIterator[tuple[Replica, ...]]:
+        """Yields the complete set of replicas, at once and after every change. `known` is what was known so far."""
 
 
 class ModelSource(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -126,6 +127,20 @@ class DeployedModel:
     @property
     def model_version(self) -> str:
         return self.spec.model_version or self.model.short_digest
+
+    @property
+    def generation(self) -> str:
+        """Changes exactly when running replicas no longer match and new ones must be started."""
+        spec = self.spec
+        facts = (
+            self.model.sha256,
+            self.model_version,
+            spec.backend,
+            spec.resources,
+            spec.batching,
+            spec.request_settings,
+        )
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True)

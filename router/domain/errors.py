@@ -36,3 +36,7 @@ class Conflict(CrossfadeError):
 
 class ModelUnavailable(CrossfadeError):
     """A model reference that cannot be resolved or a file that is not what it should be."""
+
+
+class StoreFailed(CrossfadeError):
+    """The durable state cannot be read or written: disk full, a damaged file, a file of a newer version."""

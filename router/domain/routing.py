@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from router.domain.endpoint import EndpointState
+from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.traffic import Mirror, Traffic
 
 
@@ -43,11 +43,15 @@ class ReplicaState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One process serving one deployment, as it announced itself."""
+    """One process serving one deployment, as it announced itself.
+
+    `generation` is `DeployedModel.generation` of what it was started with.
+    """
 
     id: str
     endpoint: str
     deployment: str
+    generation: str
     address: Address
     state: ReplicaState
     reason: str = ""  # why it failed, in words for the operator
@@ -75,17 +79,30 @@ class Routing:
     upstreams: tuple[Upstream, ...]
 
 
+def serving_replicas(deployed: DeployedModel, replicas: Iterable[Replica]) -> tuple[Replica, ...]:
+    """The ready replicas that should answer for a deployment.
+
+    Those of its present generation; while none of them is ready, those of an older one, so that changing a
+    deployment in place never leaves it empty.
+    """
+    spec = deployed.spec
+    ready = [
+        replica
+        for replica in replicas
+        if (replica.endpoint, replica.deployment) == (spec.endpoint, spec.name) and replica.state is ReplicaState.READY
+    ]
+    present = [replica for replica in ready if replica.generation == deployed.generation]
+    return tuple(sorted(present or ready, key=lambda replica: replica.id))
+
+
 def routing_for(state: EndpointState, traffic: Traffic, replicas: Iterable[Replica]) -> Routing:
     """The routing that puts `traffic` in force over the replicas that are ready."""
-    ready: dict[str, list[Address]] = {}
-    for replica in replicas:
-        if replica.endpoint == state.endpoint.name and replica.state is ReplicaState.READY:
-            ready.setdefault(replica.deployment, []).append(replica.address)
+    of_endpoint = [replica for replica in replicas if replica.endpoint == state.endpoint.name]
     upstreams = tuple(
         Upstream(
             deployment=name,
             model_version=deployed.model_version,
-            addresses=tuple(sorted(ready.get(name, ()), key=str)),
+            addresses=tuple(sorted((r.address for r in serving_replicas(deployed, of_endpoint)), key=str)),
             request_timeout_ms=deployed.spec.request_settings.request_timeout_ms,
             max_requests=deployed.spec.request_settings.max_concurrent_requests_per_instance
             * max(1, deployed.spec.instance_count),
@@ -93,4 +110,7 @@ def routing_for(state: EndpointState, traffic: Traffic, replicas: Iterable[Repli
         )
         for name, deployed in sorted(state.deployments.items())
     )
-    return Routing(state.endpoint.name, traffic, state.endpoint.mirror, upstreams)
+    # A mirror that cannot answer would only cost Envoy failed requests.
+    alive = {upstream.deployment for upstream in upstreams if upstream.addresses}
+    mirror = state.endpoint.mirror
+    return Routing(state.endpoint.name, traffic, mirror if mirror and mirror.deployment in alive else None, upstreams)

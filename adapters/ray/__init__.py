@@ -1,0 +1,1 @@
+"""Ray and Ray Serve: placing, restarting and scaling replicas, and knowing where they are."""

@@ -1,0 +1,121 @@
+"""The directory of replicas as a small detached Ray actor, and the two ways to talk to it.
+
+Replicas announce themselves here, the control plane watches. The actor restarts by itself; it then knows nobody until
+they announce themselves again, which its watchers must allow for (see `Watch.age_s`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from router.domain.routing import Replica
+from serving.directory import Directory
+
+NAMESPACE = "crossfade"
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """One answer of the directory. `epoch` names the actor's life, `age_s` is how long that has lasted."""
+
+    epoch: str
+    age_s: float
+    version: int
+    replicas: tuple[Replica, ...]
+
+
+class DirectoryActor:
+    """Runs inside Ray; asynchronous, so that many long polls can wait at once."""
+
+    def __init__(self) -> None:
+        self._directory = Directory()
+        self._epoch = secrets.token_hex(8)
+        self._born_s = time.monotonic()
+        self._changed = asyncio.Event()
+
+    async def announce(self, replica: Replica) -> bool:
+        released = self._directory.announce(replica, time.monotonic())
+        self._wake_watchers()
+        return released
+
+    async def withdraw(self, replica_id: str) -> None:
+        self._directory.withdraw(replica_id)
+        self._wake_watchers()
+
+    async def release(self, replica_ids: tuple[str, ...]) -> None:
+        self._directory.release(replica_ids)
+
+    async def forget_deployment(self, endpoint: str, deployment: str) -> None:
+        self._directory.forget_deployment(endpoint, deployment)
+        self._wake_watchers()
+
+    async def watch(self, seen: tuple[str, int] | None, patience_s: float) -> Watch:
+        """Answer when something differs from `seen` (epoch, version), or after `patience_s`."""
+        give_up_s = time.monotonic() + patience_s
+        while True:
+            self._directory.expire(time.monotonic())
+            now_s = time.monotonic()
+            if seen != (self._epoch, self._directory.version) or now_s >= give_up_s:
+                return Watch(self._epoch, now_s - self._born_s, self._directory.version, self._directory.replicas())
+            self._changed.clear()
+            try:
+                # Leases end without an event, so look again now and then.
+                await asyncio.wait_for(self._changed.wait(), min(0.5, give_up_s - now_s))
+            except TimeoutError:
+                continue
+
+    def _wake_watchers(self) -> None:
+        self._changed.set()
+
+
+def directory_name(gateway_id: str) -> str:
+    return f"directory-{gateway_id}"
+
+
+def start_directory(gateway_id: str) -> Any:
+    """The gateway's directory actor, started when it does not run yet."""
+    return (
+        ray.remote(DirectoryActor)
+        .options(
+            name=directory_name(gateway_id),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            max_concurrency=1000,
+        )
+        .remote()
+    )
+
+
+class RayAnnouncer:
+    """How a replica talks to the directory. Calls never raise: a directory that is away is simply told again later."""
+
+    def __init__(self, gateway_id: str) -> None:
+        self._actor = ray.get_actor(directory_name(gateway_id), namespace=NAMESPACE)
+        self.node_ip: str = ray.util.get_node_ip_address()
+
+    async def announce(self, replica: Replica) -> bool:
+        try:
+            return bool(await asyncio.wait_for(_answer(self._actor.announce.remote(replica)), 2.0))
+        except (ray.exceptions.RayError, TimeoutError):
+            return False
+
+    async def withdraw(self, replica_id: str) -> None:
+        try:
+            await asyncio.wait_for(_answer(self._actor.withdraw.remote(replica_id)), 2.0)
+        except (ray.exceptions.RayError, TimeoutError):
+            return
+
+
+def _answer(reference: Any) -> asyncio.Future[Any]:
+    """An awaitable for an object reference that works on any event loop, not only Ray's own."""
+    return asyncio.wrap_future(reference.future())

@@ -1,0 +1,188 @@
+"""Ray and Ray Serve, as the control plane uses them: implements `router.ports.Runtime`.
+
+One Serve application per generation of a deployment, so that changing a deployment in place starts the new replicas
+beside the old ones. Ray's own HTTP proxy stays off: requests never pass through Ray.
+
+Ray's calls block; they run in one worker thread, in order. The thread is a daemon: a Ray that hangs cannot keep the
+control plane from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+# Ray reads these when it is imported: no phoning home, and loopback addresses where the cluster is on loopback.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+from ray import serve
+from ray.serve.schema import LoggingConfig
+
+from adapters.ray.directory import NAMESPACE, Watch, start_directory
+from adapters.ray.names import app_name, app_parts
+from router.domain.endpoint import DeployedModel
+from router.domain.routing import Replica
+from router.ports import RunningApp, RuntimeUnavailable
+from serving.directory import LEASE_S
+from serving.replica import ReplicaConfig
+
+log = logging.getLogger("crossfade.ray")
+
+_WATCH_PATIENCE_S = 10.0
+_CONSTRUCTOR_TRIES = 3
+_HEALTHY = ("RUNNING", "DEPLOYING", "DELETING")
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPlacement:
+    """What the replicas of this gateway need to know beside their model. See `ReplicaConfig`."""
+
+    gateway_id: str
+    token: str
+    crossfade_version: str
+    socket_dir: str
+    log_dir: str  # where Ray Serve writes the replicas' logs; empty: where Ray keeps its own
+
+
+class RayRuntime:
+    """`replica_class` is the class to run (serving.app.ReplicaActor); the composition root passes it in."""
+
+    def __init__(self, address: str, placement: ReplicaPlacement, replica_class: type) -> None:
+        self._address = address
+        self._placement = placement
+        self._replica_class = replica_class
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
+        self._directory: Any = None
+
+    async def connect(self) -> None:
+        await self._blocking(self._connect)
+
+    async def deploy(self, deployed: DeployedModel) -> None:
+        await self._blocking(lambda: self._deploy(deployed))
+
+    async def delete(self, app: RunningApp) -> None:
+        def delete() -> None:
+            serve.delete(self._app_name(app.endpoint, app.deployment, app.generation), _blocking=False)
+
+        await self._blocking(delete)
+        await self._ask(self._directory.forget_deployment.remote(app.endpoint, app.deployment))
+
+    async def running(self) -> tuple[RunningApp, ...]:
+        return await self._blocking(self._running)
+
+    async def release(self, replica_ids: tuple[str, ...]) -> None:
+        await self._ask(self._directory.release.remote(replica_ids))
+
+    async def replicas(self, known: tuple[Replica, ...]) -> AsyncIterator[tuple[Replica, ...]]:
+        """Long-polls the directory.
+
+        A directory that was restarted knows nobody at first: until everybody had time to announce themselves again,
+        what was known before stays known.
+        """
+        present = {replica.id: replica for replica in known}
+        seen: tuple[str, int] | None = None
+        while True:
+            watch: Watch = await self._ask(
+                self._directory.watch.remote(seen, _WATCH_PATIENCE_S), timeout_s=_WATCH_PATIENCE_S + 5
+            )
+            announced = {replica.id: replica for replica in watch.replicas}
+            is_young = watch.age_s <= LEASE_S
+            present = {**present, **announced} if is_young else announced
+            # A young directory is asked again at once it has grown up, whether or not anything changed.
+            seen = (watch.epoch, watch.version)
+            yield tuple(sorted(present.values(), key=lambda replica: replica.id))
+            if is_young and present.keys() != announced.keys():
+                seen = None
+                await asyncio.sleep(0.2)
+
+    def _connect(self) -> None:
+        if ray.is_initialized():
+            ray.shutdown()
+        ray.init(
+            address=self._address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            configure_logging=False,
+        )
+        serve.start(proxy_location="Disabled")
+        self._directory = start_directory(self._placement.gateway_id)
+
+    def _deploy(self, deployed: DeployedModel) -> None:
+        placement, spec = self._placement, deployed.spec
+        config = ReplicaConfig(
+            gateway_id=placement.gateway_id,
+            deployed=deployed,
+            token=placement.token,
+            crossfade_version=placement.crossfade_version,
+            socket_dir=placement.socket_dir,
+        )
+        actor_options: dict[str, Any] = {"num_cpus": spec.resources.cpu, "num_gpus": spec.resources.gpu}
+        if spec.resources.memory_bytes:
+            actor_options["memory"] = spec.resources.memory_bytes
+        replica = cast(serve.Deployment, serve.deployment(self._replica_class)).options(
+            name="replica",
+            num_replicas=spec.instance_count,
+            ray_actor_options=actor_options,
+            health_check_period_s=5,
+            health_check_timeout_s=30,
+            graceful_shutdown_wait_loop_s=0.1,
+            graceful_shutdown_timeout_s=spec.request_settings.request_timeout_ms / 1000 + 20,
+            max_constructor_retry_count=_CONSTRUCTOR_TRIES,
+            # Serve's own versions are random per deploy, which would restart every replica when only their number
+            # changes. There is no public way to say "same code" (ray-project/ray, serve/deployment.py).
+            version=deployed.generation,
+            _internal=True,
+        )
+        serve.run_many(
+            [
+                serve.RunTarget(
+                    target=replica.bind(config),
+                    name=self._app_name(spec.endpoint, spec.name, deployed.generation),
+                    route_prefix=None,
+                    logging_config=LoggingConfig(logs_dir=placement.log_dir or None, enable_access_log=False),
+                )
+            ],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+
+    def _running(self) -> tuple[RunningApp, ...]:
+        apps = []
+        for name, status in serve.status().applications.items():
+            parts = app_parts(self._placement.gateway_id, name)
+            if parts is None or status.status == "DELETING":
+                continue
+            trouble = "" if status.status in _HEALTHY else f"{status.status}: {status.message}"
+            for part in status.deployments.values():
+                if part.message and status.status != "RUNNING":
+                    trouble = part.message
+            apps.append(RunningApp(*parts, trouble))
+        return tuple(apps)
+
+    def _app_name(self, endpoint: str, deployment: str, generation: str) -> str:
+        return app_name(self._placement.gateway_id, endpoint, deployment, generation)
+
+    async def _blocking(self, call: Callable[[], Result]) -> Result:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        except (ray.exceptions.RayError, serve.exceptions.RayServeException, ConnectionError, RuntimeError) as error:
+            raise RuntimeUnavailable(_first_line(error)) from error
+
+    async def _ask(self, reference: Any, timeout_s: float = 5.0) -> Any:
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(reference.future()), timeout_s)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            raise RuntimeUnavailable(_first_line(error) or "the directory of replicas does not answer") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,193 @@
+"""The control plane process: where its parts are put together. Started by the supervisor: `python -m router.app CONFIG`.
+
+Ray is imported last and in a thread: after a crash, Envoy and the admin API have their control plane back in about a
+second, long before Ray is reached again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from adapters.local_models import FileModels, PackageModels
+from adapters.model_sources import ModelSources
+from adapters.ray.logs import ReplicaLogs
+from adapters.sqlite_store import SqliteStore, StoreFailed
+from router.admin_ports import Addresses, GatewayInfo, RayStatus
+from router.api import create_app
+from router.config import LOOPBACK, GatewayConfig, kept_secret, reachable
+from router.desired import Desired
+from router.domain.errors import Invalid
+from router.events import EventLog
+from router.metrics import MetricsPage, gateway_metrics
+from router.operations import Operations
+from router.plan import Rules
+from router.ports import Runtime
+from router.reconciler import Reconciler
+from router.server_state import server_view
+from router.version import VERSION
+from router.xds.listeners import Gateway
+from router.xds.server import XdsServer
+from serving.listener import Listener
+from serving.protocol import server_handler
+
+log = logging.getLogger("crossfade")
+
+# sysexits.h EX_CONFIG: starting again would end the same way, so the supervisor gives up and shows the reason.
+EXIT_HOPELESS = 78
+
+_MAX_SERVER_BODY_BYTES = 1024 * 1024
+
+
+class ControlPlane:
+    """Everything in the process, started in the order that Envoy needs it."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self.config = config
+        self.started_at = datetime.now(UTC)
+        self.events = EventLog(lambda: datetime.now(UTC))
+        self.store = SqliteStore(config.database)
+        self.desired = Desired(self.store.load())
+        self.xds = XdsServer(
+            Gateway(
+                bind=config.bind,
+                http_port=config.ports.http,
+                grpc_port=config.ports.grpc,
+                token=config.gateway_token,
+                access_log=str(config.access_log),
+                server_socket=str(config.server_socket),
+            )
+        )
+        self.reconciler = Reconciler(self.desired, self.xds, self.store, self.events, config.ray_address)
+        self.operations = Operations(
+            self.desired,
+            self.store,
+            ModelSources({"file": FileModels(), "package": PackageModels()}),
+            self.reconciler,
+            self.events,
+            Rules(must_allow_anonymous=not config.is_loopback),
+        )
+        self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        config = self.config
+        server_calls = Listener(
+            server_handler(lambda: server_view(VERSION, self.desired.states.values(), self.reconciler.replicas)),
+            token=b"",
+            max_body_bytes=_MAX_SERVER_BODY_BYTES,
+        )
+        metrics = Listener(self.metrics.handler(), token=b"", max_body_bytes=_MAX_SERVER_BODY_BYTES)
+        await server_calls.open_unix(str(config.server_socket))
+        self.reconciler.start_routing()
+        await self.xds.start(str(config.xds_socket))
+        self.xds.release()
+        await metrics.open_tcp(config.bind, config.ports.metrics)
+        admin = uvicorn.Server(
+            uvicorn.Config(
+                create_app(self.operations, self, ReplicaLogs(config.replica_log_dir, config.gateway_id), kept_secret(config.admin_token_file)),
+                host=LOOPBACK,
+                port=config.ports.admin,
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+            )
+        )
+        tasks = [_named(admin.serve(), "admin API"), _named(self._run_reconciler(), "reconciler")]
+        stopped = asyncio.create_task(stopping.wait())
+        done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopped}:
+            if not stopping.is_set():
+                # Neither ends by itself: what raised is a defect, and a restart is the best answer to it.
+                task.result()
+        admin.should_exit = True
+        for task in tasks[1:]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.reconciler.close()
+        await self.metrics.close()
+        await metrics.close(grace_s=0.2)
+        await server_calls.close(grace_s=0.2)
+        await self.xds.stop()
+        self.store.close()
+
+    def info(self) -> GatewayInfo:
+        """Implements `router.admin_ports.Gateway`."""
+        config = self.config
+        return GatewayInfo(
+            version=VERSION,
+            started_at=self.started_at,
+            addresses=Addresses(
+                scoring_url=config.scoring_url,
+                grpc_address=f"{reachable(config.bind)}:{config.ports.grpc}",
+                metrics_url=config.metrics_url,
+                admin_url=config.admin_url,
+            ),
+            proxies=self.xds.proxies(),
+            ray=self._ray_status(),
+        )
+
+    def _ray_status(self) -> RayStatus:
+        return self.reconciler.ray_status()
+
+    async def _run_reconciler(self) -> None:
+        runtime = await asyncio.to_thread(_runtime, self.config)
+        await self.reconciler.run(runtime)
+
+    def _own_metrics(self) -> str:
+        return gateway_metrics(
+            VERSION,
+            self.desired.states.values(),
+            self.reconciler.endpoint_status,
+            self.reconciler.replicas,
+            self.xds.proxies(),
+            self._ray_status().is_connected,
+        )
+
+
+def _runtime(config: GatewayConfig) -> Runtime:
+    """Imports Ray, which takes seconds."""
+    from adapters.ray.runtime import RayRuntime, ReplicaPlacement
+    from serving.app import ReplicaActor
+
+    placement = ReplicaPlacement(
+        gateway_id=config.gateway_id,
+        token=config.gateway_token,
+        crossfade_version=VERSION,
+        socket_dir=str(config.replica_dir) if config.is_ray_ours else "",
+        log_dir=str(config.replica_log_dir) if config.is_ray_ours else "",
+    )
+    return RayRuntime(config.ray_address, placement, ReplicaActor)
+
+
+def _named(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    return asyncio.create_task(coroutine, name=name)
+
+
+def main() -> None:
+    config = GatewayConfig.read(sys.argv[1])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        control_plane = ControlPlane(config)
+    except (StoreFailed, Invalid) as error:
+        log.error("%s", error)
+        sys.exit(EXIT_HOPELESS)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(control_plane.run())
+
+
+if __name__ == "__main__":
+    main()

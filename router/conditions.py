@@ -1,0 +1,55 @@
+"""What is true of an endpoint now, said for operators. Pure: made from what was asked for and what was observed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from router.admin_ports import (
+    DeploymentCondition,
+    DeploymentStatus,
+    EndpointStatus,
+    Failed,
+    InForce,
+    Pending,
+    Settlement,
+)
+from router.decisions import AppKey, app_key, failure_of, ready_count
+from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.routing import Replica, serving_replicas
+
+
+def deployment_status(
+    deployed: DeployedModel, replicas: Collection[Replica], troubles: Mapping[AppKey, str]
+) -> DeploymentStatus:
+    """`troubles`: what the runtime says is wrong with an application ("waiting for resources …")."""
+    wanted, ready = deployed.spec.instance_count, ready_count(deployed, replicas)
+    trouble = troubles.get(app_key(deployed), "")
+    failure = failure_of(deployed, replicas)
+    if ready:
+        reason = trouble if ready < wanted else ""
+        return DeploymentStatus(deployed.spec.name, DeploymentCondition.READY, wanted, ready, reason)
+    if wanted == 0:
+        return DeploymentStatus(deployed.spec.name, DeploymentCondition.STOPPED, 0, 0)
+    if failure:
+        return DeploymentStatus(deployed.spec.name, DeploymentCondition.FAILED, wanted, 0, failure)
+    if serving_replicas(deployed, replicas):
+        trouble = trouble or "replicas of the version before still answer"
+    return DeploymentStatus(deployed.spec.name, DeploymentCondition.LOADING, wanted, 0, trouble)
+
+
+def settlement(state: EndpointState, status: EndpointStatus) -> Settlement:
+    """Whether everything that was asked for is true."""
+    if status.error:
+        return Failed(f"Envoy refused the configuration: {status.error}")
+    for deployment in status.deployments:
+        if deployment.condition is DeploymentCondition.FAILED:
+            return Failed(f"deployment {deployment.name!r} failed: {deployment.reason}")
+    for deployment in status.deployments:
+        if deployment.replicas_ready < deployment.replicas_wanted:
+            missing = f"{deployment.name}: {deployment.replicas_ready} of {deployment.replicas_wanted} replicas ready"
+            return Pending(f"{missing} ({deployment.reason})" if deployment.reason else missing)
+    if status.traffic != state.endpoint.traffic or status.mirror != state.endpoint.mirror:
+        return Pending("the traffic asked for is not in force yet")
+    if status.revision < state.revision:
+        return Pending("waiting for Envoy to acknowledge")
+    return InForce()

@@ -1,0 +1,148 @@
+"""Where a gateway lives: its ports, its data directory, and the short-lived run directory with its sockets.
+
+The supervisor builds a `GatewayConfig` from the command line and hands it to the control plane as a JSON file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import os
+import secrets
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from router.domain.errors import Invalid
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The four ports of the contract."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+    admin: int = 8003
+
+    def __post_init__(self) -> None:
+        named = asdict(self)
+        for name, port in named.items():
+            if not 1 <= port <= 65535:
+                raise Invalid(f"--{name}-port", f"{port} is not a port", "use 1 to 65535")
+        for name, port in named.items():
+            twins = [other for other, value in named.items() if value == port and other != name]
+            if twins:
+                raise Invalid(f"--{name}-port", f"{port} is also --{twins[0]}-port", "give each its own port")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """`data_dir` survives restarts, `run_dir` does not. `ray_address` is where the Ray head listens (host:port)."""
+
+    gateway_id: str
+    data_dir: str
+    run_dir: str
+    bind: str
+    ports: Ports
+    ray_address: str
+    is_ray_ours: bool
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether scoring is offered to this machine only."""
+        return ipaddress.ip_address(self.bind).is_loopback
+
+    @property
+    def database(self) -> Path:
+        return Path(self.data_dir, "state.sqlite")
+
+    @property
+    def admin_token_file(self) -> Path:
+        return Path(self.data_dir, "admin.token")
+
+    @property
+    def log_dir(self) -> Path:
+        return Path(self.data_dir, "logs")
+
+    @property
+    def replica_log_dir(self) -> Path:
+        return self.log_dir / "replicas"
+
+    @property
+    def access_log(self) -> Path:
+        return self.log_dir / "access.jsonl"
+
+    @property
+    def xds_socket(self) -> Path:
+        return Path(self.run_dir, "xds.sock")
+
+    @property
+    def server_socket(self) -> Path:
+        """Where the control plane answers the protocol's server-level calls for Envoy."""
+        return Path(self.run_dir, "server.sock")
+
+    @property
+    def envoy_admin_socket(self) -> Path:
+        return Path(self.run_dir, "envoy.sock")
+
+    @property
+    def replica_dir(self) -> Path:
+        return Path(self.run_dir, "replicas")
+
+    @property
+    def ray_dir(self) -> Path:
+        return Path(self.run_dir, "ray")
+
+    @property
+    def gateway_token(self) -> str:
+        """What Envoy shows to replicas, so that they know a request came through it."""
+        return Path(self.data_dir, "gateway.token").read_text().strip()
+
+    @property
+    def scoring_url(self) -> str:
+        return f"http://{reachable(self.bind)}:{self.ports.http}"
+
+    @property
+    def admin_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.ports.admin}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{reachable(self.bind)}:{self.ports.metrics}/metrics"
+
+    def write(self) -> Path:
+        path = Path(self.run_dir, "gateway.json")
+        path.write_text(json.dumps(asdict(self), indent=1))
+        return path
+
+    @classmethod
+    def read(cls, path: str) -> GatewayConfig:
+        fields = json.loads(Path(path).read_text())
+        return cls(**{**fields, "ports": Ports(**fields["ports"])})
+
+
+def reachable(bind: str) -> str:
+    """An address that a client on this machine can use for a listener bound to `bind`."""
+    return LOOPBACK if bind in ("0.0.0.0", "::") else bind
+
+
+def run_dir_for(data_dir: Path) -> Path:
+    """A short, private, stable path: unix socket paths end at 107 bytes, and data directories can be deep."""
+    digest = hashlib.sha256(str(data_dir).encode()).hexdigest()[:10]
+    return Path(tempfile.gettempdir(), f"crossfade-{os.getuid()}-{digest}")
+
+
+def kept_secret(path: Path) -> str:
+    """Read the secret in `path`, or make one (256 bits) that only this user may read."""
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        secret = secrets.token_urlsafe(32)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secret + "\n")
+        return secret

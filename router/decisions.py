@@ -1,0 +1,101 @@
+"""What the reconciler decides, as plain functions of what was asked for and what is observed. No I/O, no clock.
+
+An application is one generation of one deployment in Ray Serve. The order that keeps requests safe: new replicas start
+and become ready; the data plane moves to them and acknowledges; only then do the old ones go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.routing import Address, Replica, ReplicaState, Routing, serving_replicas
+from router.ports import RunningApp
+
+AppKey = tuple[str, str, str]  # endpoint, deployment, generation
+
+
+def app_key(deployed: DeployedModel) -> AppKey:
+    return deployed.spec.endpoint, deployed.spec.name, deployed.generation
+
+
+def wanted_apps(states: Iterable[EndpointState]) -> dict[AppKey, DeployedModel]:
+    """The applications that should run."""
+    return {
+        app_key(deployed): deployed
+        for state in states
+        for deployed in state.deployments.values()
+        if deployed.spec.instance_count > 0
+    }
+
+
+def apps_to_deploy(
+    wanted: Mapping[AppKey, DeployedModel], running: Collection[RunningApp], deployed_counts: Mapping[AppKey, int]
+) -> list[DeployedModel]:
+    """What must be started, or told its instance count. `deployed_counts` is what this process told Ray before."""
+    present = {(app.endpoint, app.deployment, app.generation) for app in running}
+    return [
+        deployed
+        for key, deployed in sorted(wanted.items())
+        if key not in present or deployed_counts.get(key) != deployed.spec.instance_count
+    ]
+
+
+def apps_to_delete(
+    wanted: Mapping[AppKey, DeployedModel],
+    running: Iterable[RunningApp],
+    replicas: Iterable[Replica],
+    addresses_in_use: Collection[Address],
+) -> list[RunningApp]:
+    """What runs, is not wanted, and gets no request any more.
+
+    `addresses_in_use` are those that any Envoy may still send to.
+    """
+    used = {
+        (replica.endpoint, replica.deployment, replica.generation)
+        for replica in replicas
+        if replica.address in addresses_in_use
+    }
+    return [
+        app
+        for app in running
+        if (key := (app.endpoint, app.deployment, app.generation)) not in wanted and key not in used
+    ]
+
+
+def replicas_to_release(replicas: Iterable[Replica], addresses_in_use: Collection[Address]) -> tuple[str, ...]:
+    """Draining replicas that no Envoy sends to any more."""
+    return tuple(
+        replica.id
+        for replica in replicas
+        if replica.state is ReplicaState.DRAINING and replica.address not in addresses_in_use
+    )
+
+
+def addresses_of(routing: Routing | None) -> frozenset[Address]:
+    if routing is None:
+        return frozenset()
+    return frozenset(address for upstream in routing.upstreams for address in upstream.addresses)
+
+
+def ready_deployments(state: EndpointState, replicas: Collection[Replica]) -> frozenset[str]:
+    """The deployments of an endpoint that have a replica to answer."""
+    return frozenset(name for name, deployed in state.deployments.items() if serving_replicas(deployed, replicas))
+
+
+def failure_of(deployed: DeployedModel, replicas: Iterable[Replica]) -> str:
+    """Why the deployment's present generation cannot start, in its last replica's words; empty while it may."""
+    for replica in replicas:
+        is_own = (replica.endpoint, replica.deployment, replica.generation) == app_key(deployed)
+        if is_own and replica.state is ReplicaState.FAILED:
+            return replica.reason
+    return ""
+
+
+def ready_count(deployed: DeployedModel, replicas: Iterable[Replica]) -> int:
+    """Ready replicas of the present generation."""
+    return sum(
+        replica.state is ReplicaState.READY
+        and (replica.endpoint, replica.deployment, replica.generation) == app_key(deployed)
+        for replica in replicas
+    )

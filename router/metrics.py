@@ -1,0 +1,99 @@
+"""`/metrics`: what Envoy counted and what the control plane knows, as Prometheus text (exposition format 0.0.4)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable
+
+import httpx
+
+from router.admin_ports import EndpointStatus
+from router.domain.endpoint import EndpointState
+from router.domain.routing import Replica, ReplicaState
+from router.ports import ProxyStatus
+from serving.exchange import Cancel, Handler, HttpRequest, HttpResponse, Reply
+
+_TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+
+Observe = Callable[[], str]
+
+
+def gateway_metrics(
+    version: str,
+    states: Iterable[EndpointState],
+    status_of: Callable[[str], EndpointStatus],
+    replicas: Collection[Replica],
+    proxies: Collection[ProxyStatus],
+    is_ray_connected: bool,
+) -> str:
+    """The control plane's own gauges. Names have a narrow alphabet, so labels need no escaping."""
+    lines = [
+        "# HELP crossfade_info The version of the gateway.",
+        "# TYPE crossfade_info gauge",
+        f'crossfade_info{{version="{version}"}} 1',
+        "# HELP crossfade_ray_connected Whether the control plane reaches Ray.",
+        "# TYPE crossfade_ray_connected gauge",
+        f"crossfade_ray_connected {int(is_ray_connected)}",
+        "# HELP crossfade_proxy_up_to_date Whether a connected Envoy has acknowledged its latest configuration.",
+        "# TYPE crossfade_proxy_up_to_date gauge",
+        *(f'crossfade_proxy_up_to_date{{proxy="{proxy.proxy}"}} {int(proxy.is_up_to_date)}' for proxy in proxies),
+    ]
+    traffic = [
+        "# HELP crossfade_traffic_percent The share of an endpoint's requests in force.",
+        "# TYPE crossfade_traffic_percent gauge",
+    ]
+    counts = [
+        "# HELP crossfade_replicas Replicas by deployment and state.",
+        "# TYPE crossfade_replicas gauge",
+    ]
+    for state in sorted(states, key=lambda state: state.endpoint.name):
+        name = state.endpoint.name
+        in_force = status_of(name).traffic
+        for deployment in sorted(state.deployments):
+            labels = f'endpoint="{name}",deployment="{deployment}"'
+            traffic.append(f"crossfade_traffic_percent{{{labels}}} {in_force.percent(deployment)}")
+            own = [replica.state for replica in replicas if (replica.endpoint, replica.deployment) == (name, deployment)]
+            counts += [f'crossfade_replicas{{{labels},state="{kind}"}} {own.count(kind)}' for kind in ReplicaState]
+    return "\n".join([*lines, *traffic, *counts]) + "\n"
+
+
+class MetricsPage:
+    """Serves `GET /metrics`. Envoy's part comes from its admin socket; when Envoy is away, ours is served alone."""
+
+    def __init__(self, envoy_admin_socket: str, observe: Observe) -> None:
+        self._client = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=envoy_admin_socket), timeout=5.0)
+        self._observe = observe
+        self._running: set[asyncio.Task[None]] = set()
+
+    def handler(self) -> Handler:
+        def handle(request: HttpRequest, reply: Reply) -> Cancel | None:
+            if request.path != b"/metrics":
+                reply(HttpResponse(404, [_TEXT], [b"metrics are at /metrics\n"]))
+                return None
+            if request.method != b"GET":
+                reply(HttpResponse(405, [_TEXT, (b"allow", b"GET")], [b"use GET\n"]))
+                return None
+            task = asyncio.create_task(self._answer(reply), name="metrics")
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            return lambda: _cancel(task)
+
+        return handle
+
+    async def close(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await self._client.aclose()
+
+    async def _answer(self, reply: Reply) -> None:
+        own = self._observe()
+        try:
+            answer = await self._client.get("http://envoy/stats/prometheus")
+            envoy = answer.text if answer.status_code == 200 else ""
+        except httpx.HTTPError:
+            envoy = ""
+        reply(HttpResponse(200, [_TEXT], [own.encode(), envoy.encode()]))
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()

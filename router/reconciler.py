@@ -1,0 +1,291 @@
+"""Makes what was asked for true: routes in Envoy, replicas in Ray. Observes, lets `decisions` decide, acts, remembers.
+
+Two halves that never wait for each other. Routing is immediate: a change of weights or of the set of replicas goes to
+Envoy in the same turn of the event loop. Replicas take seconds, and Ray may be away for minutes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from router.admin_ports import EndpointStatus, InForce, Pending, RayStatus, Settlement
+from router.conditions import deployment_status, settlement
+from router.decisions import (
+    AppKey,
+    addresses_of,
+    app_key,
+    apps_to_delete,
+    apps_to_deploy,
+    ready_deployments,
+    replicas_to_release,
+    wanted_apps,
+)
+from router.desired import Desired
+from router.domain.endpoint import EndpointState
+from router.domain.routing import Address, Replica, ReplicaState, Routing, UnixAddress, routing_for
+from router.domain.traffic import Traffic, traffic_to_apply
+from router.events import EventLog
+from router.ports import Acknowledged, DataPlane, Rejected, RunningApp, Runtime, RuntimeUnavailable, Store
+
+log = logging.getLogger("crossfade.reconciler")
+
+_CONFIRM_TIMEOUT_S = 30.0
+_LOOK_AGAIN_S = 5.0
+_RECONNECT_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Routed:
+    """What Envoy was told about an endpoint, for which revision of it. `routing` None: that it is gone."""
+
+    routing: Routing | None
+    revision: int
+
+
+class Reconciler:
+    """Implements `Changes` and `Observer`. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        desired: Desired,
+        data_plane: DataPlane,
+        runtime: Runtime,
+        store: Store,
+        events: EventLog,
+        ray_address: str,
+    ) -> None:
+        self._desired = desired
+        self._data_plane = data_plane
+        self._store = store
+        self._events = events
+        self._ray_address = ray_address
+        self._ray_trouble = "not connected yet"
+        self._replicas: tuple[Replica, ...] = ()
+        self._apps: tuple[RunningApp, ...] = ()
+        self._deployed_counts: dict[AppKey, int] = {}
+        self._routed: dict[str, _Routed] = {}
+        self._confirmed: dict[str, _Routed] = {}
+        self._errors: dict[str, str] = {}
+        self._confirming: dict[str, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+        self._work = asyncio.Event()
+
+    # -- life
+
+    def start_routing(self) -> None:
+        """Give Envoy what is known from before a restart, so that it need not wait for Ray."""
+        self._replicas = tuple(replica for replica in self._store.load_replicas() if _may_live(replica.address))
+        for name in self._desired.states:
+            self._route(name)
+
+    async def run(self, runtime: Runtime) -> None:
+        """Keep Ray Serve as asked, for ever; a lost Ray is reported and joined again."""
+        while True:
+            try:
+                await runtime.connect()
+                self._ray_trouble = ""
+                self._events.publish("ray_connected", f"connected to Ray at {self._ray_address}")
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._follow_replicas(runtime))
+                    tasks.create_task(self._keep_apps(runtime))
+            except* RuntimeUnavailable as group:
+                reason = str(group.exceptions[0])
+                if self._ray_trouble != reason:
+                    self._ray_trouble = reason
+                    self._events.publish("ray_lost", f"Ray does not answer: {reason}; replicas that live keep serving")
+            self._deployed_counts.clear()
+            await asyncio.sleep(_RECONNECT_AFTER_S)
+
+    def close(self) -> None:
+        for task in self._confirming.values():
+            task.cancel()
+
+    # -- Changes
+
+    def endpoint_changed(self, name: str) -> None:
+        self._route(name)
+        self._work.set()
+
+    # -- Observer
+
+    def endpoint_status(self, name: str) -> EndpointStatus:
+        state = self._desired.state(name)
+        confirmed = self._confirmed.get(name)
+        routing = confirmed.routing if confirmed is not None else None
+        troubles = {(app.endpoint, app.deployment, app.generation): app.trouble for app in self._apps}
+        return EndpointStatus(
+            traffic=routing.traffic if routing is not None else Traffic(),
+            mirror=routing.mirror if routing is not None else None,
+            deployments=tuple(
+                deployment_status(deployed, self._replicas, troubles)
+                for _, deployed in sorted(state.deployments.items())
+            ),
+            revision=confirmed.revision if confirmed is not None else 0,
+            error=self._errors.get(name, ""),
+        )
+
+    async def wait_settled(self, name: str, revision: int, timeout_s: float) -> Settlement:
+        result: Settlement = Pending("nothing has been looked at yet")
+        try:
+            async with asyncio.timeout(timeout_s):
+                while isinstance(result := self._settlement(name, revision), Pending):
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        return result
+
+    def ray_status(self) -> RayStatus:
+        return RayStatus(not self._ray_trouble, self._ray_address, self._ray_trouble)
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        return self._replicas
+
+    def _settlement(self, name: str, revision: int) -> Settlement:
+        if name in self._desired.states:
+            state = self._desired.state(name)
+            if state.revision < revision:
+                return Pending("the change has not arrived yet")
+            return settlement(state, self.endpoint_status(name))
+        is_gone = name not in self._routed or self._confirmed.get(name) == self._routed[name]
+        return InForce() if is_gone else Pending("waiting for Envoy to forget the endpoint")
+
+    # -- routing
+
+    def _route(self, name: str) -> None:
+        """Tell Envoy what is to be true of one endpoint, when that is anything new."""
+        before = self._routed.get(name)
+        state = self._desired.states.get(name)
+        if state is None:
+            after = _Routed(None, 0)
+            if before is None or before == after:
+                return
+            self._data_plane.remove_endpoint(name)
+        else:
+            after = _Routed(self._routing(state), state.revision)
+            if before == after:
+                return
+            if before is None or before.routing != after.routing:
+                assert after.routing is not None
+                self._data_plane.set_endpoint(after.routing)
+        self._routed[name] = after
+        if (waiting := self._confirming.pop(name, None)) is not None:
+            waiting.cancel()
+        self._confirming[name] = asyncio.create_task(self._confirm(name, after), name=f"confirm {name}")
+
+    def _routing(self, state: EndpointState) -> Routing:
+        confirmed = self._confirmed.get(state.endpoint.name)
+        in_force = confirmed.routing.traffic if confirmed is not None and confirmed.routing is not None else Traffic()
+        ready = ready_deployments(state, self._replicas)
+        return routing_for(state, traffic_to_apply(state.endpoint.traffic, in_force, ready), self._replicas)
+
+    async def _confirm(self, name: str, routed: _Routed) -> None:
+        """Wait until Envoy has what it was told; only then is it in force."""
+        while True:
+            outcome = await self._data_plane.applied(name, _CONFIRM_TIMEOUT_S)
+            match outcome:
+                case Acknowledged():
+                    self._errors.pop(name, None)
+                    self._note_in_force(name, routed)
+                    break
+                case Rejected(proxy, reason):
+                    self._errors[name] = reason
+                    self._events.publish(
+                        "configuration_rejected", f"Envoy {proxy} refused {name!r}: {reason}", endpoint=name
+                    )
+                    break
+                case _:
+                    continue
+        self._confirming.pop(name, None)
+        self._notify()
+        self._work.set()
+
+    def _note_in_force(self, name: str, routed: _Routed) -> None:
+        before = self._confirmed.get(name)
+        if routed.routing is None:
+            self._confirmed.pop(name, None)
+            self._routed.pop(name, None)
+            return
+        self._confirmed[name] = routed
+        if before is None or before.routing is None or before.routing.traffic != routed.routing.traffic:
+            shares = " ".join(f"{deployment}={percent}" for deployment, percent in routed.routing.traffic.shares)
+            self._events.publish("traffic_in_force", f"{name}: {shares or 'no traffic'}", endpoint=name)
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # -- replicas
+
+    async def _follow_replicas(self, runtime: Runtime) -> None:
+        async for replicas in runtime.replicas(self._replicas):
+            if replicas == self._replicas:
+                continue
+            before, self._replicas = self._replicas, replicas
+            for name in _endpoints_touched(before, replicas) & self._desired.states.keys():
+                self._route(name)
+            self._report(before, replicas)
+            self._store.save_replicas(replicas)
+            self._notify()
+            self._work.set()
+
+    async def _keep_apps(self, runtime: Runtime) -> None:
+        while True:
+            self._work.clear()
+            wanted = wanted_apps(self._desired.states.values())
+            self._apps = await runtime.running()
+            for deployed in apps_to_deploy(wanted, self._apps, self._deployed_counts):
+                await runtime.deploy(deployed)
+                self._deployed_counts[app_key(deployed)] = deployed.spec.instance_count
+            in_use = self._addresses_in_use()
+            if released := replicas_to_release(self._replicas, in_use):
+                await runtime.release(released)
+            for app in apps_to_delete(wanted, self._apps, self._replicas, in_use):
+                await runtime.delete(app)
+                self._deployed_counts.pop((app.endpoint, app.deployment, app.generation), None)
+            self._notify()
+            try:
+                await asyncio.wait_for(self._work.wait(), _LOOK_AGAIN_S)
+            except TimeoutError:
+                continue
+
+    def _addresses_in_use(self) -> frozenset[Address]:
+        """Where any Envoy may still send requests: what it was told last, and what it last acknowledged."""
+        told = (*self._routed.values(), *self._confirmed.values())
+        return frozenset(address for routed in told for address in addresses_of(routed.routing))
+
+    def _report(self, before: Iterable[Replica], after: Iterable[Replica]) -> None:
+        states = {replica.id: replica.state for replica in before}
+        present = set()
+        for replica in after:
+            present.add(replica.id)
+            if states.get(replica.id) is replica.state:
+                continue
+            what = f"{replica.endpoint}/{replica.deployment}: replica {replica.id} is {replica.state}"
+            self._events.publish(
+                f"replica_{replica.state}",
+                f"{what}: {replica.reason}" if replica.reason else what,
+                endpoint=replica.endpoint,
+                deployment=replica.deployment,
+            )
+        for replica in before:
+            if replica.id not in present and replica.state is not ReplicaState.FAILED:
+                self._events.publish(
+                    "replica_gone",
+                    f"{replica.endpoint}/{replica.deployment}: replica {replica.id} is gone",
+                    endpoint=replica.endpoint,
+                    deployment=replica.deployment,
+                )
+
+
+def _endpoints_touched(before: Iterable[Replica], after: Iterable[Replica]) -> set[str]:
+    return {replica.endpoint for replica in set(before) ^ set(after)}
+
+
+def _may_live(address: Address) -> bool:
+    """A replica whose socket file is gone is from an earlier run."""
+    return not isinstance(address, UnixAddress) or os.path.exists(address.path)

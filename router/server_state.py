@@ -1,0 +1,31 @@
+"""What the whole gateway can say about its models in the scoring protocol's words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from router.decisions import failure_of, ready_deployments
+from router.domain.endpoint import EndpointState
+from router.domain.routing import Replica
+from serving.server_view import IndexEntry, ServerView
+
+
+def server_view(version: str, states: Iterable[EndpointState], replicas: Collection[Replica]) -> ServerView:
+    """Ready: every deployment with traffic has a replica that answers. Without any endpoint: ready, and empty."""
+    index: list[IndexEntry] = []
+    is_ready = True
+    for state in sorted(states, key=lambda state: state.endpoint.name):
+        ready = ready_deployments(state, replicas)
+        is_ready = is_ready and state.endpoint.traffic.deployments <= ready
+        for name, deployed in sorted(state.deployments.items()):
+            if name in ready:
+                index.append(IndexEntry(state.endpoint.name, deployed.model_version, "READY"))
+                continue
+            failure = failure_of(deployed, replicas)
+            is_loading = deployed.spec.instance_count > 0 and not failure
+            index.append(
+                IndexEntry(
+                    state.endpoint.name, deployed.model_version, "LOADING" if is_loading else "UNAVAILABLE", failure
+                )
+            )
+    return ServerView(version, is_ready, tuple(index))

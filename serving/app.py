@@ -1,0 +1,86 @@
+"""The Ray Serve deployment: where a replica's parts are put together. Ray places, checks and restarts it; requests never
+pass through Ray.
+
+The replica runs on an event loop and thread of its own, so that nothing Ray does on its loops can delay a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any
+
+import uvloop
+
+from adapters.onnx_backend import OnnxBackend, OnnxOptions
+from adapters.ray.directory import RayAnnouncer
+from router.domain.endpoint import DeployedModel
+from serving.model import Model, ModelSettings
+from serving.replica import ReplicaConfig, ReplicaService
+
+
+class ReplicaActor:
+    """Ray Serve calls the constructor (returns when the replica is ready), `check_health`, and `__del__` to drain."""
+
+    def __init__(self, config: ReplicaConfig) -> None:
+        _log_to_serve()
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="scoring", daemon=True)
+        self._thread.start()
+        # Serve retries a constructor in the same process, so the id is made here and not taken from the process.
+        self._service = ReplicaService(secrets.token_hex(6), config, RayAnnouncer(config.gateway_id), load_model)
+        try:
+            self._on_loop(self._service.start()).result()
+        except BaseException:
+            self._end_loop()
+            raise
+
+    def check_health(self) -> None:
+        """Raises when the scoring thread is gone; Ray then replaces the replica."""
+        if not self._thread.is_alive():
+            raise RuntimeError("the scoring thread has ended")
+
+    def __call__(self) -> str:
+        return "requests reach replicas through the gateway, not through Ray"
+
+    async def __del__(self) -> None:
+        if not self._thread.is_alive():
+            return
+        await asyncio.wrap_future(self._on_loop(self._service.stop()))
+        self._end_loop()
+
+    def _on_loop(self, coroutine: Coroutine[Any, Any, None]) -> Future[None]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+
+
+def _log_to_serve() -> None:
+    """Our own log lines go where Ray Serve writes this replica's."""
+    for name in ("serving", "adapters"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers = logging.getLogger("ray.serve").handlers
+        logger.propagate = False
+
+
+async def load_model(deployed: DeployedModel) -> Model:
+    """Load and warm the model of a deployment on this machine. Raises `ModelUnavailable`."""
+    spec = deployed.spec
+    options = OnnxOptions(deployed.model.path, deployed.model.sha256, spec.resources.cpu, spec.resources.gpu)
+    model = Model(
+        ModelSettings(
+            name=spec.endpoint,
+            version=deployed.model_version,
+            max_batch_size=spec.batching.max_batch_size,
+            max_waiting=spec.request_settings.max_concurrent_requests_per_instance,
+        )
+    )
+    await model.load(lambda: OnnxBackend(options))
+    return model

@@ -1,0 +1,78 @@
+"""Who serves what, right now: replicas announce themselves under leases. Pure state; the actor around it is an adapter.
+
+A lease that is not renewed ends: that is how a killed replica leaves. A failed replica's last words are kept without a
+lease until another replica of its deployment is ready, or the deployment is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from router.domain.routing import Replica, ReplicaState
+
+ANNOUNCE_EVERY_S = 1.0
+LEASE_S = 5.0
+
+
+class Directory:
+    """`version` grows with every visible change, so that watchers can wait for the next one."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._replicas: dict[str, Replica] = {}
+        self._lease_ends_s: dict[str, float] = {}
+        self._released: set[str] = set()
+
+    def announce(self, replica: Replica, now_s: float) -> bool:
+        """Add or renew. Returns whether the replica has been released: no Envoy sends it requests any more."""
+        if self._replicas.get(replica.id) != replica:
+            if replica.state in (ReplicaState.READY, ReplicaState.FAILED):
+                self._forget(self._failed(replica.endpoint, replica.deployment))
+            self._replicas[replica.id] = replica
+            self.version += 1
+        if replica.state is not ReplicaState.FAILED:
+            self._lease_ends_s[replica.id] = now_s + LEASE_S
+        else:
+            self._lease_ends_s.pop(replica.id, None)
+        return replica.id in self._released
+
+    def withdraw(self, replica_id: str) -> None:
+        """The replica has stopped."""
+        if replica_id in self._replicas:
+            self._forget([replica_id])
+            self.version += 1
+        self._released.discard(replica_id)
+
+    def release(self, replica_ids: tuple[str, ...]) -> None:
+        """No Envoy sends these replicas requests any more: they may finish what they have and stop."""
+        self._released.update(replica_id for replica_id in replica_ids if replica_id in self._replicas)
+
+    def expire(self, now_s: float) -> None:
+        """Drop replicas whose lease has ended."""
+        ended = [replica_id for replica_id, end_s in self._lease_ends_s.items() if end_s <= now_s]
+        if ended:
+            self._forget(ended)
+            self._released.difference_update(ended)
+            self.version += 1
+
+    def forget_deployment(self, endpoint: str, deployment: str) -> None:
+        """Drop the last words of failed replicas of a deployment that is no longer wanted."""
+        failed = self._failed(endpoint, deployment)
+        if failed:
+            self._forget(failed)
+            self.version += 1
+
+    def replicas(self) -> tuple[Replica, ...]:
+        return tuple(sorted(self._replicas.values(), key=lambda replica: replica.id))
+
+    def _failed(self, endpoint: str, deployment: str) -> list[str]:
+        return [
+            replica.id
+            for replica in self._replicas.values()
+            if (replica.endpoint, replica.deployment) == (endpoint, deployment) and replica.state is ReplicaState.FAILED
+        ]
+
+    def _forget(self, replica_ids: Iterable[str]) -> None:
+        for replica_id in replica_ids:
+            self._replicas.pop(replica_id, None)
+            self._lease_ends_s.pop(replica_id, None)

@@ -1,0 +1,147 @@
+"""One replica from birth to death: load, warm up, listen, announce, drain. Knows no Ray and no ONNX Runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from router.domain.endpoint import DeployedModel
+from router.domain.errors import CrossfadeError
+from router.domain.routing import Address, Replica, ReplicaState, TcpAddress, UnixAddress
+from serving.directory import ANNOUNCE_EVERY_S
+from serving.listener import Listener
+from serving.model import Model
+from serving.protocol import model_handler
+from serving.server_view import IndexEntry, ServerView
+
+log = logging.getLogger(__name__)
+
+# How long a draining replica waits for word that no Envoy sends it requests any more. The word can fail to come when
+# the control plane is down; requests that then still arrive are answered "503, send it elsewhere", which Envoy does.
+RELEASE_WAIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaConfig:
+    """What a replica needs to know.
+
+    `socket_dir`: listen on a unix socket in that folder (Envoy is on this host); when empty, listen on a free port of
+    this node's private address.
+    """
+
+    gateway_id: str
+    deployed: DeployedModel
+    token: str
+    crossfade_version: str
+    socket_dir: str = ""
+
+
+class Announcer(Protocol):
+    """The cluster, as a replica sees it. Never raises."""
+
+    node_ip: str  # this node's address on the cluster's private network
+
+    async def announce(self, replica: Replica) -> bool:
+        """Returns whether this replica has been released."""
+
+    async def withdraw(self, replica_id: str) -> None: ...
+
+
+LoadModel = Callable[[DeployedModel], Awaitable[Model]]
+
+
+class ReplicaService:
+    """Runs on one event loop. `start` returns when the replica is ready; `stop` drains it."""
+
+    def __init__(self, replica_id: str, config: ReplicaConfig, announcer: Announcer, load_model: LoadModel) -> None:
+        spec = config.deployed.spec
+        self._config = config
+        self._announcer = announcer
+        self._load_model = load_model
+        self._self = Replica(
+            id=replica_id,
+            endpoint=spec.endpoint,
+            deployment=spec.name,
+            generation=config.deployed.generation,
+            address=UnixAddress(""),
+            state=ReplicaState.LOADING,
+        )
+        self._announcing: asyncio.Task[None] | None = None
+        self._listener: Listener | None = None
+        self._model: Model | None = None
+
+    async def start(self) -> None:
+        """Load and warm the model, open the listener, announce. Raises `CrossfadeError` when the model cannot serve."""
+        self._announcing = asyncio.create_task(self._keep_announcing(), name="announce")
+        try:
+            self._model = await self._load_model(self._config.deployed)
+            self._listener = Listener(
+                model_handler(self._model, self._view),
+                self._config.token.encode(),
+                self._config.deployed.spec.request_settings.max_request_bytes,
+            )
+            address = await self._open(self._listener)
+        except CrossfadeError as error:
+            await self._fail(str(error))
+            raise
+        await self._become(replace(self._self, address=address, state=ReplicaState.READY))
+        log.info("ready at %s", address)
+
+    async def stop(self) -> None:
+        """Leave the data plane first, finish what is under way, then close."""
+        if self._self.state is not ReplicaState.READY or self._listener is None or self._model is None:
+            await self._withdraw()
+            return
+        self._self = replace(self._self, state=ReplicaState.DRAINING)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._be_released(), RELEASE_WAIT_S)
+        grace_s = self._config.deployed.spec.request_settings.request_timeout_ms / 1000
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._model.drain(), grace_s)
+        await self._listener.close(grace_s=1.0)
+        await self._withdraw()
+        await self._model.close()
+        log.info("stopped")
+
+    async def _open(self, listener: Listener) -> Address:
+        if self._config.socket_dir:
+            path = os.path.join(self._config.socket_dir, f"{self._self.id}.sock")
+            await listener.open_unix(path)
+            return UnixAddress(path)
+        ip = self._announcer.node_ip
+        return TcpAddress(ip, await listener.open_tcp(ip))
+
+    async def _be_released(self) -> None:
+        while not await self._announcer.announce(self._self):  # noqa: ASYNC110 (the directory is asked, it cannot call)
+            await asyncio.sleep(0.05)
+
+    async def _become(self, replica: Replica) -> None:
+        self._self = replica
+        await self._announcer.announce(replica)
+
+    async def _fail(self, reason: str) -> None:
+        await self._become(replace(self._self, state=ReplicaState.FAILED, reason=reason))
+        if self._announcing is not None:
+            self._announcing.cancel()
+
+    async def _withdraw(self) -> None:
+        if self._announcing is not None:
+            self._announcing.cancel()
+        await self._announcer.withdraw(self._self.id)
+
+    async def _keep_announcing(self) -> None:
+        while True:
+            await self._announcer.announce(self._self)
+            await asyncio.sleep(ANNOUNCE_EVERY_S)
+
+    def _view(self) -> ServerView:
+        """What this replica can say about the server: its own model. Asked only while the control plane is away."""
+        is_ready = self._model is not None and self._model.is_ready
+        state = "READY" if is_ready else "UNAVAILABLE"
+        entry = IndexEntry(self._self.endpoint, self._config.deployed.model_version, state)
+        return ServerView(self._config.crossfade_version, is_ready, (entry,))
