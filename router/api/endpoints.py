@@ -1,0 +1,63 @@
+"""Routes about endpoints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query, Response
+
+from router.api import shapes
+from router.api.preconditions import ExpectedRevision, set_etag
+from router.api.views import done_view, endpoint_view, every_endpoint, settlement_view
+from router.operations import Operations
+from router.spec.changes import read_traffic_change
+
+_CHANGE = Body(
+    description="traffic and mirror_traffic as in a spec; a key that is left out stays as it is.",
+    examples=[{"traffic": {"blue": 90, "green": 10}, "mirror_traffic": {}}],
+)
+
+
+def endpoint_routes(operations: Operations) -> APIRouter:
+    routes = APIRouter(tags=["endpoints"])
+
+    @routes.get("/endpoints")
+    async def endpoints() -> shapes.EndpointsView:
+        """Every endpoint with its deployments."""
+        return shapes.EndpointsView(endpoints=every_endpoint(operations))
+
+    @routes.get("/endpoints/{name}")
+    async def endpoint(name: str, response: Response) -> shapes.EndpointView:
+        """One endpoint: what was asked for, and what is in force. The ETag is its revision."""
+        state = operations.desired.state(name)
+        set_etag(response, state.revision)
+        return endpoint_view(state, operations.status(name))
+
+    @routes.patch("/endpoints/{name}")
+    async def change_traffic(
+        name: str, change: Annotated[dict[str, Any], _CHANGE], expected: ExpectedRevision, response: Response
+    ) -> shapes.DoneView:
+        """Change traffic, mirror or both. Replies when the change is durable; /settled tells when it is in force."""
+        done = await operations.change_traffic(name, read_traffic_change(change), expected)
+        set_etag(response, done.revisions[name])
+        return done_view(done)
+
+    @routes.delete("/endpoints/{name}")
+    async def delete(
+        name: str,
+        expected: ExpectedRevision,
+        force: Annotated[bool, Query(description="Also while it has live traffic.")] = False,
+    ) -> shapes.DoneView:
+        """Delete an endpoint and all its deployments. Refused with 409 while it has live traffic."""
+        return done_view(await operations.delete_endpoint(name, is_forced=force, expected=expected))
+
+    @routes.get("/endpoints/{name}/settled")
+    async def settled(
+        name: str,
+        revision: Annotated[int, Query(ge=0)],
+        timeout_s: Annotated[float, Query(ge=0, le=60)] = 10.0,
+    ) -> shapes.SettlementView:
+        """Wait until the revision is in force, has failed, or the time is over. Also for an endpoint just deleted."""
+        return settlement_view(await operations.wait_settled(name, revision, timeout_s))
+
+    return routes

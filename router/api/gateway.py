@@ -1,0 +1,65 @@
+"""Routes about the gateway as a whole: live, status, schema, events, apply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+
+from router.admin_ports import Gateway
+from router.api import shapes
+from router.api.views import done_view, event_view, every_endpoint, status_view
+from router.operations import Operations
+from router.spec import json_schema, read_documents
+
+
+def gateway_routes(operations: Operations, gateway: Gateway) -> APIRouter:
+    routes = APIRouter(tags=["gateway"])
+
+    @routes.get("/v1/live")
+    async def live() -> shapes.LiveView:
+        """The control plane answers. Needs no token."""
+        return shapes.LiveView(live=True, name="crossfade", version=gateway.info().version)
+
+    @routes.get("/v1/status")
+    async def status() -> shapes.StatusView:
+        """Version, addresses, proxies, Ray, and every endpoint with its state."""
+        return status_view(gateway.info(), every_endpoint(operations), datetime.now(UTC))
+
+    @routes.get("/v1/schema")
+    async def schema() -> dict[str, Any]:
+        """The JSON Schema of one spec document."""
+        return json_schema()
+
+    @routes.post("/v1/apply")
+    async def apply(request: shapes.ApplyRequest) -> shapes.DoneView:
+        """Make spec documents true, all or nothing. Idempotent."""
+        documents = await asyncio.to_thread(read_documents, request.documents)
+        done = await operations.apply(documents, is_dry_run=request.dry_run, expected=request.revisions)
+        return done_view(done, is_dry_run=request.dry_run)
+
+    @routes.get(
+        "/v1/events",
+        response_model=shapes.EventsView,
+        responses={200: {"content": {"application/x-ndjson": {}}, "description": "JSON, or NDJSON when following"}},
+    )
+    async def events(
+        after: Annotated[int, Query(ge=0, description="Only events with a greater id.")] = 0,
+        follow: Annotated[bool, Query(description="Stay connected: one JSON object a line, as they come.")] = False,
+    ) -> Any:
+        """What happened, oldest first. Events are kept in memory, up to a limit."""
+        if follow:
+            return StreamingResponse(_lines(operations, after), media_type="application/x-ndjson")
+        kept = [event_view(event) for event in operations.events.after(after)]
+        return shapes.EventsView(events=kept, last_id=operations.events.last_id)
+
+    return routes
+
+
+async def _lines(operations: Operations, after: int) -> AsyncIterator[str]:
+    async for event in operations.events.follow(after):
+        yield event_view(event).model_dump_json() + "\n"

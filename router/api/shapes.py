@@ -1,0 +1,156 @@
+"""The JSON of the admin API. Keys are only ever added: scripts read this."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from router.admin_ports import DeploymentCondition
+from router.plan import Action
+
+
+class Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ApplyRequest(Shape):
+    documents: list[Any] = Field(
+        description="Spec documents, as in a spec file; their JSON Schema is at /api/v1/schema.",
+        examples=[[{"kind": "Endpoint", "name": "fraud"}]],
+    )
+    dry_run: bool = Field(default=False, strict=True, description="Only say what would change.")
+    revisions: dict[str, int] = Field(
+        default_factory=dict,
+        description="Endpoint to the revision it must be at (0: must not exist), else 409.",
+    )
+
+
+class FieldChangeView(Shape):
+    key: str
+    old: Any
+    new: Any
+
+
+class ChangeView(Shape):
+    kind: Literal["endpoint", "deployment"]
+    endpoint: str
+    name: str
+    action: Action
+    fields: list[FieldChangeView]
+
+
+class DoneView(Shape):
+    dry_run: bool
+    changes: list[ChangeView]
+    revisions: dict[str, int] = Field(description="Endpoint to its revision now; 0: it does not exist.")
+
+
+class DeploymentView(Shape):
+    name: str
+    endpoint: str
+    model: str
+    model_version: str
+    model_sha256: str
+    backend: str
+    instance_count: int
+    resources: dict[str, Any]
+    batching: dict[str, Any]
+    request_settings: dict[str, Any]
+    traffic: int = Field(description="Percent asked for.")
+    mirror_traffic: int = Field(description="Percent asked for.")
+    state: DeploymentCondition
+    reason: str
+    replicas_wanted: int
+    replicas_ready: int
+
+
+class InForceView(Shape):
+    revision: int
+    traffic: dict[str, int]
+    mirror_traffic: dict[str, int]
+
+
+class EndpointView(Shape):
+    name: str
+    revision: int
+    state: str = Field(description="ready, updating, failed, rejected or idle (no traffic asked for).")
+    auth_mode: str
+    allow_anonymous: bool
+    traffic: dict[str, int] = Field(description="Asked for.")
+    mirror_traffic: dict[str, int] = Field(description="Asked for.")
+    in_force: InForceView = Field(description="What the proxies have acknowledged.")
+    error: str = Field(description="The last refusal by a proxy, in its words; empty when there is none.")
+    deployments: list[DeploymentView]
+
+
+class EndpointsView(Shape):
+    endpoints: list[EndpointView]
+
+
+class DeploymentsView(Shape):
+    deployments: list[DeploymentView]
+
+
+class SettlementView(Shape):
+    outcome: Literal["in_force", "failed", "pending"]
+    reason: str
+
+
+class LogsView(Shape):
+    lines: list[str]
+
+
+class EventView(Shape):
+    id: int
+    at: datetime
+    kind: str
+    message: str
+    endpoint: str
+    deployment: str
+
+
+class EventsView(Shape):
+    events: list[EventView]
+    last_id: int
+
+
+class RejectionView(Shape):
+    resource: str
+    reason: str
+
+
+class ProxyView(Shape):
+    proxy: str
+    is_up_to_date: bool
+    rejected: list[RejectionView]
+
+
+class RayView(Shape):
+    is_connected: bool
+    address: str
+    reason: str
+
+
+class AddressesView(Shape):
+    scoring_url: str
+    grpc_address: str
+    metrics_url: str
+    admin_url: str
+
+
+class StatusView(Shape):
+    version: str
+    started_at: datetime
+    uptime_s: float
+    addresses: AddressesView
+    proxies: list[ProxyView]
+    ray: RayView
+    endpoints: list[EndpointView]
+
+
+class LiveView(Shape):
+    live: bool
+    name: str
+    version: str

@@ -1,0 +1,149 @@
+"""Domain → the JSON shapes of the admin API. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from router.admin_ports import (
+    DeploymentCondition,
+    DeploymentStatus,
+    EndpointStatus,
+    Failed,
+    GatewayInfo,
+    InForce,
+    Pending,
+    Settlement,
+)
+from router.api import shapes
+from router.domain.endpoint import EndpointState
+from router.domain.traffic import Mirror
+from router.events import Event
+from router.operations import Done, Operations
+from router.plan import Change
+from router.ports import ProxyStatus
+from router.spec import to_plain
+
+
+def endpoint_view(state: EndpointState, status: EndpointStatus) -> shapes.EndpointView:
+    endpoint = state.endpoint
+    return shapes.EndpointView(
+        name=endpoint.name,
+        revision=state.revision,
+        state=summary(state, status),
+        auth_mode=str(endpoint.auth_mode),
+        allow_anonymous=endpoint.allow_anonymous,
+        traffic=endpoint.traffic.as_dict(),
+        mirror_traffic=_mirror(endpoint.mirror),
+        in_force=shapes.InForceView(
+            revision=status.revision, traffic=status.traffic.as_dict(), mirror_traffic=_mirror(status.mirror)
+        ),
+        error=status.error,
+        deployments=[deployment_view(state, status, name) for name in sorted(state.deployments)],
+    )
+
+
+def deployment_view(state: EndpointState, status: EndpointStatus, name: str) -> shapes.DeploymentView:
+    """Raises `NotFound`."""
+    deployed = state.deployment(name)
+    spec, mirror = deployed.spec, state.endpoint.mirror
+    plain = to_plain(spec)
+    unseen = DeploymentStatus(name, DeploymentCondition.LOADING, spec.instance_count, 0)
+    live = next((item for item in status.deployments if item.name == name), unseen)
+    return shapes.DeploymentView(
+        name=name,
+        endpoint=spec.endpoint,
+        model=str(spec.model),
+        model_version=deployed.model_version,
+        model_sha256=deployed.model.sha256,
+        backend=str(spec.backend),
+        instance_count=spec.instance_count,
+        resources=plain["resources"],
+        batching=plain["batching"],
+        request_settings=plain["request_settings"],
+        traffic=state.endpoint.traffic.percent(name),
+        mirror_traffic=mirror.percent if mirror and mirror.deployment == name else 0,
+        state=live.condition,
+        reason=live.reason,
+        replicas_wanted=live.replicas_wanted,
+        replicas_ready=live.replicas_ready,
+    )
+
+
+def summary(state: EndpointState, status: EndpointStatus) -> str:
+    """The endpoint in one word, the worst news first."""
+    conditions = {item.condition for item in status.deployments}
+    if status.error:
+        return "rejected"
+    if DeploymentCondition.FAILED in conditions:
+        return "failed"
+    if status.revision < state.revision or DeploymentCondition.LOADING in conditions:
+        return "updating"
+    return "idle" if state.endpoint.traffic.is_empty else "ready"
+
+
+def every_endpoint(operations: Operations) -> list[shapes.EndpointView]:
+    states = operations.desired.states
+    return [endpoint_view(states[name], operations.status(name)) for name in sorted(states)]
+
+
+def done_view(done: Done, *, is_dry_run: bool = False) -> shapes.DoneView:
+    changes = [_change_view(change) for change in done.changes]
+    return shapes.DoneView(dry_run=is_dry_run, changes=changes, revisions=dict(done.revisions))
+
+
+def _change_view(change: Change) -> shapes.ChangeView:
+    return shapes.ChangeView(
+        kind="deployment" if change.deployment else "endpoint",
+        endpoint=change.endpoint,
+        name=change.deployment or change.endpoint,
+        action=change.action,
+        fields=[shapes.FieldChangeView(key=field.key, old=field.old, new=field.new) for field in change.fields],
+    )
+
+
+def settlement_view(settlement: Settlement) -> shapes.SettlementView:
+    match settlement:
+        case InForce():
+            return shapes.SettlementView(outcome="in_force", reason="")
+        case Failed(reason):
+            return shapes.SettlementView(outcome="failed", reason=reason)
+        case Pending(reason):
+            return shapes.SettlementView(outcome="pending", reason=reason)
+
+
+def event_view(event: Event) -> shapes.EventView:
+    return shapes.EventView(
+        id=event.id,
+        at=event.at,
+        kind=event.kind,
+        message=event.message,
+        endpoint=event.endpoint,
+        deployment=event.deployment,
+    )
+
+
+def status_view(info: GatewayInfo, endpoints: list[shapes.EndpointView], now: datetime) -> shapes.StatusView:
+    where = info.addresses
+    return shapes.StatusView(
+        version=info.version,
+        started_at=info.started_at,
+        uptime_s=round((now - info.started_at).total_seconds(), 1),
+        addresses=shapes.AddressesView(
+            scoring_url=where.scoring_url,
+            grpc_address=where.grpc_address,
+            metrics_url=where.metrics_url,
+            admin_url=where.admin_url,
+        ),
+        proxies=[_proxy_view(proxy) for proxy in info.proxies],
+        ray=shapes.RayView(is_connected=info.ray.is_connected, address=info.ray.address, reason=info.ray.reason),
+        endpoints=endpoints,
+    )
+
+
+def _proxy_view(status: ProxyStatus) -> shapes.ProxyView:
+    rejected = [shapes.RejectionView(resource=resource, reason=reason) for resource, reason in status.rejected]
+    return shapes.ProxyView(proxy=status.proxy, is_up_to_date=status.is_up_to_date, rejected=rejected)
+
+
+def _mirror(mirror: Mirror | None) -> dict[str, int]:
+    return {mirror.deployment: mirror.percent} if mirror else {}

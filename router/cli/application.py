@@ -1,0 +1,68 @@
+"""Puts the commands together."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from router.cli import apply, deployment, doctor, endpoint, invoke, schema, status
+
+_HELP = """Serve models, and crossfade live traffic from one version to the next.
+
+\b
+  crossfade up -f deploy/examples/filetype.yaml     start a gateway
+  crossfade status                                  see what runs
+  crossfade endpoint update filetype --traffic "blue=90 green=10"
+
+\b
+Exit codes: 0 done, 1 failed, 2 wrong usage or invalid spec, 3 rolled back or aborted,
+4 timed out waiting, 5 cannot reach the control plane.
+"""
+
+
+def build() -> typer.Typer:
+    """The whole application. rich's markup and tracebacks stay off: they cost start-up time and hide plain errors."""
+    app = _group(_HELP)
+    app.callback()(_root)
+    endpoints = _group("Endpoints: the stable names that clients call.")
+    deployments = _group("Deployments: the model versions behind an endpoint.")
+    apply.register(app)
+    app.add_typer(endpoints, name="endpoint")
+    app.add_typer(deployments, name="deployment")
+    endpoint.register(endpoints)
+    invoke.register(endpoints)
+    deployment.register(deployments)
+    status.register(app)
+    doctor.register(app)
+    schema.register(app)
+    return app
+
+
+def _group(help_text: str) -> typer.Typer:
+    return typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        build()()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        print(f"crossfade {version('crossfade')}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before any command."""

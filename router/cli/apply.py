@@ -1,0 +1,72 @@
+"""`crossfade apply`: make spec files true."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli.changes import conclude
+from router.cli.session import Session, command
+from router.cli.waiting import DEFAULT_TIMEOUT_S, Timeout, Wait
+from router.domain.errors import Invalid
+
+if TYPE_CHECKING:
+    from router.spec import SpecSource
+
+Files = Annotated[
+    list[str], typer.Option("--file", "-f", metavar="SPEC", help="A spec file, or - for stdin. May be repeated.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")]
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "apply", apply)
+
+
+def apply(
+    session: Session, files: Files, wait: Wait = True, timeout: Timeout = DEFAULT_TIMEOUT_S, dry_run: DryRun = False
+) -> int:
+    """Make spec files true.
+
+    Creates what is missing, changes what differs, leaves the rest alone. All or nothing: a mistake anywhere refuses the whole input. What a spec does not name is never deleted, and
+    traffic, mirror_traffic and instance_count stay as they are when a spec leaves them out.
+
+    \b
+      crossfade apply -f filetype.yaml --dry-run
+      crossfade apply -f blue.yaml -f green.yaml
+    """
+    from router.client import Refused
+    from router.spec import Problem, SpecProblems, read_specs, written_plain
+
+    documents = read_specs([_source(file) for file in files])
+    with session.client() as client:
+        try:
+            done = client.apply([written_plain(document) for document in documents], is_dry_run=dry_run)
+        except Refused as error:
+            if error.code != "invalid" or not error.facts.get("problems"):
+                raise
+            problems = []
+            for item in error.facts["problems"]:
+                key, message, hint, index = item["key"], item["message"], item["hint"], item["document"]
+                is_ours = isinstance(index, int) and index < len(documents)
+                problems.append(
+                    documents[index].problem(key, message, hint) if is_ours else Problem(key, message, hint)
+                )
+            raise SpecProblems(problems) from None
+        return conclude(session, client, done, timeout if wait and not dry_run else None)
+
+
+def _source(file: str) -> SpecSource:
+    """Raises `Invalid` when the file cannot be read."""
+    from router.spec import SpecSource
+
+    if file == "-":
+        return SpecSource("<stdin>", sys.stdin.buffer.read(), os.getcwd())
+    try:
+        return SpecSource(file, Path(file).read_bytes(), str(Path(file).resolve().parent))
+    except OSError as error:
+        raise Invalid("--file", f"{file}: {error.strerror}", "name a spec file, or - for stdin") from None

@@ -1,0 +1,162 @@
+"""What every command shares: the options to choose a control plane and an output, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from router.cli.output import print_json, say
+from router.domain.errors import CrossfadeError, Invalid
+
+if TYPE_CHECKING:
+    from router.client import AdminClient
+
+DEFAULT_ADMIN_URL = "http://127.0.0.1:8003"
+DEFAULT_DATA_DIR = ".crossfade"
+
+
+class ExitCode(IntEnum):
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    TIMED_OUT = 4
+    UNREACHABLE = 5
+    INTERRUPTED = 130
+
+
+class Output(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+class TimedOut(CrossfadeError):
+    """What was waited for did not come in time; it may still come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """How this call wants to be answered, and which control plane it means."""
+
+    output: Output
+    admin_url: str
+    token_file: str | None
+    data_dir: str
+
+    def client(self) -> AdminClient:
+        """Raises `Unreachable` when there is no token to ask with."""
+        from router.client import AdminClient, find_token
+
+        return AdminClient(self.admin_url, find_token(self.token_file, self.data_dir))
+
+    def show(self, value: Any, as_text: Callable[[], str]) -> None:
+        """Print the result: `value` as JSON, or the text for people."""
+        if self.output is Output.JSON:
+            print_json(value)
+        else:
+            print(as_text())
+
+
+_OUTPUT = Annotated[Output, typer.Option("--output", "-o", help="How to show the result.")]
+_ADMIN_URL = Annotated[str, typer.Option("--admin-url", envvar="CROSSFADE_ADMIN_URL", help="The control plane.")]
+_TOKEN_FILE = Annotated[
+    str | None,
+    typer.Option("--token-file", help="File with the admin token; else CROSSFADE_TOKEN, else the data dir's."),
+]
+_DATA_DIR = Annotated[
+    str, typer.Option("--data-dir", envvar="CROSSFADE_DATA_DIR", help="The gateway's data directory.")
+]
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_SHARED = (
+    _option("output", _OUTPUT, Output.TABLE),
+    _option("admin_url", _ADMIN_URL, DEFAULT_ADMIN_URL),
+    _option("token_file", _TOKEN_FILE, None),
+    _option("data_dir", _DATA_DIR, DEFAULT_DATA_DIR),
+)
+
+Command = Callable[..., int | None]
+
+
+def command(app: typer.Typer, name: str, function: Command) -> None:
+    """Register `function(session, …)`: its docstring is the help text, its return value the exit code (None: done).
+
+    Adds the shared options to its signature, so every command takes them and no command repeats them.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    own = list(signature.parameters.values())[1:]
+
+    def run(**arguments: Any) -> None:
+        session = Session(**{option.name: arguments.pop(option.name) for option in _SHARED})
+        raise typer.Exit(_run(session, function, arguments))
+
+    keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    parameters = [*keyword_only, *_SHARED]
+    run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]  # any callable may carry one (PEP 362)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command(name, help=inspect.getdoc(function))(run)
+
+
+def _run(session: Session, function: Command, arguments: dict[str, Any]) -> int:
+    """Call it; expected errors end here, in words and an exit code, without a traceback."""
+    try:
+        return function(session, **arguments) or ExitCode.DONE
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except CrossfadeError as error:
+        return report(session, error)
+
+
+def report(session: Session, error: CrossfadeError) -> int:
+    """Say the error on stderr (and, for programs, as JSON on stdout) and return its exit code."""
+    from router.client import Refused, Unreachable
+    from router.spec import Problem, SpecProblems
+
+    facts: dict[str, Any] = {"code": "failed", "message": str(error)}
+    lines, code = [f"error: {error}"], ExitCode.FAILED
+    match error:
+        case SpecProblems():
+            lines, code = [f"error: {problem}" for problem in error.problems], ExitCode.USAGE
+            facts = {"code": "invalid", "message": str(error), "problems": [_problem(item) for item in error.problems]}
+        case Invalid():
+            code = ExitCode.USAGE
+            lines += [f"hint: {error.hint}"] if error.hint else []
+            facts = {"code": "invalid", "message": str(error), "hint": error.hint}
+        case Refused():
+            code = ExitCode.USAGE if error.status in (400, 422) else ExitCode.FAILED
+            facts = error.facts
+            problems = [Problem(item["key"], item["message"], item["hint"]) for item in facts.get("problems", ())]
+            if problems:
+                lines = [f"error: {problem}" for problem in problems]
+            elif error.hint:
+                lines.append(f"hint: {error.hint}")
+        case TimedOut():
+            code, facts["code"] = ExitCode.TIMED_OUT, "timed_out"
+        case Unreachable():
+            code, facts["code"] = ExitCode.UNREACHABLE, "unreachable"
+    for line in lines:
+        say(line)
+    if session.output is Output.JSON:
+        print_json({"error": facts})
+    return code
+
+
+def _problem(problem: Any) -> dict[str, Any]:
+    mark = problem.mark
+    return {
+        "key": problem.key,
+        "message": problem.message,
+        "hint": problem.hint,
+        "document": problem.document,
+        "file": mark.file if mark else None,
+        "line": mark.line if mark else None,
+        "column": mark.column if mark else None,
+    }

@@ -1,0 +1,55 @@
+"""`crossfade status`: the gateway at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from router.cli.endpoint import endpoint_table
+from router.cli.output import listing
+from router.cli.session import Session, command
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "status", status)
+
+
+def status(session: Session) -> None:
+    """Show the gateway at a glance.
+
+    Its addresses, its proxies, Ray, and every endpoint with its state.
+
+    \b
+      crossfade status
+      crossfade status -o json
+    """
+    with session.client() as client:
+        reply = client.status()
+    session.show(reply, lambda: _text(reply))
+
+
+def _text(reply: Mapping[str, Any]) -> str:
+    addresses, ray = reply["addresses"], reply["ray"]
+    facts = [
+        ("crossfade", f"{reply['version']}, up {_duration(reply['uptime_s'])}"),
+        ("scoring", f"{addresses['scoring_url']} (gRPC: {addresses['grpc_address']})"),
+        ("metrics", addresses["metrics_url"]),
+        ("admin", addresses["admin_url"]),
+        ("ray", f"connected ({ray['address']})" if ray["is_connected"] else f"not connected: {ray['reason']}"),
+    ]
+    for proxy in reply["proxies"]:
+        facts.append(("proxy", f"{proxy['proxy']}: {'up to date' if proxy['is_up_to_date'] else 'updating'}"))
+        facts += [("  rejected", f"{item['resource']}: {item['reason']}") for item in proxy["rejected"]]
+    if not reply["proxies"]:
+        facts.append(("proxy", "none is connected"))
+    return f"{listing(facts)}\n\n{endpoint_table(reply['endpoints'])}"
+
+
+def _duration(seconds: float) -> str:
+    whole = int(seconds)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if whole >= length:
+            return f"{whole // length} {unit}"
+    return f"{whole} s"

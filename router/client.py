@@ -1,0 +1,189 @@
+"""The admin API from the caller's side: what the CLI and other tools use. Replies are plain JSON values."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from router.domain.errors import CrossfadeError
+
+_CONNECT_TIMEOUT_S = 5.0
+_REPLY_TIMEOUT_S = 120.0  # applying hashes the models first
+
+Json = dict[str, Any]
+
+
+class Unreachable(CrossfadeError):
+    """Nobody who speaks the admin API answers, or there is no token to ask with."""
+
+
+class Refused(CrossfadeError):
+    """The control plane said no. `code` is its stable word, `status` is HTTP's, `facts` is the whole error object."""
+
+    def __init__(self, status: int, facts: Json) -> None:
+        self.status = status
+        self.code = str(facts.get("code", ""))
+        self.hint = str(facts.get("hint", ""))
+        self.facts = facts
+        super().__init__(str(facts.get("message", f"HTTP {status}")))
+
+
+def find_token(token_file: str | None, data_dir: str) -> str:
+    """The admin token: from `token_file`, else CROSSFADE_TOKEN, else `<data_dir>/admin.token`. Raises `Unreachable`."""
+    if token_file is None and (token := os.environ.get("CROSSFADE_TOKEN", "").strip()):
+        return token
+    path = Path(token_file) if token_file is not None else Path(data_dir, "admin.token")
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not text"
+        raise Unreachable(
+            f"no admin token: {path}: {reason}. Is `crossfade up` running with this data directory? "
+            "Otherwise name another one with --data-dir, --token-file or CROSSFADE_TOKEN"
+        ) from None
+    if not token.isascii() or not token.isprintable() or not token:
+        raise Unreachable(f"no admin token: {path} does not hold one")
+    return token
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL names this machine: such calls must never go through a proxy from the environment."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class AdminClient:
+    """One connection to one control plane. Raises `Unreachable` and `Refused`."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._url = url.rstrip("/")
+        try:
+            self._http = httpx.Client(
+                base_url=self._url,
+                headers={"authorization": f"Bearer {token}"},
+                timeout=httpx.Timeout(_REPLY_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
+                trust_env=not is_loopback(url),
+            )
+        except httpx.InvalidURL as error:
+            raise Unreachable(f"{url} is not a URL: {error}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._http.close()
+
+    def status(self) -> Json:
+        return self._call("GET", "/api/v1/status")
+
+    def apply(self, documents: Sequence[Json], *, is_dry_run: bool = False) -> Json:
+        return self._call("POST", "/api/v1/apply", {"documents": list(documents), "dry_run": is_dry_run})
+
+    def endpoints(self) -> list[Json]:
+        endpoints: list[Json] = self._call("GET", "/api/v1/endpoints")["endpoints"]
+        return endpoints
+
+    def endpoint(self, name: str) -> Json:
+        return self._call("GET", _endpoint(name))
+
+    def change_traffic(self, name: str, change: Json, revision: int | None = None) -> Json:
+        """`change` holds `traffic`, `mirror_traffic` or both. With `revision`, only if the endpoint is still at it."""
+        return self._call("PATCH", _endpoint(name), change, revision=revision)
+
+    def delete_endpoint(self, name: str, *, is_forced: bool = False, revision: int | None = None) -> Json:
+        query = {"force": "true"} if is_forced else {}
+        return self._call("DELETE", _endpoint(name), query=query, revision=revision)
+
+    def deployment(self, endpoint: str, name: str) -> Json:
+        return self._call("GET", _deployment(endpoint, name))
+
+    def scale(self, endpoint: str, name: str, instance_count: int, revision: int | None = None) -> Json:
+        change = {"instance_count": instance_count}
+        return self._call("PATCH", _deployment(endpoint, name), change, revision=revision)
+
+    def delete_deployment(self, endpoint: str, name: str, revision: int | None = None) -> Json:
+        return self._call("DELETE", _deployment(endpoint, name), revision=revision)
+
+    def logs(self, endpoint: str, name: str, lines: int) -> list[str]:
+        reply = self._call("GET", f"{_deployment(endpoint, name)}/logs", query={"lines": str(lines)})
+        log_lines: list[str] = reply["lines"]
+        return log_lines
+
+    def settled(self, name: str, revision: int, timeout_s: float) -> Json:
+        """`{"outcome": "in_force" | "failed" | "pending", "reason": …}`, after at most `timeout_s` (60 at most)."""
+        query = {"revision": str(revision), "timeout_s": f"{timeout_s:.3f}"}
+        return self._call("GET", f"{_endpoint(name)}/settled", query=query)
+
+    def follow_events(self, after: int = 0) -> Iterator[Json]:
+        """Events with a greater id as they come; ends when the control plane closes the stream."""
+        query = {"after": str(after), "follow": "true"}
+        timeout = httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S)
+        try:
+            with self._http.stream("GET", "/api/v1/events", params=query, timeout=timeout) as reply:
+                if reply.status_code != 200:
+                    reply.read()
+                    raise _refusal(reply)
+                for line in reply.iter_lines():
+                    yield json.loads(line)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        revision: int | None = None,
+    ) -> Json:
+        headers = {} if revision is None else {"if-match": f'"{revision}"'}
+        try:
+            reply = self._http.request(method, path, json=body, params=query, headers=headers)
+        except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
+            raise self._unreachable(error) from None
+        if reply.is_success:
+            return _decoded(reply)
+        raise _refusal(reply)
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        return Unreachable(
+            f"the control plane at {self._url} cannot be reached ({error or type(error).__name__}). "
+            "Is `crossfade up` running? --admin-url or CROSSFADE_ADMIN_URL names another one"
+        )
+
+
+def _decoded(reply: httpx.Response) -> Json:
+    try:
+        value = reply.json()
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise Unreachable(f"{reply.url} answers, but it is not a Crossfade control plane")
+    return value
+
+
+def _refusal(reply: httpx.Response) -> CrossfadeError:
+    facts = _decoded(reply).get("error")
+    if not isinstance(facts, dict):
+        return Unreachable(f"{reply.url} answers, but it is not a Crossfade control plane")
+    return Refused(reply.status_code, facts)
+
+
+def _endpoint(name: str) -> str:
+    return f"/api/v1/endpoints/{quote(name, safe='')}"
+
+
+def _deployment(endpoint: str, name: str) -> str:
+    return f"{_endpoint(endpoint)}/deployments/{quote(name, safe='')}"

@@ -1,0 +1,286 @@
+"""What a change would do, decided before anything is touched. Pure: states and a request in, a `Plan` or refusal out.
+
+What a spec leaves out: keys that have a command of their own (`traffic`, `mirror_traffic`, `instance_count`) stay as
+they are, so that a change made by hand survives a later `apply`; every other key means its default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+from router.domain.endpoint import AuthMode, DeployedModel, Deployment, Endpoint, EndpointState
+from router.domain.errors import Conflict, Invalid, ModelUnavailable
+from router.domain.model_ref import ModelRef, ResolvedModel
+from router.spec import Document, Problem, SpecProblems, to_plain
+from router.spec.changes import Keep, TrafficChange
+from router.spec.problems import did_you_mean
+
+
+class Action(StrEnum):
+    CREATED = "created"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """`old` and `new` are plain values as a spec shows them; None where the key was or is absent."""
+
+    key: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happens to one object. `deployment` is empty when the endpoint itself is meant."""
+
+    action: Action
+    endpoint: str
+    deployment: str = ""
+    fields: tuple[FieldChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """States to write (with their new revisions), endpoints to delete, and the same in words for the operator."""
+
+    changed: tuple[EndpointState, ...]
+    deleted: tuple[str, ...]
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the gateway's surroundings demand of every endpoint."""
+
+    must_allow_anonymous: bool = False  # scoring is offered beyond this machine
+
+    def broken_by(self, endpoint: Endpoint) -> Invalid | None:
+        if self.must_allow_anonymous and endpoint.auth_mode is AuthMode.NONE and not endpoint.allow_anonymous:
+            return Invalid(
+                "auth_mode",
+                f"everybody on the network could call {endpoint.name!r}: scoring is offered beyond this machine",
+                "set allow_anonymous: true when that is what you want, or bind to 127.0.0.1",
+            )
+        return None
+
+
+class RevisionConflict(Conflict):
+    """The caller looked at another revision than the one that is there now. Revision 0: it does not exist."""
+
+    def __init__(self, endpoint: str, expected: int, actual: int) -> None:
+        super().__init__(f"endpoint {endpoint!r} is at revision {actual}, not {expected}: somebody was faster")
+        self.endpoint = endpoint
+        self.expected = expected
+        self.actual = actual
+
+
+Models = Mapping[ModelRef, ResolvedModel | ModelUnavailable]
+
+
+def plan_apply(
+    states: Mapping[str, EndpointState], documents: Sequence[Document], models: Models, rules: Rules
+) -> Plan:
+    """The plan that makes `documents` true. `models` has an entry for every reference in them.
+
+    Raises `SpecProblems` with everything that does not fit the present states, the models or the rules.
+    """
+    by_endpoint: dict[str, list[Document]] = {}
+    for document in documents:
+        by_endpoint.setdefault(document.endpoint_name, []).append(document)
+    problems: list[Problem] = []
+    changed, changes = [], []
+    for name, group in by_endpoint.items():
+        state = states.get(name)
+        found = [*_misfits(states, state, group), *_model_problems(group, models)]
+        planned = None if found else _planned(state, group, models)
+        if isinstance(planned, EndpointState):
+            found += _broken_rules(planned, group, rules)
+            difference = _difference(state, planned, group)
+            changes += difference
+            if any(change.action is not Action.UNCHANGED for change in difference):
+                changed.append(replace(planned, revision=planned.revision + 1))
+        elif planned is not None:
+            found.append(planned)
+        problems += found
+    if problems:
+        raise SpecProblems(sorted(problems, key=lambda problem: problem.document or 0))
+    return Plan(tuple(changed), (), tuple(changes))
+
+
+def _misfits(
+    states: Mapping[str, EndpointState], state: EndpointState | None, group: Sequence[Document]
+) -> Iterator[Problem]:
+    """Names in the documents that nobody has."""
+    endpoint = _endpoint_document(group)
+    if state is None and endpoint is None:
+        for document in group:
+            hint = did_you_mean(document.endpoint_name, states) if states else "add a document of kind Endpoint"
+            yield document.problem("endpoint", f"endpoint {document.endpoint_name!r} does not exist", hint)
+    if endpoint is None:
+        return
+    spec = endpoint.content
+    assert isinstance(spec, Endpoint)
+    deployments = {document.content.name for document in group if isinstance(document.content, Deployment)}
+    deployments |= state.deployments.keys() if state else set()
+    named = [("traffic", name) for name in sorted(spec.traffic.deployments)]
+    named += [("mirror_traffic", spec.mirror.deployment)] if spec.mirror else []
+    for key, name in named:
+        if name not in deployments:
+            message = f"endpoint {spec.name!r} has no deployment {name!r}"
+            yield endpoint.problem(f"{key}.{name}", message, did_you_mean(name, deployments))
+
+
+def _model_problems(group: Sequence[Document], models: Models) -> Iterator[Problem]:
+    for document in group:
+        if isinstance(document.content, Deployment):
+            model = models[document.content.model]
+            if isinstance(model, ModelUnavailable):
+                yield document.problem("model", str(model))
+
+
+def _planned(state: EndpointState | None, group: Sequence[Document], models: Models) -> EndpointState | Problem:
+    """The endpoint with the documents merged in, still at its present revision."""
+    deployments = dict(state.deployments) if state else {}
+    for document in group:
+        spec = document.content
+        if isinstance(spec, Deployment):
+            if "instance_count" not in document.given and spec.name in deployments:
+                spec = replace(spec, instance_count=deployments[spec.name].spec.instance_count)
+            model = models[spec.model]
+            assert isinstance(model, ResolvedModel)
+            deployments[spec.name] = DeployedModel(spec, model)
+    document = _endpoint_document(group) or group[0]
+    try:
+        endpoint = _merged(state, document)
+        return EndpointState(endpoint, MappingProxyType(deployments), state.revision if state else 0)
+    except Invalid as error:
+        return document.problem(error.key, error.message, error.hint)
+
+
+def _merged(state: EndpointState | None, document: Document) -> Endpoint:
+    spec = document.content
+    if not isinstance(spec, Endpoint):
+        assert state is not None
+        return state.endpoint
+    if state is None:
+        return spec
+    return replace(
+        spec,
+        traffic=spec.traffic if "traffic" in document.given else state.endpoint.traffic,
+        mirror=spec.mirror if "mirror_traffic" in document.given else state.endpoint.mirror,
+    )
+
+
+def _broken_rules(planned: EndpointState, group: Sequence[Document], rules: Rules) -> Iterator[Problem]:
+    document = _endpoint_document(group)
+    if document is not None and (broken := rules.broken_by(planned.endpoint)):
+        yield document.problem(broken.key, broken.message, broken.hint)
+    for name in _stopped_with_traffic(planned):
+        about = next((document for document in group if document.content.name == name), document)
+        assert about is not None  # the traffic or the count comes from one of these documents
+        yield about.problem("instance_count", *_stopped_words(planned, name))
+
+
+def _endpoint_document(group: Sequence[Document]) -> Document | None:
+    return next((document for document in group if isinstance(document.content, Endpoint)), None)
+
+
+def _stopped_with_traffic(state: EndpointState) -> list[str]:
+    return [
+        name for name in sorted(state.endpoint.traffic.deployments) if state.deployments[name].spec.instance_count == 0
+    ]
+
+
+def _stopped_words(state: EndpointState, name: str) -> tuple[str, str]:
+    percent = state.endpoint.traffic.percent(name)
+    return f"deployment {name!r} would have {percent}% of the traffic and no replica", "move the traffic away first"
+
+
+def _difference(old: EndpointState | None, new: EndpointState, group: Sequence[Document]) -> list[Change]:
+    """What happens to every object that the documents describe."""
+    changes = []
+    for document in group:
+        spec = document.content
+        if isinstance(spec, Endpoint):
+            before = old.endpoint if old else None
+            changes.append(_change(_shown(before), _shown(new.endpoint), spec.name))
+        else:
+            deployed = old.deployments.get(spec.name) if old else None
+            changes.append(_change(_shown(deployed), _shown(new.deployments[spec.name]), spec.endpoint, spec.name))
+    return changes
+
+
+def _change(old: dict[str, Any], new: dict[str, Any], endpoint: str, deployment: str = "") -> Change:
+    if not old:
+        return Change(Action.CREATED, endpoint, deployment)
+    keys = [*new, *(key for key in old if key not in new)]
+    fields = tuple(FieldChange(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key))
+    return Change(Action.CHANGED if fields else Action.UNCHANGED, endpoint, deployment, fields)
+
+
+def _shown(value: Endpoint | DeployedModel | None) -> dict[str, Any]:
+    """The object as flat keys and plain values; the model's digest counts, for the same name may hold a new model."""
+    if value is None:
+        return {}
+    if isinstance(value, Endpoint):
+        return to_plain(value)
+    flat: dict[str, Any] = {}
+    for key, item in to_plain(value.spec).items():
+        flat |= {f"{key}.{inner}": part for inner, part in item.items()} if isinstance(item, dict) else {key: item}
+    return flat | {"model_sha256": value.model.sha256}
+
+
+def plan_traffic(state: EndpointState, change: TrafficChange, rules: Rules) -> Plan:
+    """New traffic or mirror. Raises `Invalid` when it names nobody or contradicts itself, or breaks a rule."""
+    old = state.endpoint
+    endpoint = replace(
+        old,
+        traffic=old.traffic if isinstance(change.traffic, Keep) else change.traffic,
+        mirror=old.mirror if isinstance(change.mirror, Keep) else change.mirror,
+    )
+    if broken := rules.broken_by(endpoint):
+        raise broken
+    new = state.with_endpoint(endpoint)
+    for name in _stopped_with_traffic(new):
+        message, _ = _stopped_words(new, name)
+        raise Invalid(f"traffic.{name}", message, f"scale {name!r} up first")
+    return _single(state, new, _change(_shown(old), _shown(endpoint), endpoint.name))
+
+
+def plan_scale(state: EndpointState, deployment: str, instance_count: int) -> Plan:
+    """Another number of replicas. Raises `NotFound`, or `Conflict` when it would stop a deployment that has traffic."""
+    old = state.deployment(deployment)
+    deployed = replace(old, spec=replace(old.spec, instance_count=instance_count))
+    new = state.with_deployment(deployed)
+    if deployment in _stopped_with_traffic(new):
+        raise Conflict(": ".join(_stopped_words(new, deployment)))
+    return _single(state, new, _change(_shown(old), _shown(deployed), state.endpoint.name, deployment))
+
+
+def plan_deployment_removal(state: EndpointState, deployment: str) -> Plan:
+    """Raises `NotFound`, or `Conflict` while it has live or mirrored traffic."""
+    change = Change(Action.DELETED, state.endpoint.name, deployment)
+    return _single(state, state.without_deployment(deployment), change)
+
+
+def plan_endpoint_removal(state: EndpointState, is_forced: bool) -> Plan:
+    """The endpoint and everything behind it. Raises `Conflict` while it has traffic, unless forced."""
+    name = state.endpoint.name
+    if not state.endpoint.traffic.is_empty and not is_forced:
+        shares = ", ".join(f"{deployment}={percent}%" for deployment, percent in state.endpoint.traffic.shares)
+        raise Conflict(f"endpoint {name!r} has live traffic ({shares}): set it to 0 first, or force the deletion")
+    gone = [Change(Action.DELETED, name, deployment) for deployment in sorted(state.deployments)]
+    return Plan((), (name,), (*gone, Change(Action.DELETED, name)))
+
+
+def _single(old: EndpointState, new: EndpointState, change: Change) -> Plan:
+    if change.action is Action.UNCHANGED:
+        return Plan((), (), (change,))
+    return Plan((replace(new, revision=old.revision + 1),), (), (change,))

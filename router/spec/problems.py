@@ -1,0 +1,58 @@
+"""What is wrong with a spec: where it stands, what it says, what would be accepted."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from router.domain.errors import CrossfadeError
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in a text. `line` and `column` count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake. `key` is the path inside the document ("traffic.green"), empty for the document as a whole.
+
+    `document` counts the documents of the input from 0; it is None when the text could not be split into documents.
+    `mark` is None when the input was not a text.
+    """
+
+    key: str
+    message: str
+    hint: str = ""
+    document: int | None = None
+    mark: Mark | None = None
+
+    def __str__(self) -> str:
+        place = f"{self.mark}: " if self.mark else "" if self.document is None else f"document {self.document + 1}: "
+        key = f"{self.key}: " if self.key else ""
+        return f"{place}{key}{self.message}" + (f" ({self.hint})" if self.hint else "")
+
+
+class SpecProblems(CrossfadeError):
+    """The input is refused whole. `problems` is never empty and holds every mistake that was found."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint for an unknown `word`: the nearest known one, else all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(names)}" if names else "there are none"

@@ -1,0 +1,134 @@
+"""Every key that a spec may have, named as in Azure ML's CLI v2 where that has a word for it. Reading, writing and the
+JSON Schema all follow these tables.
+
+The ranges repeat what the domain enforces, because a reader must find every mistake at once while a constructor stops
+at the first; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from router.domain.endpoint import MIB, AuthMode, Backend, Batching, Deployment, Endpoint, RequestSettings, Resources
+from router.domain.names import RESERVED_ENDPOINT_NAMES
+from router.spec.sections import Key, Section
+from router.spec.values import Flag, Model, Name, Number, OneOf, Percents, Size, Whole
+
+RESOURCES = Section(
+    Resources,
+    (
+        Key("cpu", "cpu", Number(0, 1024, is_above=True), "CPU cores for one replica; fractions are allowed."),
+        Key("gpu", "gpu", Number(0, 64), "GPUs for one replica; fractions share a GPU, 0 runs on the CPU."),
+        Key("memory", "memory_bytes", Size(1, 2**60), "Memory for one replica, such as 1Gi. Left out: not limited."),
+    ),
+)
+
+BATCHING = Section(
+    Batching,
+    (
+        Key(
+            "max_batch_size",
+            "max_batch_size",
+            Whole(1, 65536),
+            "The most rows (not requests) that are joined into one run of the model. 1 switches batching off.",
+        ),
+        Key(
+            "latency_slo_ms",
+            "latency_slo_ms",
+            Whole(1, 600_000),
+            "The latency in milliseconds that batching must not endanger.",
+        ),
+    ),
+)
+
+REQUEST_SETTINGS = Section(
+    RequestSettings,
+    (
+        Key(
+            "request_timeout_ms",
+            "request_timeout_ms",
+            Whole(1, 3_600_000),
+            "A request that has no answer after this many milliseconds is ended with 504.",
+        ),
+        Key(
+            "max_concurrent_requests_per_instance",
+            "max_concurrent_requests_per_instance",
+            Whole(1, 1_000_000),
+            "Requests in flight per replica; more are refused at once.",
+        ),
+        Key(
+            "max_request_size",
+            "max_request_bytes",
+            Size(1024, 1024 * MIB),
+            "The largest request body, such as 64Mi; a larger one is refused with 413.",
+        ),
+    ),
+)
+
+ENDPOINT = Section(
+    Endpoint,
+    (
+        Key(
+            "name",
+            "name",
+            Name(RESERVED_ENDPOINT_NAMES),
+            "The stable public name that clients call: /v2/models/<name>/infer.",
+            is_required=True,
+        ),
+        Key("auth_mode", "auth_mode", OneOf(AuthMode, later=("key", "jwt")), "Who may call: none means everybody."),
+        Key(
+            "allow_anonymous",
+            "allow_anonymous",
+            Flag(),
+            "Must be true for auth_mode none when scoring is offered beyond this machine.",
+        ),
+        Key(
+            "traffic",
+            "traffic",
+            Percents(),
+            "Deployment to percent; the percents sum to 100, or to 0 for no traffic. Left out: stays as it is.",
+        ),
+        Key(
+            "mirror_traffic",
+            "mirror",
+            Percents(is_single=True),
+            "At most one deployment that gets a copy of this percent of the requests; its answers are thrown away. "
+            "It must have no live traffic. Left out: stays as it is.",
+        ),
+    ),
+)
+
+DEPLOYMENT = Section(
+    Deployment,
+    (
+        Key(
+            "name", "name", Name(), "The deployment's name, unique within its endpoint, such as blue.", is_required=True
+        ),
+        Key("endpoint", "endpoint", Name(), "The endpoint that this deployment stands behind.", is_required=True),
+        Key(
+            "model",
+            "model",
+            Model(later=("models", "oci", "hf", "s3", "gs", "az", "abfss", "https")),
+            "Where the model is: package://<package>/<path inside it>, or file:<path> (relative to the spec's folder).",
+            is_required=True,
+        ),
+        Key(
+            "model_version",
+            "model_version",
+            Name(),
+            "The version that clients may name. Left out: the first 12 hex digits of the model's sha256.",
+        ),
+        Key("backend", "backend", OneOf(Backend, later=("triton",)), "What runs the model."),
+        Key(
+            "instance_count",
+            "instance_count",
+            Whole(0, 1000),
+            "How many replicas run. Left out: stays as it is (1 for a new deployment).",
+        ),
+        Key("resources", "resources", RESOURCES, "What one replica may use."),
+        Key("batching", "batching", BATCHING, "How requests may be joined into one run of the model."),
+        Key("request_settings", "request_settings", REQUEST_SETTINGS, "Limits of a single request."),
+    ),
+    later={"scale_settings": "use instance_count"},
+)
+
+KINDS = {"Endpoint": ENDPOINT, "Deployment": DEPLOYMENT}
+KINDS_LATER = ("Rollout",)

@@ -1,0 +1,35 @@
+"""Domain values → plain data and YAML: the way back. What is written here reads as the same value."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from router.domain.endpoint import Deployment, Endpoint
+from router.spec.documents import Document
+from router.spec.tables import DEPLOYMENT, ENDPOINT
+
+
+def to_plain(value: Endpoint | Deployment) -> dict[str, Any]:
+    """One document as JSON shows it: `kind`, then every key in the order of the tables, defaults included."""
+    if isinstance(value, Endpoint):
+        return {"kind": "Endpoint", **ENDPOINT.plain(value)}
+    return {"kind": "Deployment", **DEPLOYMENT.plain(value)}
+
+
+def written_plain(document: Document) -> dict[str, Any]:
+    """The document with only the keys that were written: what was left out keeps its meaning on the way to the API."""
+    plain = to_plain(document.content)
+    return {key: value for key, value in plain.items() if key in document.given}
+
+
+def to_yaml(values: Iterable[Endpoint | Deployment]) -> str:
+    """YAML documents, separated by `---`."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel.yaml declares it None
+    out = io.StringIO()
+    yaml.dump_all([to_plain(value) for value in values], out)
+    return out.getvalue()
