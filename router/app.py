@@ -23,7 +23,7 @@ from adapters.model_sources import ModelSources
 from adapters.ray.logs import ReplicaLogs
 from adapters.sqlite_store import SqliteStore, StoreFailed
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
-from router.api import create_app
+from router.api import Services, create_app
 from router.config import LOOPBACK, GatewayConfig, kept_secret, reachable
 from router.desired import Desired
 from router.domain.errors import Invalid
@@ -97,7 +97,10 @@ class ControlPlane:
         await metrics.open_tcp(config.bind, config.ports.metrics)
         admin = uvicorn.Server(
             uvicorn.Config(
-                create_app(self.operations, self, ReplicaLogs(config.replica_log_dir, config.gateway_id), kept_secret(config.admin_token_file)),
+                create_app(
+                    Services(self.operations, self, ReplicaLogs(config.replica_log_dir, config.gateway_id)),
+                    kept_secret(config.admin_token_file),
+                ),
                 host=LOOPBACK,
                 port=config.ports.admin,
                 log_level="warning",

@@ -1,0 +1,52 @@
+# Everything a developer or a newcomer needs. `make help` lists it.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# uv is taken from the PATH, else fetched from PyPI into the project's own folder.
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+SYNC := UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --frozen --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev up check test bench format clean
+
+help: ## list the commands
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.uv/bin/uv:
+	@echo "fetching uv into .uv" >&2
+	@$(PYTHON) -c 'import sys; sys.exit("crossfade needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+
+setup: $(filter .uv/bin/uv,$(UV)) ## install crossfade and its example into .venv
+	@echo "installing packages (the first time takes a minute or two)" >&2
+	@$(SYNC)
+	@$(BIN)/python deploy/examples/quantize_filetype.py
+
+setup-dev: $(filter .uv/bin/uv,$(UV)) ## install what tests, checks and benchmarks need as well
+	@$(SYNC) --group dev --group bench
+	@UV_PROJECT_ENVIRONMENT=.venv-kserve $(UV) sync --frozen --quiet --only-group kserve
+	@$(BIN)/python deploy/examples/quantize_filetype.py
+
+up: setup ## serve a real model behind the gateway (Ctrl-C ends it)
+	@$(BIN)/crossfade up -f deploy/examples/filetype.yaml
+
+check: setup-dev ## format, lint, types, layers
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+test: setup-dev ## run all tests
+	@$(BIN)/pytest
+
+bench: setup-dev ## measure the gateway side by side with Ray Serve and a plain gRPC server
+	@$(BIN)/python -m benchmarks.gateway
+
+format: setup-dev ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## remove environments, caches and the data directory
+	@rm -rf $(VENV) .venv-kserve .uv .crossfade .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache deploy/examples/build

@@ -1,0 +1,64 @@
+"""The programs that make up a gateway, as the supervisor starts them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from router.config import LOOPBACK, GatewayConfig
+from router.premises import free_port
+from router.supervisor import RUN_VARIABLE, ChildSpec
+from router.xds.bootstrap import envoy_command
+
+# Ray counts CPUs to decide where replicas fit. On a machine of our own, blue and green often share the cores that one
+# of them would use alone, so the count is generous; threads are still sized by each deployment's own share.
+CPU_OVERCOMMIT = 4
+
+_OBJECT_STORE_BYTES = 80 * 1024 * 1024  # requests never pass through Ray: its smallest object store is plenty
+
+
+def children(config: GatewayConfig, run_id: str) -> dict[str, ChildSpec]:
+    """Name → child, in the order in which they are started. Ray is left out when somebody else's is used."""
+    env = {RUN_VARIABLE: run_id, "PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    if config.is_ray_ours:
+        # Despite its name: whether Ray looks for an address that other hosts can reach. Ours stays on loopback.
+        env["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    specs = {
+        "control plane": ChildSpec(
+            "control plane",
+            (sys.executable, "-m", "router.app", str(config.write())),
+            config.log_dir / "control-plane.log",
+            env,
+            stop_grace_s=5,
+        ),
+        "envoy": ChildSpec("envoy", tuple(_envoy(config)), config.log_dir / "envoy.log", env, stop_grace_s=5),
+    }
+    if config.is_ray_ours:
+        specs["ray"] = ChildSpec("ray", tuple(_ray_head(config)), config.log_dir / "ray.log", env, stop_grace_s=8)
+    return specs
+
+
+def _ray_head(config: GatewayConfig) -> list[str]:
+    _, _, port = config.ray_address.rpartition(":")
+    cpus = CPU_OVERCOMMIT * (os.cpu_count() or 1)
+    return [
+        str(Path(sys.executable).parent / "ray"),
+        "start",
+        "--head",
+        "--block",
+        "--disable-usage-stats",
+        "--include-dashboard=false",
+        "--include-log-monitor=false",
+        "--no-monitor",
+        f"--node-ip-address={LOOPBACK}",
+        f"--port={port}",
+        f"--ray-client-server-port={free_port()}",
+        f"--num-cpus={cpus}",
+        f"--object-store-memory={_OBJECT_STORE_BYTES}",
+        f"--temp-dir={config.ray_dir}",
+    ]
+
+
+def _envoy(config: GatewayConfig) -> list[str]:
+    return envoy_command(config)

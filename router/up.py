@@ -1,0 +1,267 @@
+"""The flow of `crossfade up`: check, start, show progress, apply specs, follow events, end cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from router.children import children
+from router.config import GatewayConfig, Ports, kept_secret
+from router.domain.errors import CrossfadeError
+from router.premises import begin_run, check_ports, end_run, last_run, locked, prepare
+from router.supervisor import Child, sweep
+from router.version import VERSION
+
+START_TIMEOUT_S = 180.0
+_POLL_S = 0.1
+_DRAIN_TIMEOUT_S = 10.0
+
+Say = Callable[[str], None]
+
+
+class StartFailed(CrossfadeError):
+    """A part of the gateway did not come up. The message says which, and where its log is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line asked for. `ray_address` None: start a Ray head of our own. `documents`: specs to apply."""
+
+    data_dir: Path
+    bind: str
+    ports: Ports
+    ray_address: str | None
+    documents: list[dict[str, Any]]
+
+
+def run_gateway(wanted: Wanted, say: Say) -> int:
+    """Run until Ctrl-C or SIGTERM. Returns the exit code. Raises `CannotStart` before anything was started."""
+    with locked(wanted.data_dir):
+        return asyncio.run(_Gateway(wanted, say).run())
+
+
+class _Gateway:
+    def __init__(self, wanted: Wanted, say: Say) -> None:
+        self._wanted = wanted
+        self._say = say
+        self._started_s = time.monotonic()
+        self._children: dict[str, Child] = {}
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> int:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop)
+        data_dir = self._wanted.data_dir
+        left_over = last_run(data_dir)
+        if left_over is not None and (ended := await sweep(left_over)):
+            self._say(f"ended {len(ended)} processes that an earlier run left behind")
+        check_ports(self._wanted.bind, self._wanted.ports)
+        config = prepare(data_dir, self._wanted.bind, self._wanted.ports, self._wanted.ray_address)
+        run_id = begin_run(data_dir)
+        self._say(f"crossfade {VERSION}, data in {data_dir}")
+        self._children = {name: Child(spec, self._say) for name, spec in children(config, run_id).items()}
+        keepers = [asyncio.create_task(child.keep_running(), name=name) for name, child in self._children.items()]
+        code = 0
+        try:
+            await self._until_stopped(self._serve(config), keepers)
+        except StartFailed as error:
+            self._say(f"error: {error}")
+            code = 1
+        finally:
+            await self._shut_down(config)
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+            await sweep(run_id)
+            end_run(config)
+        self._say("stopped")
+        return code
+
+    def _stop(self) -> None:
+        if self._stopping.is_set():
+            self._hurry.set()
+            return
+        self._say("stopping: finishing the requests under way (Ctrl-C again cuts them)")
+        self._stopping.set()
+
+    async def _until_stopped(self, work: Any, keepers: list[asyncio.Task[None]]) -> None:
+        """Run `work` until a stop signal; a child that gave up for good ends it too."""
+        serving = asyncio.create_task(work)
+        stopped = asyncio.create_task(self._stopping.wait())
+        try:
+            done, _ = await asyncio.wait({serving, stopped, *keepers}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopped}:
+                task.result()
+        finally:
+            for task in (serving, stopped):
+                task.cancel()
+            await asyncio.gather(serving, stopped, return_exceptions=True)
+
+    # -- while it runs
+
+    async def _serve(self, config: GatewayConfig) -> None:
+        token = kept_secret(config.admin_token_file)
+        async with httpx.AsyncClient(
+            base_url=config.admin_url, headers={"authorization": f"Bearer {token}"}, timeout=30.0
+        ) as admin:
+            await self._step("control plane", self._answers(admin))
+            if self._wanted.documents:
+                await self._apply(admin, self._wanted.documents)
+            await self._step("envoy", self._until(admin, lambda status: bool(status["proxies"])))
+            await self._step("ray", self._until(admin, lambda status: status["ray"]["is_connected"]))
+            endpoints = [endpoint["name"] for endpoint in (await self._status(admin))["endpoints"]]
+            for name in endpoints:
+                await self._step(f"endpoint {name}", self._endpoint_settled(admin, name))
+            self._welcome(config, endpoints)
+            await self._follow(admin)
+
+    async def _step(self, name: str, done: Any) -> None:
+        """Wait for one part, telling that we wait when it takes longer than two seconds."""
+        waiting = asyncio.create_task(done)
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while not waiting.done():
+                    finished, _ = await asyncio.wait({waiting}, timeout=2.0)
+                    if not finished:
+                        self._say(f"  … {name} ({self._elapsed()})")
+            words = waiting.result()
+        except TimeoutError:
+            raise StartFailed(f"{name} was not ready after {START_TIMEOUT_S:.0f} s") from None
+        finally:
+            waiting.cancel()
+        self._say(f"  ✓ {name}{f': {words}' if words else ''} ({self._elapsed()})")
+
+    async def _answers(self, admin: httpx.AsyncClient) -> str:
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if (await admin.get("/api/v1/live")).status_code == 200:
+                    return ""
+            await asyncio.sleep(_POLL_S)
+
+    async def _status(self, admin: httpx.AsyncClient) -> dict[str, Any]:
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                answer = await admin.get("/api/v1/status")
+                if answer.status_code == 200:
+                    return dict(answer.json())
+            await asyncio.sleep(_POLL_S)
+
+    async def _until(self, admin: httpx.AsyncClient, is_true: Callable[[dict[str, Any]], bool]) -> str:
+        while not is_true(await self._status(admin)):  # noqa: ASYNC110 (another process's state can only be polled)
+            await asyncio.sleep(_POLL_S)
+        return ""
+
+    async def _endpoint_settled(self, admin: httpx.AsyncClient, name: str) -> str:
+        """Ready, or broken for a reason: a broken endpoint must not keep the others' gateway from starting."""
+        while True:
+            status = await self._status(admin)
+            endpoint = next((item for item in status["endpoints"] if item["name"] == name), None)
+            if endpoint is None:
+                return "deleted"
+            if endpoint["state"] not in ("updating",):
+                return _endpoint_words(endpoint)
+            await asyncio.sleep(_POLL_S)
+
+    async def _apply(self, admin: httpx.AsyncClient, documents: list[dict[str, Any]]) -> None:
+        answer = await admin.post("/api/v1/apply", json={"documents": documents})
+        if answer.status_code != 200:
+            raise StartFailed(f"the specs were refused: {_error_words(answer)}")
+
+    def _welcome(self, config: GatewayConfig, endpoints: list[str]) -> None:
+        self._say("")
+        self._say(
+            f"  scoring  {config.scoring_url}  (HTTP/1.1, HTTP/2, gRPC; gRPC on port {config.ports.grpc} as well)"
+        )
+        self._say(f"  metrics  {config.metrics_url}")
+        self._say(f"  admin    {config.admin_url}/api/v1  (token: {config.admin_token_file})")
+        if endpoints:
+            self._say("")
+            self._say("  try it in another terminal:")
+            self._say(f"    {_crossfade()} endpoint invoke {endpoints[0]} --sample{_elsewhere(config)}")
+            self._say(f"    curl {config.scoring_url}/v2/models/{endpoints[0]}")
+        self._say("")
+        self._say("  Ctrl-C stops everything.")
+
+    async def _follow(self, admin: httpx.AsyncClient) -> None:
+        """One line an event, for as long as the gateway runs; a control plane that was restarted is joined again."""
+        seen = int((await admin.get("/api/v1/events")).json()["last_id"])
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                async for event in _events(admin, seen):
+                    seen = event["id"]
+                    self._say(f"{time.strftime('%H:%M:%S')} {event['message']}")
+            await asyncio.sleep(0.5)
+
+    # -- the end
+
+    async def _shut_down(self, config: GatewayConfig) -> None:
+        """Envoy stops accepting and drains; then everybody in turn. A second Ctrl-C skips the draining."""
+        drain = asyncio.create_task(_drain_envoy(config))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (drain, hurry):
+            task.cancel()
+        for name in ("envoy", "control plane", "ray"):
+            if name in self._children:
+                await self._children[name].stop()
+
+    def _elapsed(self) -> str:
+        return f"{time.monotonic() - self._started_s:.1f} s"
+
+
+async def _drain_envoy(config: GatewayConfig) -> None:
+    """Refuse new connections, then wait for the requests under way."""
+    transport = httpx.AsyncHTTPTransport(uds=str(config.envoy_admin_socket))
+    with contextlib.suppress(httpx.HTTPError, TimeoutError):
+        async with httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=2.0) as envoy:
+            await envoy.post("/drain_listeners?graceful&skip_exit")
+            async with asyncio.timeout(_DRAIN_TIMEOUT_S):
+                while True:
+                    answer = await envoy.get("/stats?filter=^http\\.scoring\\.downstream_rq_active$")
+                    if answer.text.strip().endswith(": 0"):
+                        return
+                    await asyncio.sleep(0.05)
+
+
+async def _events(admin: httpx.AsyncClient, after: int) -> AsyncIterator[dict[str, Any]]:
+    async with admin.stream("GET", "/api/v1/events", params={"after": after, "follow": True}, timeout=None) as answer:
+        async for line in answer.aiter_lines():
+            yield json.loads(line)
+
+
+def _endpoint_words(endpoint: dict[str, Any]) -> str:
+    shares = " ".join(f"{name}={percent}" for name, percent in endpoint["in_force"]["traffic"].items())
+    parts = [
+        f"{item['name']} {item['state']}" + (f" ({item['reason']})" if item["reason"] else "")
+        for item in endpoint["deployments"]
+    ]
+    return f"{shares or 'no traffic'}; {', '.join(parts) or 'no deployments'}"
+
+
+def _error_words(answer: httpx.Response) -> str:
+    try:
+        error = answer.json()["error"]
+        details = [f"{item['key']}: {item['message']}" for item in error.get("problems", [])]
+        return "; ".join([error["message"], *details])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {answer.status_code}"
+
+
+def _crossfade() -> str:
+    """The command as this shell can run it."""
+    return sys.argv[0] if "/" in sys.argv[0] else "crossfade"
+
+
+def _elsewhere(config: GatewayConfig) -> str:
+    return "" if config.ports.http == Ports().http else f" --scoring-url {config.scoring_url}"
