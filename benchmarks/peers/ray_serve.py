@@ -1,0 +1,76 @@
+"""Ray Serve answering V2 JSON requests: dynamic batching, ONNX Runtime, orjson, one replica on one core.
+
+    python -m benchmarks.peers.ray_serve MODEL --port PORT --temp-dir DIR
+
+Serves the model three times, because no single setting is best for everything (see variants.py). The environment
+selects Ray Serve's fast path, see `benchmarks/servers.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import orjson
+import ray
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import Response
+
+from benchmarks.peers.variants import RAY_SERVE_VARIANTS
+
+
+@serve.deployment(num_replicas=1, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0.5})
+class Model:
+    """One ONNX model with one input and one output."""
+
+    def __init__(self, path: str, batch_wait_s: float) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+        self._output = self._session.get_outputs()[0].name
+        self.score.set_batch_wait_timeout_s(batch_wait_s)  # type: ignore[attr-defined]  # what @serve.batch adds
+
+    @serve.batch(max_batch_size=64)
+    async def score(self, rows: list[np.ndarray]) -> list[np.ndarray]:
+        (scores,) = self._session.run([self._output], {self._input: np.concatenate(rows)})
+        ends = accumulate(len(row) for row in rows)
+        return [scores[end - len(row) : end] for row, end in zip(rows, ends, strict=True)]
+
+    async def __call__(self, request: Request) -> Response:
+        body = orjson.loads(await request.body())
+        tensor = body["inputs"][0]
+        scores = await self.score(np.asarray(tensor["data"], np.float32).reshape(tensor["shape"]))
+        output = {"name": self._output, "datatype": "FP32", "shape": scores.shape, "data": scores.ravel()}
+        reply = {"model_name": "mlp", "model_version": "1", "outputs": [output]}
+        return Response(orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--temp-dir", type=Path, required=True)
+    arguments = parser.parse_args()
+    settings: dict[str, Any] = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 80_000_000}
+    # `local`: a cluster of our own, whatever RAY_ADDRESS says.
+    ray.init("local", _temp_dir=str(arguments.temp_dir), _node_ip_address="127.0.0.1", log_to_driver=False, **settings)
+    serve.start(http_options={"host": "127.0.0.1", "port": arguments.port})
+    for name, (wait_s, is_logged) in RAY_SERVE_VARIANTS.items():
+        model = Model.options(  # type: ignore[attr-defined]  # what @serve.deployment makes of it
+            logging_config={"enable_access_log": is_logged}
+        )
+        serve.run(model.bind(str(arguments.model), wait_s), name=name, route_prefix=f"/{name}")
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()

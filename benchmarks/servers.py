@@ -1,0 +1,127 @@
+"""Starts Crossfade and its peers for a benchmark: a fresh folder and free ports each, ended whatever happens."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import httpx
+import psutil
+
+from benchmarks.load import INFER_METHOD
+from benchmarks.payloads import Payload
+from benchmarks.peers.variants import RAY_SERVE_VARIANTS
+from benchmarks.processes import Child, free_port
+
+START_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server. `path_kinds`: the kinds of process that a request passes through (see `kind_of`)."""
+
+    child: Child
+    path_kinds: frozenset[str]
+    started_in_s: float
+    urls: dict[str, str] = field(default_factory=dict)  # variant -> where to POST JSON
+    grpc_address: str = ""
+
+    def cpu_s(self) -> tuple[float, float]:
+        """CPU seconds so far: of the processes on the request's path, and of all."""
+        used = self.child.cpu_s()
+        return sum(cpu_s for kind, cpu_s in used.items() if kind in self.path_kinds), sum(used.values())
+
+
+@contextmanager
+def ray_serve(folder: Path, model: Path, payload: Payload) -> Iterator[Server]:
+    """Ray Serve's fast path: replicas behind its bundled HAProxy. Raises `DidNotStart`, also when that is not used."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.peers.ray_serve", str(model), f"--port={port}", f"--temp-dir={folder}"]
+    child = Child("Ray Serve", command, folder / "ray_serve.log", _ray_serve_environment(folder))
+    urls = {variant: f"http://127.0.0.1:{port}/{variant}" for variant in RAY_SERVE_VARIANTS}
+    try:
+        started_in_s = child.wait_until(
+            lambda: all(http_answers(url, payload) for url in urls.values()), START_TIMEOUT_S
+        )
+        child.wait_until(lambda: _listeners(child, port) == {"haproxy"}, 10, "listening through HAProxy")
+        yield Server(child, frozenset({"haproxy", "HAProxyManager", "ServeReplica"}), started_in_s, urls)
+    finally:
+        child.stop()
+
+
+@contextmanager
+def grpc_aio(folder: Path, model: Path, payload: Payload) -> Iterator[Server]:
+    """A grpc.aio server around the same batcher."""
+    port = free_port()
+    module = "benchmarks.peers.grpc_aio"
+    child = Child("grpc.aio", [sys.executable, "-m", module, str(model), f"--port={port}"], folder / "grpc_aio.log")
+    address = f"127.0.0.1:{port}"
+    try:
+        started_in_s = child.wait_until(lambda: grpc_reply(address, payload) is not None, START_TIMEOUT_S)
+        yield Server(child, frozenset({module}), started_in_s, grpc_address=address)
+    finally:
+        child.stop()
+
+
+def grpc_reply(address: str, payload: Payload) -> bytes | None:
+    """The serialized answer to one call, or None while there is none. Raises `WrongAnswer`."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            reply: bytes = channel.unary_unary(INFER_METHOD)(payload.message, timeout=5)
+        except grpc.RpcError:
+            return None
+    payload.check_grpc(reply)
+    return reply
+
+
+def http_answers(url: str, payload: Payload) -> bool:
+    """Whether `url` answers at all. Raises `WrongAnswer` when it answers wrongly."""
+    try:
+        reply = httpx.post(url, content=payload.body, headers={"content-type": "application/json"}, timeout=5)
+    except httpx.TransportError:
+        return False
+    if reply.status_code != 200:
+        return False
+    payload.check_json(reply.content)
+    return True
+
+
+def _listeners(child: Child, port: int) -> set[str]:
+    """The programs among a server's processes that listen on `port`."""
+    programs = set()
+    for process in child.tree():
+        try:
+            connections = process.net_connections("tcp")
+            if any(it.status == psutil.CONN_LISTEN and it.laddr.port == port for it in connections):
+                programs.add(os.path.basename(process.exe()))
+        except psutil.NoSuchProcess:
+            continue  # HAProxy replaces its process when its configuration changes
+    return programs
+
+
+def _ray_serve_environment(folder: Path) -> dict[str, str]:
+    return {
+        # The switches that Ray's performance guide names. HAProxy's per-request metrics are read by a Python process;
+        # without them Ray Serve is faster still.
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # A cluster on loopback that meets no other cluster of this machine.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "haproxy.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "haproxy.state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "haproxy-metrics.sock"),
+    }
