@@ -75,6 +75,6 @@ STATUS: dict[type[ScoringError], tuple[int, int]] = {
     DeadlinePassed: (504, 4),  # DEADLINE_EXCEEDED
     Cancelled: (499, 1),  # CANCELLED
     ModelFailed: (424, 13),  # INTERNAL
-    NotImplementedHere: (501, 12),
+    NotImplementedHere: (404, 12),  # not 501: a caller's mistake must not count against the replica as a 5xx does
     Forbidden: (403, 7),  # PERMISSION_DENIED
 }

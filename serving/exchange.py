@@ -23,7 +23,10 @@ class HttpRequest:
 
 
 class HttpResponse:
-    """`body` is sent as its parts, in order, unjoined. `trailers` (gRPC only) make the body chunked."""
+    """`body` is sent as its parts, in order, unjoined. `trailers` (gRPC only) make the body chunked.
+
+    `headers` are without content-length and transfer-encoding: framing is the listener's.
+    """
 
     __slots__ = ("body", "headers", "status", "trailers")
 

@@ -1,0 +1,97 @@
+"""The infer call of one model, over HTTP and over gRPC: decode, hand to the model, encode what comes back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from serving.deadlines import deadline_s
+from serving.errors import MethodNotAllowed, ModelFailed, ScoringError, UnsupportedEncoding
+from serving.exchange import Cancel, HttpRequest, Reply
+from serving.grpc_framing import grpc_error_response, is_grpc, unframed
+from serving.messages import InferReply
+from serving.model_contract import ModelContract
+from serving.oip_grpc import GrpcCodec
+from serving.oip_http import HttpCodec
+from serving.ports import ScoringModel
+from serving.replies import error_response, method_not_allowed
+
+log = logging.getLogger(__name__)
+
+
+class InferCalls:
+    """`http` and `grpc` are `Handler`s. `now_s` is `time.monotonic`, the clock of the model's deadlines."""
+
+    def __init__(self, model: ScoringModel, max_request_bytes: int, now_s: Callable[[], float]) -> None:
+        self._model = model
+        self._max_request_bytes = max_request_bytes
+        self._now_s = now_s
+        self._codecs: tuple[HttpCodec, GrpcCodec] | None = None
+
+    def http(self, request: HttpRequest, reply: Reply) -> Cancel | None:
+        if request.method != b"POST":
+            reply(method_not_allowed(b"POST"))
+            return None
+        try:
+            codec, _ = self._codecs or self._make_codecs()
+            infer = codec.decode(request)
+            deadline = deadline_s(request.headers, infer, self._now_s())
+        except ScoringError as error:
+            reply(error_response(error))
+            return None
+        accept_encoding = request.headers.get(b"accept-encoding")
+
+        def answer(outcome: InferReply | ScoringError) -> None:
+            if isinstance(outcome, ScoringError):
+                reply(error_response(outcome))
+                return
+            try:
+                response = codec.encode(infer, outcome, accept_encoding)
+            except Exception as error:
+                response = error_response(self._encoding_failure(error))
+            reply(response)
+
+        return self._model.infer(infer, deadline, answer)
+
+    def grpc(self, request: HttpRequest, reply: Reply) -> Cancel | None:
+        if not is_grpc(request.headers):
+            reply(error_response(UnsupportedEncoding("this is a gRPC method, its content-type is application/grpc")))
+            return None
+        try:
+            if request.method != b"POST":
+                raise MethodNotAllowed("gRPC calls are POST requests")
+            _, codec = self._codecs or self._make_codecs()
+            infer = codec.decode(unframed(request.headers, request.body, self._max_request_bytes))
+            deadline = deadline_s(request.headers, infer, self._now_s())
+        except ScoringError as error:
+            reply(grpc_error_response(error))
+            return None
+
+        def answer(outcome: InferReply | ScoringError) -> None:
+            if isinstance(outcome, ScoringError):
+                reply(grpc_error_response(outcome))
+                return
+            try:
+                response = codec.encode(outcome)
+            except Exception as error:
+                response = grpc_error_response(self._encoding_failure(error))
+            reply(response)
+
+        return self._model.infer(infer, deadline, answer)
+
+    def _make_codecs(self) -> tuple[HttpCodec, GrpcCodec]:
+        """At the first request: the signature is known once the model has loaded. Raises `Unavailable` until then."""
+        model = self._model
+        contract = ModelContract(model.signature, model.max_batch_size)
+        self._codecs = (
+            HttpCodec(contract, self._max_request_bytes),
+            GrpcCodec(contract, model.name, model.version),
+        )
+        return self._codecs
+
+    def _encoding_failure(self, error: Exception) -> ScoringError:
+        """Outputs that cannot be encoded are the model's failure; the batch loop that called must not end with it."""
+        if isinstance(error, ScoringError):
+            return error
+        log.error("outputs could not be encoded", extra={"model": self._model.name}, exc_info=error)
+        return ModelFailed(f"the model's outputs could not be encoded: {error}")
