@@ -25,7 +25,7 @@ class Backend(Protocol):
 
         `inputs` holds every input of the signature (BYTES as object arrays of `bytes`), axis 0 being rows when the
         signature is batchable. Returns the arrays of `outputs`, in that order. Raises `ModelFailed` with the
-        model's own words, never anything else.
+        model's own words, or `BadRequest` when it cannot be given these inputs; never anything else.
         """
 
     def close(self) -> None: ...
@@ -51,9 +51,12 @@ class ScoringModel(Protocol):
     @property
     def is_ready(self) -> bool: ...
 
-    def infer(self, request: InferRequest, deadline_s: float, reply: Callable[[InferReply | ScoringError], None]) -> Cancel:
+    def infer(
+        self, request: InferRequest, deadline_s: float, reply: Callable[[InferReply | ScoringError], None]
+    ) -> Cancel:
         """Score; calls `reply` exactly once, on the event loop, now or later, unless cancelled through the returned
-        function. `deadline_s` is on `time.monotonic()`'s clock; work that has not begun by then fails with `DeadlinePassed`.
+        function. `deadline_s` is on `time.monotonic()`'s clock; work that has not begun by then fails with
+        `DeadlinePassed`.
         """
 
     def statistics(self) -> ModelStatistics: ...

@@ -1,0 +1,65 @@
+"""Small models for benchmarks and tests, made with the `onnx` package. Weights are random but the same every time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+_OPSET = 20
+_IR_VERSION = 10
+
+
+def tiny_mlp(path: Path) -> str:
+    """64→128→128→10, FP32: input `x` [N,64], output `y` [N,10]. Returns the file's sha256."""
+    return _mlp(path, (64, 128, 128, 10))
+
+
+def wide_mlp(path: Path) -> str:
+    """Four layers of 2048×2048 (64 MB), FP32: input `x` [N,2048], output `y` [N,2048]. Returns the file's sha256."""
+    return _mlp(path, (2048,) * 5)
+
+
+def save(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    initializers: Sequence[onnx.TensorProto] = (),
+) -> str:
+    """Write a checked model; returns the file's sha256."""
+    graph = helper.make_graph(nodes, "model", inputs, outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    onnx.checker.check_model(model)
+    content = model.SerializeToString()
+    path.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _mlp(path: Path, sizes: Sequence[int]) -> str:
+    random = np.random.default_rng(seed=7)
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
+    tensor = "x"
+    for layer, (before, after) in enumerate(pairwise(sizes), start=1):
+        is_last = layer == len(sizes) - 1
+        matrix = (random.standard_normal((before, after)) / np.sqrt(before)).astype(np.float32)
+        bias = random.standard_normal(after).astype(np.float32)
+        weights += [numpy_helper.from_array(matrix, f"w{layer}"), numpy_helper.from_array(bias, f"b{layer}")]
+        sums = "y" if is_last else f"sums{layer}"
+        nodes.append(helper.make_node("Gemm", [tensor, f"w{layer}", f"b{layer}"], [sums]))
+        if not is_last:
+            tensor = f"hidden{layer}"
+            nodes.append(helper.make_node("Relu", [sums], [tensor]))
+    return save(
+        path,
+        nodes,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", sizes[0]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", sizes[-1]])],
+        weights,
+    )

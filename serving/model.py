@@ -1,0 +1,253 @@
+"""A model in service: its life cycle, and scoring requests turned into batches and back. Implements `ScoringModel`.
+
+    LOADING ──► WARMING ──► READY ──► DRAINING ──► STOPPED
+       │           │          │                      ▲
+       └───────────┴──────────┴──────────────────────┘   (failed, or closed)
+
+Ready means that the warm-up has passed, never merely that a file was read.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import partial
+
+from router.domain.errors import ModelUnavailable
+from serving.batcher import Batcher
+from serving.batching import BatchLimits, BatchQueue, Outcome, Work
+from serving.errors import ScoringError, Unavailable
+from serving.exchange import Cancel
+from serving.execution import Executor
+from serving.messages import InferReply, InferRequest
+from serving.ports import Backend
+from serving.recorder import Recorder
+from serving.signature import Signature
+from serving.statistics import ModelStatistics
+from serving.warmup import WarmUp, warm_up
+from serving.worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+class ModelState(Enum):
+    LOADING = "loading"
+    WARMING = "warming"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+TRANSITIONS: dict[ModelState, frozenset[ModelState]] = {
+    ModelState.LOADING: frozenset({ModelState.WARMING, ModelState.STOPPED}),
+    ModelState.WARMING: frozenset({ModelState.READY, ModelState.STOPPED}),
+    ModelState.READY: frozenset({ModelState.DRAINING, ModelState.STOPPED}),
+    ModelState.DRAINING: frozenset({ModelState.STOPPED}),
+    ModelState.STOPPED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """`max_batch_size`: rows, 1 switches batching off. `max_waiting`: requests, more are refused at once."""
+
+    name: str
+    version: str
+    max_batch_size: int = 64
+    max_waiting: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """What a warmed-up model answers with."""
+
+    backend: Backend
+    signature: Signature
+    warm_up: WarmUp
+    batcher: Batcher
+    worker: Worker | None
+    output_names: tuple[str, ...]
+    datatypes: dict[str, str]
+
+
+class Model:
+    """Use it from one event loop. `load` once, then `infer`; `drain` before `close` when nothing may be lost."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self._settings = settings
+        self._state = ModelState.LOADING
+        self._recorder = Recorder()
+        self._service: _Service | None = None
+
+    @property
+    def name(self) -> str:
+        return self._settings.name
+
+    @property
+    def version(self) -> str:
+        return self._settings.version
+
+    @property
+    def state(self) -> ModelState:
+        return self._state
+
+    @property
+    def is_ready(self) -> bool:
+        return self._state is ModelState.READY
+
+    @property
+    def signature(self) -> Signature:
+        """Raises `Unavailable` before the model has loaded."""
+        return self._loaded().signature
+
+    @property
+    def max_batch_size(self) -> int:
+        """Raises `Unavailable` before the model has loaded."""
+        return self._settings.max_batch_size if self._loaded().signature.is_batchable else 0
+
+    @property
+    def warm_up(self) -> WarmUp:
+        """What the warm-up measured and decided. Raises `Unavailable` before the model has loaded."""
+        return self._loaded().warm_up
+
+    @property
+    def pending(self) -> int:
+        """Requests accepted and not yet answered."""
+        return 0 if self._service is None else self._service.batcher.pending
+
+    def statistics(self) -> ModelStatistics:
+        return self._recorder.snapshot(time.monotonic(), time.time())
+
+    async def load(self, open_backend: Callable[[], Backend]) -> None:
+        """Open the backend and warm it up, both in a thread; ready when this returns.
+
+        Raises `ModelUnavailable` with the reason; the model is then stopped and cannot be loaded again.
+        """
+        if self._state is not ModelState.LOADING:
+            raise RuntimeError(f"a model that is {self._state.value} cannot be loaded")
+        worker = Worker(f"model-{self.name}")
+        backend = None
+        try:
+            backend = await worker.call(open_backend)
+            self._enter(ModelState.WARMING)
+            warmed = await worker.call(partial(warm_up, backend, self._settings.max_batch_size))
+            service = self._assemble(backend, warmed, None if warmed.is_inline else worker)
+            self._enter(ModelState.READY)
+        except BaseException as error:
+            if backend is not None:
+                worker.submit(_close, backend, _ignore)  # in its turn: a warm-up may still be running
+            worker.stop()
+            self._stop(str(error) or type(error).__name__)
+            if isinstance(error, ModelUnavailable) or not isinstance(error, Exception):
+                raise
+            raise ModelUnavailable(f"the model did not load: {error}") from error
+        self._service = service
+        if service.worker is None:
+            worker.stop()
+
+    def infer(
+        self, request: InferRequest, deadline_s: float, reply: Callable[[InferReply | ScoringError], None]
+    ) -> Cancel:
+        """See `ScoringModel`. The request has been checked against the signature, its number of rows too."""
+        service = self._service
+        if self._state is not ModelState.READY or service is None:
+            reply(Unavailable(f"model {self.name!r} is {self._state.value}"))
+            return _nothing_to_cancel
+        outputs = tuple([output.name for output in request.outputs]) if request.outputs else service.output_names
+        inputs = request.inputs
+        rows = next(iter(inputs.values())).shape[0] if service.signature.is_batchable else 1
+        answer = partial(self._answer, service.datatypes, request.id, outputs, reply)
+        work = Work(inputs, outputs, rows, deadline_s, time.monotonic(), answer)
+        try:
+            service.batcher.submit(work)
+        except ScoringError as error:
+            reply(error)
+            return _nothing_to_cancel
+        return partial(service.batcher.cancel, work)
+
+    async def drain(self) -> None:
+        """Refuse new requests with `Unavailable`; return when everything accepted has been answered."""
+        if self._state is ModelState.READY:
+            self._enter(ModelState.DRAINING)
+        if self._service is not None:
+            await self._service.batcher.drain()
+
+    async def close(self) -> None:
+        """Fail what waits, wait for what runs, free the model and its thread. Closing twice is harmless.
+
+        A model that hangs is waited for without end: give this call a timeout and end the process.
+        """
+        service, self._service = self._service, None
+        self._stop("closed")
+        if service is None:
+            return
+        await service.batcher.abandon()
+        if service.worker is not None:
+            await service.worker.join()
+        service.backend.close()
+
+    def _assemble(self, backend: Backend, warmed: WarmUp, worker: Worker | None) -> _Service:
+        signature = replace(backend.signature, is_batchable=warmed.is_batchable)
+        limits = BatchLimits(
+            max_batch_rows=self._settings.max_batch_size if warmed.is_batchable else 1,
+            join_rows=warmed.join_rows,
+            max_waiting=self._settings.max_waiting,
+        )
+        ragged = [spec.name for spec in signature.inputs if any(dim < 0 for dim in spec.shape[1:])]
+        queue = BatchQueue(limits, ragged if warmed.is_batchable else ())
+        return _Service(
+            backend=backend,
+            signature=signature,
+            warm_up=warmed,
+            batcher=Batcher(Executor(backend, signature), queue, self._recorder, worker),
+            worker=worker,
+            output_names=tuple(spec.name for spec in signature.outputs),
+            datatypes={spec.name: spec.datatype for spec in signature.outputs},
+        )
+
+    def _answer(
+        self,
+        datatypes: dict[str, str],
+        id: str,
+        outputs: Sequence[str],
+        reply: Callable[[InferReply | ScoringError], None],
+        outcome: Outcome,
+    ) -> None:
+        if isinstance(outcome, ScoringError):
+            reply(outcome)
+            return
+        named = [(name, datatypes[name], array) for name, array in zip(outputs, outcome, strict=True)]
+        reply(InferReply(self._settings.name, self._settings.version, id, named))
+
+    def _loaded(self) -> _Service:
+        if self._service is None:
+            raise Unavailable(f"model {self.name!r} is {self._state.value}")
+        return self._service
+
+    def _stop(self, reason: str) -> None:
+        if self._state is not ModelState.STOPPED:
+            self._enter(ModelState.STOPPED, reason)
+
+    def _enter(self, state: ModelState, reason: str = "") -> None:
+        if state not in TRANSITIONS[self._state]:
+            raise RuntimeError(f"a model that is {self._state.value} cannot become {state.value}")
+        log.info(
+            "model changed state",
+            extra={"model": self.name, "from": self._state.value, "to": state.value, "reason": reason},
+        )
+        self._state = state
+
+
+def _nothing_to_cancel() -> None:
+    """The request has already been answered."""
+
+
+def _close(backend: Backend) -> None:
+    backend.close()
+
+
+def _ignore(_: None) -> None:
+    """Nobody waits for it."""

@@ -1,0 +1,75 @@
+"""One thread for work that would block the event loop. It sleeps in a queue when idle and wakes the loop when done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+A = TypeVar("A")
+
+_Job = tuple[Callable[[Any], Any], Any, Callable[[Any], None]]
+
+
+class Worker:
+    """Runs functions one after the other, in a thread of its own, named `name`. Use it from one event loop only.
+
+    A plain queue and `call_soon_threadsafe` instead of an executor: no Future per batch.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        # A daemon: a model that hangs must not keep a stopping process alive.
+        self._thread = Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, function: Callable[[A], T], argument: A, on_done: Callable[[T], None]) -> None:
+        """Run `function(argument)` in the thread, then `on_done(result)` on the loop. `function` must not raise."""
+        self._jobs.put((function, argument, on_done))
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run `function` in the thread and wait for it. Its exception is raised here."""
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def finished(outcome: tuple[T, None] | tuple[None, Exception]) -> None:
+            result, error = outcome
+            if future.done():  # the caller was cancelled
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)  # type: ignore[arg-type]  # None only when T is
+
+        self.submit(_captured, function, finished)
+        return await future
+
+    def stop(self) -> None:
+        """End the thread when it has finished what was submitted. Does not wait."""
+        self._jobs.put(None)
+
+    async def join(self) -> None:
+        """Stop, and wait until the thread has ended. Submit nothing more."""
+        await self.call(lambda: None)
+        self.stop()
+        self._thread.join()  # it has nothing left to do: this is a matter of microseconds
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            function, argument, on_done = job
+            result = function(argument)
+            try:
+                self._loop.call_soon_threadsafe(on_done, result)
+            except RuntimeError:  # the loop is closed: nobody waits for anything any more
+                return
+            del job, function, argument, on_done, result  # or the last batch's arrays would live until the next one
+
+
+def _captured(function: Callable[[], T]) -> tuple[T, None] | tuple[None, Exception]:
+    try:
+        return function(), None
+    except Exception as error:
+        return None, error

@@ -1,0 +1,261 @@
+"""Real models from warm-up to answers: a batch never changes an answer, and what must not be batched is not."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import platform
+import time
+from functools import partial
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from adapters.onnx_backend import OnnxBackend, OnnxOptions
+from benchmarks.models import save, tiny_mlp, wide_mlp
+from serving.batcher import Batcher
+from serving.batching import BatchLimits, BatchQueue, Outcome, Work
+from serving.errors import BadRequest, ModelFailed, ScoringError
+from serving.execution import Executor
+from serving.messages import InferReply, InferRequest
+from serving.model import Model, ModelSettings
+from serving.recorder import Recorder
+from serving.warmup import warm_up
+from serving.worker import Worker
+
+WAIT_S = 60.0
+FLOAT = TensorProto.FLOAT
+
+
+async def loaded(options: OnnxOptions, max_batch_size: int = 64) -> Model:
+    model = Model(ModelSettings("m", "1", max_batch_size, max_waiting=5000))
+    await model.load(partial(OnnxBackend, options))
+    return model
+
+
+async def ask(model: Model, inputs: dict[str, np.ndarray]) -> InferReply | ScoringError:
+    future: asyncio.Future[InferReply | ScoringError] = asyncio.get_running_loop().create_future()
+    model.infer(InferRequest("", inputs), math.inf, future.set_result)
+    return await asyncio.wait_for(future, WAIT_S)
+
+
+async def test_2000_concurrent_requests_of_mixed_sizes_get_the_answers_they_get_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mlp.onnx"
+    options = OnnxOptions(str(path), tiny_mlp(path))
+    random = np.random.default_rng(11)
+    requests = [random.standard_normal((random.integers(1, 9), 64)).astype(np.float32) for _ in range(1990)]
+    requests += [random.standard_normal((rows, 64)).astype(np.float32) for rows in (64, 65, 100, 128, 129, 200, 63) * 2]
+    random.shuffle(requests)
+    alone = OnnxBackend(options)
+    expected = [alone.run({"x": x}, ["y"])[0] for x in requests]
+    model = await loaded(options)
+    assert model.warm_up.is_batchable
+    replies = await asyncio.gather(*(ask(model, {"x": x}) for x in requests))
+    for reply, wanted in zip(replies, expected, strict=True):
+        assert isinstance(reply, InferReply)
+        if platform.machine() == "x86_64":
+            np.testing.assert_array_equal(reply.outputs[0][2], wanted)
+        else:  # other kernels may form their sums in an order that depends on the number of rows
+            np.testing.assert_allclose(reply.outputs[0][2], wanted, rtol=1e-5, atol=1e-5)
+    statistics = model.statistics()
+    assert statistics.inference_count == sum(len(x) for x in requests)
+    assert statistics.success.count == len(requests)
+    assert statistics.execution_count < len(requests) / 3  # they were joined
+    await model.close()
+
+
+async def test_the_tiny_model_runs_on_the_loop_and_the_wide_one_in_a_thread(tmp_path: Path) -> None:
+    places = []
+    for make in (tiny_mlp, wide_mlp):
+        path = tmp_path / "model.onnx"
+        model = await loaded(OnnxOptions(str(path), make(path)), max_batch_size=8)
+        places.append(model.warm_up.is_inline)
+        await model.close()
+    assert places == [True, False]
+
+
+async def test_the_loop_stays_free_while_a_model_computes(tmp_path: Path) -> None:
+    path = tmp_path / "wide.onnx"
+    model = await loaded(OnnxOptions(str(path), wide_mlp(path)), max_batch_size=8)
+    rows = np.ones((8, 2048), np.float32)
+    asking = asyncio.gather(*(ask(model, {"x": rows}) for _ in range(8)))
+    turns = 0
+    while not asking.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns > 50  # on the loop it would be about one turn a batch
+    await asking
+    await model.close()
+
+
+def magika() -> OnnxOptions:
+    with as_file(files("magika") / "models" / "standard_v3_3" / "model.onnx") as path:
+        return OnnxOptions(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def file_like_inputs(count: int) -> list[np.ndarray]:
+    """As magika's own client makes them: bytes of a file, the padding token 256 where it ends."""
+    source = np.frombuffer(Path(__file__).read_bytes(), np.uint8).astype(np.int32)
+    inputs = []
+    for at in range(count):
+        row = np.full((1, 2048), 256, np.int32)
+        part = source[at * 97 :][: 300 + 150 * at]
+        row[0, : len(part)] = part[:2048]
+        inputs.append(row)
+    return inputs
+
+
+async def test_a_real_model_answers_the_same_in_a_batch_and_alone() -> None:
+    backend = OnnxBackend(magika())
+    inputs = file_like_inputs(8)
+    expected = [backend.run({"bytes": x}, ["target_label"])[0] for x in inputs]
+    worker = Worker("magika")
+    batcher = Batcher(Executor(backend, backend.signature), BatchQueue(BatchLimits(4, 4, 100)), Recorder(), worker)
+    futures = [asyncio.get_running_loop().create_future() for _ in inputs]
+    for x, future in zip(inputs, futures, strict=True):
+        batcher.submit(Work({"bytes": x}, ("target_label",), 1, math.inf, time.monotonic(), future.set_result))
+    outcomes: list[Outcome] = [await asyncio.wait_for(future, WAIT_S) for future in futures]
+    for outcome, wanted in zip(outcomes, expected, strict=True):
+        assert isinstance(outcome, list)
+        # Its convolutions sum in another order when rows stand beside each other: 2e-7 on probabilities.
+        np.testing.assert_allclose(outcome[0], wanted, rtol=0, atol=1e-5)
+    await worker.join()
+    backend.close()
+
+
+def test_a_real_model_is_found_batchable_and_needs_a_thread() -> None:
+    backend = OnnxBackend(magika())
+    warmed = warm_up(backend, max_batch_size=8)
+    assert warmed.is_batchable
+    assert not warmed.is_inline
+    backend.close()
+
+
+def recurrent(path: Path) -> str:
+    """An RNN over axis 0, batch on axis 1, all axes free: by its declaration axis 0 could be the batch."""
+    random = np.random.default_rng(5)
+    w, r = (numpy_helper.from_array(random.standard_normal((1, 4, 4)).astype(np.float32), name) for name in "wr")
+    x = helper.make_tensor_value_info("x", FLOAT, [None, None, 4])
+    y = helper.make_tensor_value_info("y", FLOAT, [None, 1, None, 4])
+    return save(path, [helper.make_node("RNN", ["x", "w", "r"], ["y"], hidden_size=4)], [x], [y], [w, r])
+
+
+def state_on_axis_1(path: Path) -> str:
+    """Like silero-vad: the input's batch is axis 0, the state's axis 1."""
+    x = helper.make_tensor_value_info("x", FLOAT, ["batch", 4])
+    state = helper.make_tensor_value_info("state", FLOAT, [2, "batch", 4])
+    y = helper.make_tensor_value_info("y", FLOAT, ["batch", 4])
+    new = helper.make_tensor_value_info("new", FLOAT, [2, "batch", 4])
+    nodes = [
+        helper.make_node("Add", ["state", "x"], ["new"]),
+        helper.make_node("ReduceSum", ["new", "axis"], ["y"], keepdims=0),
+    ]
+    return save(path, nodes, [x, state], [y, new], [numpy_helper.from_array(np.array([0]), "axis")])
+
+
+def fixed_to_one(path: Path) -> str:
+    """Like ddddocr: the batch axis is 1 and nothing else."""
+    x = helper.make_tensor_value_info("x", FLOAT, [1, 1, 64, "width"])
+    y = helper.make_tensor_value_info("y", FLOAT, [1, 1, 64, "width"])
+    return save(path, [helper.make_node("Relu", ["x"], ["y"])], [x], [y])
+
+
+def fixed_to_one_inside(path: Path) -> str:
+    """Declared free, but a Reshape in the middle only takes one row."""
+    x = helper.make_tensor_value_info("x", FLOAT, ["N", 4])
+    y = helper.make_tensor_value_info("y", FLOAT, ["M", 4])
+    shape = numpy_helper.from_array(np.array([1, 4]), "shape")
+    return save(path, [helper.make_node("Reshape", ["x", "shape"], ["y"])], [x], [y], [shape])
+
+
+def random_answers(path: Path) -> str:
+    x = helper.make_tensor_value_info("x", FLOAT, ["N", 4])
+    y = helper.make_tensor_value_info("y", FLOAT, ["N", 4])
+    nodes = [
+        helper.make_node("RandomNormalLike", ["x"], ["noise"]),
+        helper.make_node("Add", ["x", "noise"], ["y"]),
+    ]
+    return save(path, nodes, [x], [y])
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs"),
+    [
+        (recurrent, {"x": (3, 2, 4)}),
+        (state_on_axis_1, {"x": (3, 4), "state": (2, 3, 4)}),
+        (fixed_to_one, {"x": (1, 1, 64, 90)}),
+        (fixed_to_one_inside, {"x": (1, 4)}),
+        (random_answers, {"x": (2, 4)}),
+    ],
+)
+async def test_models_without_a_safe_batch_axis_are_served_one_request_at_a_time(
+    tmp_path: Path, make: object, inputs: dict[str, tuple[int, ...]]
+) -> None:
+    assert callable(make)
+    path = tmp_path / "model.onnx"
+    options = OnnxOptions(str(path), make(path))
+    model = await loaded(options)
+    assert model.max_batch_size == 0
+    random = np.random.default_rng(2)
+    requests = [
+        {name: random.standard_normal(shape).astype(np.float32) for name, shape in inputs.items()} for _ in range(6)
+    ]
+    alone = OnnxBackend(options)
+    outputs = [spec.name for spec in alone.signature.outputs]
+    replies = await asyncio.gather(*(ask(model, request) for request in requests))
+    for request, reply in zip(requests, replies, strict=True):
+        assert isinstance(reply, InferReply), reply
+        expected = alone.run(request, outputs)
+        for (_, _, got), wanted in zip(reply.outputs, expected, strict=True):
+            if make is random_answers:
+                assert got.shape == wanted.shape
+            else:
+                np.testing.assert_array_equal(got, wanted)
+    assert model.statistics().execution_count == len(requests)
+    await model.close()
+
+
+async def test_requests_of_different_lengths_are_answered_side_by_side(tmp_path: Path) -> None:
+    path = tmp_path / "lengths.onnx"
+    x = helper.make_tensor_value_info("x", FLOAT, ["N", "S"])
+    y = helper.make_tensor_value_info("y", FLOAT, ["N", "S"])
+    model = await loaded(OnnxOptions(str(path), save(path, [helper.make_node("Neg", ["x"], ["y"])], [x], [y])))
+    assert model.max_batch_size == 64
+    random = np.random.default_rng(4)
+    requests = [random.random((random.integers(1, 4), random.integers(1, 6)), np.float32) for _ in range(200)]
+    replies = await asyncio.gather(*(ask(model, {"x": request}) for request in requests))
+    for request, reply in zip(requests, replies, strict=True):
+        assert isinstance(reply, InferReply)
+        np.testing.assert_array_equal(reply.outputs[0][2], -request)
+    await model.close()
+
+
+async def test_an_index_out_of_range_fails_its_own_request_only(tmp_path: Path) -> None:
+    path = tmp_path / "lookup.onnx"
+    x = helper.make_tensor_value_info("x", TensorProto.INT64, ["N", 1])
+    y = helper.make_tensor_value_info("y", FLOAT, ["N", 1])
+    table = numpy_helper.from_array(np.arange(200, dtype=np.float32), "table")
+    model = await loaded(
+        OnnxOptions(str(path), save(path, [helper.make_node("Gather", ["table", "x"], ["y"])], [x], [y], [table]))
+    )
+    replies = await asyncio.gather(*(ask(model, {"x": np.array([[index]])}) for index in (1, 2, 1000, 4)))
+    assert [type(reply) for reply in replies] == [InferReply, InferReply, ModelFailed, InferReply]
+    assert "idx=1000" in str(replies[2])
+    await model.close()
+
+
+async def test_text_that_is_not_utf8_fails_its_own_request_only(tmp_path: Path) -> None:
+    path = tmp_path / "text.onnx"
+    x, y = (helper.make_tensor_value_info(name, TensorProto.STRING, ["N", 1]) for name in "xy")
+    model = await loaded(OnnxOptions(str(path), save(path, [helper.make_node("Identity", ["x"], ["y"])], [x], [y])))
+    texts = [b"one", b"\xff", b"drei"]
+    replies = await asyncio.gather(*(ask(model, {"x": np.array([[text]], object)}) for text in texts))
+    assert [type(reply) for reply in replies] == [InferReply, BadRequest, InferReply]
+    last = replies[2]
+    assert isinstance(last, InferReply)
+    assert last.outputs[0][2].tolist() == [[b"drei"]]
+    await model.close()

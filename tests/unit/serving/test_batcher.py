@@ -1,0 +1,311 @@
+"""The batcher on a real event loop with a NumPy backend: who gets which answer, when, and in which thread."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from serving.batcher import Batcher
+from serving.batching import BatchLimits, BatchQueue, Outcome, Work
+from serving.errors import DeadlinePassed, ModelFailed, Overloaded, Unavailable
+from serving.execution import Executor
+from serving.recorder import Recorder
+from serving.worker import Worker
+from tests.unit.serving.backends import POISON, WAIT_S, DoublingBackend, rows_of, until
+
+
+class Rig:
+    """A batcher with everything around it."""
+
+    def __init__(self, backend: DoublingBackend, worker: Worker | None = None, max_waiting: int = 100) -> None:
+        self.backend = backend
+        self.recorder = Recorder()
+        self.worker = worker
+        queue = BatchQueue(BatchLimits(max_batch_rows=8, join_rows=8, max_waiting=max_waiting))
+        self.batcher = Batcher(Executor(backend, backend.signature), queue, self.recorder, worker)
+
+    def send(
+        self, *values: float, outputs: Sequence[str] = ("double",), deadline_s: float = math.inf
+    ) -> tuple[Work, asyncio.Future[Outcome]]:
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        work = Work({"x": rows_of(*values)}, outputs, len(values), deadline_s, time.monotonic(), future.set_result)
+        self.batcher.submit(work)
+        return work, future
+
+    async def close(self) -> None:
+        await self.batcher.abandon()
+        if self.worker is not None:
+            await self.worker.join()
+
+
+async def outcome(sent: tuple[Work, asyncio.Future[Outcome]]) -> Outcome:
+    return await asyncio.wait_for(sent[1], WAIT_S)
+
+
+async def arrays(sent: tuple[Work, asyncio.Future[Outcome]]) -> list[np.ndarray]:
+    result = await outcome(sent)
+    assert isinstance(result, list), result
+    return result
+
+
+@pytest.fixture(params=["inline", "thread"])
+def place(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def rig(place: str, backend: DoublingBackend | None = None, max_waiting: int = 100) -> Rig:
+    worker = Worker("test-worker") if place == "thread" else None
+    return Rig(backend or DoublingBackend(), worker, max_waiting)
+
+
+async def test_requests_of_one_loop_turn_run_as_one_batch_and_each_gets_its_own_rows(place: str) -> None:
+    r = rig(place)
+    sent = [r.send(1), r.send(2, 3), r.send(4)]
+    assert r.batcher.pending == 3
+    results = [(await arrays(each))[0] for each in sent]
+    assert r.backend.row_counts == [4]
+    for result, expected in zip(results, [rows_of(2), rows_of(4, 6), rows_of(8)], strict=True):
+        np.testing.assert_array_equal(result, expected)
+    assert r.batcher.pending == 0
+    await r.close()
+
+
+async def test_a_lone_request_runs_at_once_and_reaches_the_backend_uncopied(place: str) -> None:
+    seen: list[np.ndarray] = []
+
+    class Remembering(DoublingBackend):
+        def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+            seen.append(inputs["x"])
+            return super().run(inputs, outputs)
+
+    r = rig(place, Remembering())
+    work, future = r.send(1)
+    await outcome((work, future))
+    assert seen[0] is work.inputs["x"]
+    await r.close()
+
+
+async def test_each_request_gets_the_outputs_it_asked_for_in_its_order(place: str) -> None:
+    r = rig(place)
+    sent = [r.send(1, outputs=("sum",)), r.send(2, outputs=("sum", "double")), r.send(3, outputs=("double",))]
+    first, second, third = [await arrays(each) for each in sent]
+    assert r.backend.row_counts == [3]
+    np.testing.assert_array_equal(first[0], [2])
+    np.testing.assert_array_equal(second[0], [4])
+    np.testing.assert_array_equal(second[1], rows_of(4))
+    np.testing.assert_array_equal(third[0], rows_of(6))
+    await r.close()
+
+
+async def test_a_request_bigger_than_a_batch_is_answered_whole(place: str) -> None:
+    r = rig(place)
+    values = list(range(21))
+    big, small = r.send(*values, outputs=("double", "sum")), r.send(5)
+    double, total = await arrays(big)
+    np.testing.assert_array_equal(double, rows_of(*(2 * value for value in values)))
+    np.testing.assert_array_equal(total, [2 * value for value in values])
+    np.testing.assert_array_equal((await arrays(small))[0], rows_of(10))
+    assert r.backend.row_counts == [8, 8, 5, 1]
+    statistics = r.recorder.snapshot(0.0, 0.0)
+    assert (statistics.inference_count, statistics.execution_count, statistics.success.count) == (22, 4, 2)
+    await r.close()
+
+
+async def test_a_big_request_that_fails_in_one_piece_fails_once_and_runs_no_further(place: str) -> None:
+    r = rig(place)
+    big, small = r.send(*range(10), POISON, *range(20)), r.send(5)
+    assert isinstance(await outcome(big), ModelFailed)
+    np.testing.assert_array_equal((await arrays(small))[0], rows_of(10))
+    assert r.backend.row_counts == [8, 8, 1]
+    await r.close()
+
+
+@pytest.mark.parametrize("poisoned", [0, 3, 7])
+async def test_a_poisonous_request_fails_alone(place: str, poisoned: int) -> None:
+    r = rig(place)
+    values = [POISON if at == poisoned else at for at in range(8)]
+    outcomes = [await outcome(each) for each in [r.send(value) for value in values]]
+    for at, result in enumerate(outcomes):
+        if at == poisoned:
+            assert isinstance(result, ModelFailed)
+            assert str(result) == "poison"
+        else:
+            assert isinstance(result, list)
+            np.testing.assert_array_equal(result[0], rows_of(2 * at))
+    statistics = r.recorder.snapshot(0.0, 0.0)
+    assert (statistics.success.count, statistics.fail.count, statistics.inference_count) == (7, 1, 7)
+    await r.close()
+
+
+async def test_when_every_request_is_poisonous_every_one_is_told(place: str) -> None:
+    r = rig(place)
+    outcomes = [await outcome(each) for each in [r.send(POISON) for _ in range(8)]]
+    assert all(isinstance(result, ModelFailed) for result in outcomes)
+    assert len(r.backend.row_counts) <= 2 * 8 - 1
+    await r.close()
+
+
+async def test_cancelled_work_is_not_run_and_not_answered(place: str) -> None:
+    r = rig(place)
+    cancelled, live = r.send(1), r.send(2)
+    r.batcher.cancel(cancelled[0])
+    np.testing.assert_array_equal((await arrays(live))[0], rows_of(4))
+    assert r.backend.row_counts == [1]
+    assert not cancelled[1].done()
+    await r.close()
+
+
+async def test_cancelling_a_running_request_drops_its_result_and_harms_nobody() -> None:
+    gate = threading.Event()
+    r = rig("thread", DoublingBackend(gate=gate))
+    running, neighbour = r.send(1), r.send(2)
+    await until(lambda: bool(r.backend.row_counts))
+    assert r.batcher.pending == 2
+    r.batcher.cancel(running[0])
+    assert r.batcher.pending == 1
+    gate.set()
+    np.testing.assert_array_equal((await arrays(neighbour))[0], rows_of(4))
+    assert not running[1].done()
+    await r.close()
+
+
+async def test_work_past_its_deadline_fails_without_running(place: str) -> None:
+    r = rig(place)
+    late, live = r.send(1, deadline_s=time.monotonic() - 1), r.send(2)
+    assert isinstance(await outcome(late), DeadlinePassed)
+    await outcome(live)
+    assert r.backend.row_counts == [1]
+    assert r.recorder.snapshot(0.0, 0.0).fail.count == 1
+    await r.close()
+
+
+async def test_what_arrives_while_the_slot_is_busy_forms_the_next_batch() -> None:
+    gate = threading.Event()
+    r = rig("thread", DoublingBackend(gate=gate))
+    first = r.send(1)
+    await until(lambda: bool(r.backend.row_counts))
+    later = [r.send(value) for value in (2, 3, 4)]
+    gate.set()
+    for each in (first, *later):
+        await outcome(each)
+    assert r.backend.row_counts == [1, 3]
+    await r.close()
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    gate = threading.Event()
+    r = rig("thread", DoublingBackend(gate=gate), max_waiting=2)
+    sent = [r.send(1)]
+    await until(lambda: bool(r.backend.row_counts))
+    sent += [r.send(2), r.send(3)]
+    with pytest.raises(Overloaded):
+        r.send(4)
+    gate.set()
+    for each in sent:
+        assert isinstance(await outcome(each), list)
+    assert r.recorder.snapshot(0.0, 0.0).fail.count == 1
+    await r.close()
+
+
+async def test_draining_refuses_new_work_and_finishes_the_old() -> None:
+    gate = threading.Event()
+    r = rig("thread", DoublingBackend(gate=gate))
+    running = r.send(1)
+    await until(lambda: bool(r.backend.row_counts))
+    waiting = r.send(2)
+    draining = asyncio.create_task(r.batcher.drain())
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        r.send(3)
+    assert not draining.done()
+    gate.set()
+    await asyncio.wait_for(draining, WAIT_S)
+    assert running[1].done()
+    assert waiting[1].done()
+    assert r.batcher.pending == 0
+    await r.close()
+
+
+async def test_abandoning_fails_what_waits_and_finishes_what_runs() -> None:
+    gate = threading.Event()
+    r = rig("thread", DoublingBackend(gate=gate))
+    running = r.send(1)
+    await until(lambda: bool(r.backend.row_counts))
+    waiting = r.send(2)
+    abandoning = asyncio.create_task(r.batcher.abandon())
+    assert isinstance(await outcome(waiting), Unavailable)
+    assert not abandoning.done()
+    gate.set()
+    await asyncio.wait_for(abandoning, WAIT_S)
+    assert isinstance(await outcome(running), list)
+    await r.close()
+
+
+async def test_a_reply_callback_that_raises_costs_the_others_nothing(place: str) -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+    r = rig(place)
+
+    def raises(_: Outcome) -> None:
+        raise ValueError("broken client")
+
+    r.batcher.submit(Work({"x": rows_of(1)}, ("double",), 1, math.inf, 0.0, raises))
+    await outcome(r.send(2))
+    await outcome(r.send(3))
+    assert [str(error) for error in reported] == ["broken client"]
+    await r.close()
+
+
+async def test_a_backend_that_breaks_its_contract_fails_requests_and_not_the_batcher(place: str) -> None:
+    class Broken(DoublingBackend):
+        def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+            if inputs["x"][0, 0] == 1:
+                raise ZeroDivisionError
+            return super().run(inputs, outputs)
+
+    r = rig(place, Broken())
+    failed = await outcome(r.send(1))
+    assert isinstance(failed, ModelFailed)
+    assert "ZeroDivisionError" in str(failed)
+    assert isinstance(await outcome(r.send(2)), list)
+    await r.close()
+
+
+async def test_a_request_sent_from_a_reply_is_answered(place: str) -> None:
+    r = rig(place)
+    second: list[tuple[Work, asyncio.Future[Outcome]]] = []
+    first = Work({"x": rows_of(1)}, ("double",), 1, math.inf, 0.0, lambda _: second.append(r.send(2)))
+    r.batcher.submit(first)
+    await until(lambda: bool(second))
+    np.testing.assert_array_equal((await arrays(second[0]))[0], rows_of(4))
+    await r.close()
+
+
+async def test_batches_run_on_the_loop_or_in_the_named_thread_and_the_thread_ends(place: str) -> None:
+    r = rig(place)
+    await outcome(r.send(1))
+    expected = "test-worker" if place == "thread" else threading.current_thread().name
+    assert r.backend.thread_names == {expected}
+    await r.close()
+    assert "test-worker" not in [thread.name for thread in threading.enumerate()]
+
+
+async def test_a_thousand_concurrent_requests_of_mixed_sizes_all_get_their_own_answers(place: str) -> None:
+    r = rig(place, max_waiting=1000)
+    random = np.random.default_rng(3)
+    sent = []
+    for _ in range(1000):
+        values = random.integers(0, 1000, random.integers(1, 20)).tolist()
+        sent.append((values, r.send(*values)))
+        if random.random() < 0.1:
+            await asyncio.sleep(0)
+    for values, each in sent:
+        np.testing.assert_array_equal((await arrays(each))[0], rows_of(*(2 * value for value in values)))
+    assert max(r.backend.row_counts) <= 8
+    await r.close()
