@@ -16,7 +16,7 @@ Inputs = dict[str, np.ndarray]
 # Sizes for free axes other than the batch axis: sequences take any, image models often need a multiple of 32 or 64.
 _AXIS_SIZES = (64, 16, 224, 8, 1)
 # Integers are below the first bound, or when the model refuses that (an index out of range), below the second.
-# Two values alone make poor evidence: magika's layer normalisation amplifies rounding by 10⁴ on such input.
+# Two values alone make poor evidence: on such input, magika amplifies rounding in the last bits to 6e-3.
 _INTEGER_BOUNDS = (100, 2)
 # Rows of different magnitude, so that whatever is scaled by the batch's maximum shows.
 _ROW_SCALES = (1.0, 4.0, 0.25)
