@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 import zlib
 
 import pytest
@@ -52,8 +53,12 @@ def test_damaged_bodies_are_refused(encoding, damage, reason):
 
 def test_a_body_that_grows_beyond_the_limit_is_not_inflated_further():
     bomb = zlib.compress(b"\0" * 50_000_000)
+    tracemalloc.start()
     with pytest.raises(TooLarge, match="larger than 1000 bytes"):
         decompress(bomb, b"deflate", 1000)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 1_000_000
     assert decompress(zlib.compress(b"\0" * 1000), b"deflate", 1000) == b"\0" * 1000
 
 
