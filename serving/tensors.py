@@ -15,7 +15,7 @@ from serving.errors import BadRequest, ModelFailed
 from serving.text import quoted, shape_text
 
 # Replies above this size are sent from the array's own memory; below it a copy is cheaper than a memoryview
-# (tobytes 0.04 µs, memoryview 0.6 µs for 40 bytes).
+# (tobytes 0.04 µs, a view 0.37 µs for 40 bytes).
 COPY_LIMIT_BYTES = 4096
 
 _LENGTH = struct.Struct("<I")
