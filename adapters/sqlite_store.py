@@ -157,7 +157,8 @@ class SqliteStore:
         execute("PRAGMA foreign_keys = ON")
         (verdict,) = execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
-            raise StoreFailed(f"{self._path} is damaged ({verdict}): restore it from a backup, or move it away")
+            words = " ".join(verdict.split())
+            raise StoreFailed(f"{self._path} is damaged ({words}): restore it from a backup, or move it away")
         if not tables:
             self._connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
 

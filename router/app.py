@@ -1,4 +1,4 @@
-"""The control plane process: where its parts are put together. Started by the supervisor: `python -m router.app CONFIG`.
+"""The control plane process: where its parts are put together. The supervisor starts it: `python -m router.app CONFIG`.
 
 Ray is imported last and in a thread: after a crash, Envoy and the admin API have their control plane back in about a
 second, long before Ray is reached again.
@@ -21,12 +21,12 @@ import uvloop
 from adapters.local_models import FileModels, PackageModels
 from adapters.model_sources import ModelSources
 from adapters.ray.logs import ReplicaLogs
-from adapters.sqlite_store import SqliteStore, StoreFailed
+from adapters.sqlite_store import SqliteStore
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
-from router.api import Services, create_app
+from router.api import create_app
 from router.config import LOOPBACK, GatewayConfig, kept_secret, reachable
 from router.desired import Desired
-from router.domain.errors import Invalid
+from router.domain.errors import Invalid, StoreFailed
 from router.events import EventLog
 from router.metrics import MetricsPage, gateway_metrics
 from router.operations import Operations
@@ -35,7 +35,7 @@ from router.ports import Runtime
 from router.reconciler import Reconciler
 from router.server_state import server_view
 from router.version import VERSION
-from router.xds.listeners import Gateway
+from router.xds.gateway import Gateway
 from router.xds.server import XdsServer
 from serving.listener import Listener
 from serving.protocol import server_handler
@@ -98,7 +98,9 @@ class ControlPlane:
         admin = uvicorn.Server(
             uvicorn.Config(
                 create_app(
-                    Services(self.operations, self, ReplicaLogs(config.replica_log_dir, config.gateway_id)),
+                    self.operations,
+                    self,
+                    ReplicaLogs(config.replica_log_dir, config.gateway_id),
                     kept_secret(config.admin_token_file),
                 ),
                 host=LOOPBACK,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 from router.config import LOOPBACK, GatewayConfig
 from router.premises import free_port
 from router.supervisor import RUN_VARIABLE, ChildSpec
-from router.xds.bootstrap import envoy_command
+from router.xds.bootstrap import EnvoyProcess, envoy_command
 
 # Ray counts CPUs to decide where replicas fit. On a machine of our own, blue and green often share the cores that one
 # of them would use alone, so the count is generous; threads are still sized by each deployment's own share.
@@ -24,12 +25,14 @@ def children(config: GatewayConfig, run_id: str) -> dict[str, ChildSpec]:
     if config.is_ray_ours:
         # Despite its name: whether Ray looks for an address that other hosts can reach. Ours stays on loopback.
         env["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(config.ray_token_file)}
     specs = {
         "control plane": ChildSpec(
             "control plane",
             (sys.executable, "-m", "router.app", str(config.write())),
             config.log_dir / "control-plane.log",
             env,
+            stop_signal=signal.SIGINT,  # Ray's C++ core takes SIGTERM over and ends the process on the spot
             stop_grace_s=5,
         ),
         "envoy": ChildSpec("envoy", tuple(_envoy(config)), config.log_dir / "envoy.log", env, stop_grace_s=5),
@@ -61,4 +64,9 @@ def _ray_head(config: GatewayConfig) -> list[str]:
 
 
 def _envoy(config: GatewayConfig) -> list[str]:
-    return envoy_command(config)
+    process = EnvoyProcess(
+        node_id=config.gateway_id,
+        xds_socket=str(config.xds_socket),
+        admin_socket=str(config.envoy_admin_socket),
+    )
+    return envoy_command(process)

@@ -56,10 +56,13 @@ def find_token(token_file: str | None, data_dir: str) -> str:
 
 def is_loopback(url: str) -> bool:
     """Whether the URL names this machine: such calls must never go through a proxy from the environment."""
-    host = urlsplit(url).hostname or ""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:  # not a URL at all
+        return False
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:
+    except ValueError:  # a name
         return host == "localhost"
 
 
@@ -151,7 +154,7 @@ class AdminClient:
         headers = {} if revision is None else {"if-match": f'"{revision}"'}
         try:
             reply = self._http.request(method, path, json=body, params=query, headers=headers)
-        except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
+        except httpx.TransportError as error:
             raise self._unreachable(error) from None
         if reply.is_success:
             return _decoded(reply)

@@ -65,6 +65,15 @@ class GatewayConfig:
         return Path(self.data_dir, "admin.token")
 
     @property
+    def ray_token_file(self) -> Path:
+        """Ray's own token authentication: nobody else on this machine can talk to our Ray."""
+        return Path(self.data_dir, "ray.token")
+
+    @property
+    def gateway_token_file(self) -> Path:
+        return Path(self.data_dir, "gateway.token")
+
+    @property
     def log_dir(self) -> Path:
         return Path(self.data_dir, "logs")
 
@@ -100,7 +109,7 @@ class GatewayConfig:
     @property
     def gateway_token(self) -> str:
         """What Envoy shows to replicas, so that they know a request came through it."""
-        return Path(self.data_dir, "gateway.token").read_text().strip()
+        return self.gateway_token_file.read_text().strip()
 
     @property
     def scoring_url(self) -> str:

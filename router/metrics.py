@@ -52,7 +52,9 @@ def gateway_metrics(
         for deployment in sorted(state.deployments):
             labels = f'endpoint="{name}",deployment="{deployment}"'
             traffic.append(f"crossfade_traffic_percent{{{labels}}} {in_force.percent(deployment)}")
-            own = [replica.state for replica in replicas if (replica.endpoint, replica.deployment) == (name, deployment)]
+            own = [
+                replica.state for replica in replicas if (replica.endpoint, replica.deployment) == (name, deployment)
+            ]
             counts += [f'crossfade_replicas{{{labels},state="{kind}"}} {own.count(kind)}' for kind in ReplicaState]
     return "\n".join([*lines, *traffic, *counts]) + "\n"
 

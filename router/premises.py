@@ -1,4 +1,4 @@
-"""What must be true before a gateway starts: the data directory is ours alone, the ports are free, nothing is left over."""
+"""What must be true before a gateway starts: the data directory is ours, the ports are free, nothing is left over."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_ports(bind: str, ports: Ports) -> None:
             try:
                 probe.bind((address, port))
             except OSError as error:
-                taken.append(f"{address}:{port} ({error.strerror.lower()}; choose another with --{name}-port)")
+                taken.append(f"{address}:{port} ({str(error.strerror).lower()}; choose another with --{name}-port)")
     if taken:
         raise CannotStart("cannot listen on " + " and ".join(taken))
 
@@ -95,8 +95,8 @@ def prepare(data_dir: Path, bind: str, ports: Ports, ray_address: str | None) ->
     )
     for directory in (config.replica_log_dir, config.replica_dir, config.ray_dir):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept_secret(config.admin_token_file)
-    kept_secret(Path(config.data_dir, "gateway.token"))
+    for secret in (config.admin_token_file, config.gateway_token_file, config.ray_token_file):
+        kept_secret(secret)
     return config
 
 

@@ -7,6 +7,7 @@ Envoy in the same turn of the event loop. Replicas take seconds, and Ray may be 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Iterable
@@ -53,7 +54,6 @@ class Reconciler:
         self,
         desired: Desired,
         data_plane: DataPlane,
-        runtime: Runtime,
         store: Store,
         events: EventLog,
         ray_address: str,
@@ -130,12 +130,10 @@ class Reconciler:
 
     async def wait_settled(self, name: str, revision: int, timeout_s: float) -> Settlement:
         result: Settlement = Pending("nothing has been looked at yet")
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while isinstance(result := self._settlement(name, revision), Pending):
                     await self._changed.wait()
-        except TimeoutError:
-            pass
         return result
 
     def ray_status(self) -> RayStatus:
@@ -248,10 +246,10 @@ class Reconciler:
                 await runtime.delete(app)
                 self._deployed_counts.pop((app.endpoint, app.deployment, app.generation), None)
             self._notify()
-            try:
-                await asyncio.wait_for(self._work.wait(), _LOOK_AGAIN_S)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                # Not wait_for: before Python 3.12 it can swallow a cancellation.
+                async with asyncio.timeout(_LOOK_AGAIN_S):
+                    await self._work.wait()
 
     def _addresses_in_use(self) -> frozenset[Address]:
         """Where any Envoy may still send requests: what it was told last, and what it last acknowledged."""

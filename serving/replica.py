@@ -16,7 +16,7 @@ from router.domain.routing import Address, Replica, ReplicaState, TcpAddress, Un
 from serving.directory import ANNOUNCE_EVERY_S
 from serving.listener import Listener
 from serving.model import Model
-from serving.protocol import model_handler
+from serving.protocol import ProtocolSettings, model_handler
 from serving.server_view import IndexEntry, ServerView
 
 log = logging.getLogger(__name__)
@@ -80,11 +80,9 @@ class ReplicaService:
         self._announcing = asyncio.create_task(self._keep_announcing(), name="announce")
         try:
             self._model = await self._load_model(self._config.deployed)
-            self._listener = Listener(
-                model_handler(self._model, self._view),
-                self._config.token.encode(),
-                self._config.deployed.spec.request_settings.max_request_bytes,
-            )
+            max_bytes = self._config.deployed.spec.request_settings.max_request_bytes
+            handler = model_handler(self._model, self._view, ProtocolSettings(max_request_bytes=max_bytes))
+            self._listener = Listener(handler, self._config.token.encode(), max_bytes)
             address = await self._open(self._listener)
         except CrossfadeError as error:
             await self._fail(str(error))
@@ -99,10 +97,12 @@ class ReplicaService:
             return
         self._self = replace(self._self, state=ReplicaState.DRAINING)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._be_released(), RELEASE_WAIT_S)
+            async with asyncio.timeout(RELEASE_WAIT_S):
+                await self._be_released()
         grace_s = self._config.deployed.spec.request_settings.request_timeout_ms / 1000
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._model.drain(), grace_s)
+            async with asyncio.timeout(grace_s):
+                await self._model.drain()
         await self._listener.close(grace_s=1.0)
         await self._withdraw()
         await self._model.close()

@@ -7,6 +7,7 @@ they announce themselves again, which its watchers must allow for (see `Watch.ag
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from router.domain.routing import Replica
 from serving.directory import Directory
 
 NAMESPACE = "crossfade"
+
+_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +67,10 @@ class DirectoryActor:
             if seen != (self._epoch, self._directory.version) or now_s >= give_up_s:
                 return Watch(self._epoch, now_s - self._born_s, self._directory.version, self._directory.replicas())
             self._changed.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 # Leases end without an event, so look again now and then.
-                await asyncio.wait_for(self._changed.wait(), min(0.5, give_up_s - now_s))
-            except TimeoutError:
-                continue
+                async with asyncio.timeout(min(0.5, give_up_s - now_s)):
+                    await self._changed.wait()
 
     def _wake_watchers(self) -> None:
         self._changed.set()
@@ -101,17 +103,19 @@ class RayAnnouncer:
 
     def __init__(self, gateway_id: str) -> None:
         self._actor = ray.get_actor(directory_name(gateway_id), namespace=NAMESPACE)
-        self.node_ip: str = ray.util.get_node_ip_address()
+        self.node_ip = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]  # Ray's has no annotations
 
     async def announce(self, replica: Replica) -> bool:
         try:
-            return bool(await asyncio.wait_for(_answer(self._actor.announce.remote(replica)), 2.0))
+            async with asyncio.timeout(_PATIENCE_S):
+                return bool(await _answer(self._actor.announce.remote(replica)))
         except (ray.exceptions.RayError, TimeoutError):
             return False
 
     async def withdraw(self, replica_id: str) -> None:
         try:
-            await asyncio.wait_for(_answer(self._actor.withdraw.remote(replica_id)), 2.0)
+            async with asyncio.timeout(_PATIENCE_S):
+                await _answer(self._actor.withdraw.remote(replica_id))
         except (ray.exceptions.RayError, TimeoutError):
             return
 

@@ -179,7 +179,8 @@ class RayRuntime:
 
     async def _ask(self, reference: Any, timeout_s: float = 5.0) -> Any:
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(reference.future()), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.wrap_future(reference.future())
         except (ray.exceptions.RayError, TimeoutError) as error:
             raise RuntimeUnavailable(_first_line(error) or "the directory of replicas does not answer") from error
 

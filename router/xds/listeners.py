@@ -1,0 +1,134 @@
+"""The listener: one, on both ports, for HTTP/1.1, HTTP/2 and gRPC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
+from envoy.config.core.v3 import address_pb2, config_source_pb2, extension_pb2, protocol_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
+from envoy.extensions.filters.http.router.v3 import router_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
+from envoy.extensions.request_id.uuid.v3 import uuid_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+
+from router.xds.access_log import json_access_log
+from router.xds.gateway import MODEL_HEADER, ORIGINAL_PATH_HEADER, TOKEN_HEADER, Gateway
+from router.xds.local_replies import local_reply_config
+from router.xds.names import LISTENER_NAME
+from router.xds.resources import Resource, packed, resource
+from router.xds.routes import BUFFER_FILTER
+from router.xds.translation import translation_filters, unless_streaming
+
+STAT_PREFIX = "scoring"  # statistics are called http.scoring.…
+
+_INTERNAL_HEADERS = (MODEL_HEADER, ORIGINAL_PATH_HEADER, TOKEN_HEADER)
+
+_Hcm = hcm_pb2.HttpConnectionManager
+
+
+def gateway_listener(gateway: Gateway) -> Resource:
+    filters = listener_components_pb2.FilterChain(
+        filters=[
+            listener_components_pb2.Filter(
+                name="envoy.filters.network.http_connection_manager", typed_config=packed(_connection_manager(gateway))
+            )
+        ]
+    )
+    message = listener_pb2.Listener(
+        name=LISTENER_NAME,
+        address=_address(gateway.bind, gateway.http_port),
+        additional_addresses=[listener_pb2.AdditionalAddress(address=_address(gateway.bind, gateway.grpc_port))],
+        filter_chains=[filters],
+        # A port in use is an error, not shared with whoever has it ...
+        enable_reuse_port=BoolValue(value=False),
+        # ... and few long-lived connections (gRPC) are spread evenly over the workers.
+        connection_balance_config=listener_pb2.Listener.ConnectionBalanceConfig(
+            exact_balance=listener_pb2.Listener.ConnectionBalanceConfig.ExactBalance()
+        ),
+    )
+    return resource(LISTENER_NAME, message)
+
+
+def _address(ip: str, port: int) -> Any:
+    return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=ip, port_value=port))
+
+
+def _connection_manager(gateway: Gateway) -> Any:
+    return _Hcm(
+        stat_prefix=STAT_PREFIX,
+        codec_type=_Hcm.AUTO,
+        scoped_routes=_scoped_routes(),
+        http_filters=_http_filters(gateway),
+        access_log=[json_access_log(gateway.access_log)],
+        local_reply_config=local_reply_config(),
+        # Clients are not trusted with Envoy's own headers: none of them is internal, so Envoy drops those.
+        use_remote_address=BoolValue(value=True),
+        early_header_mutation_extensions=[_without_internal_headers()],
+        server_name="crossfade",
+        generate_request_id=BoolValue(value=True),
+        preserve_external_request_id=True,
+        always_set_request_id_in_response=True,
+        request_id_extension=hcm_pb2.RequestIDExtension(
+            typed_config=packed(uuid_pb2.UuidRequestIdConfig(pack_trace_reason=BoolValue(value=False)))
+        ),
+        # One spelling of a path, so that routes and scopes cannot be walked around.
+        normalize_path=BoolValue(value=True),
+        merge_slashes=True,
+        path_with_escaped_slashes_action=_Hcm.REJECT_REQUEST,
+        http_protocol_options=protocol_pb2.Http1ProtocolOptions(enable_trailers=True),
+        http2_protocol_options=protocol_pb2.Http2ProtocolOptions(
+            max_concurrent_streams=UInt32Value(value=1000),
+            initial_stream_window_size=UInt32Value(value=1024 * 1024),
+            initial_connection_window_size=UInt32Value(value=16 * 1024 * 1024),
+        ),
+        common_http_protocol_options=protocol_pb2.HttpProtocolOptions(
+            idle_timeout=Duration(seconds=3600), max_headers_count=UInt32Value(value=200)
+        ),
+        request_headers_timeout=Duration(seconds=10),
+        stream_idle_timeout=Duration(seconds=300),
+    )
+
+
+def _scoped_routes() -> Any:
+    fragment = hcm_pb2.ScopedRoutes.ScopeKeyBuilder.FragmentBuilder
+    ads = config_source_pb2.ConfigSource(
+        ads=config_source_pb2.AggregatedConfigSource(), resource_api_version=config_source_pb2.V3
+    )
+    return hcm_pb2.ScopedRoutes(
+        name="endpoints",
+        scope_key_builder=hcm_pb2.ScopedRoutes.ScopeKeyBuilder(
+            fragments=[
+                fragment(
+                    header_value_extractor=fragment.HeaderValueExtractor(
+                        name=":path", element_separator="/", index=index
+                    )
+                )
+                for index in (2, 3)  # /v2/models/fraud/…: "", "v2", "models", "fraud"
+            ]
+        ),
+        rds_config_source=ads,
+        scoped_rds=hcm_pb2.ScopedRds(scoped_rds_config_source=ads),
+    )
+
+
+def _http_filters(gateway: Gateway) -> list[Any]:
+    """The buffer first: a replica never waits for a slow client, and limits are kept before it sees a byte."""
+    whole_request = buffer_pb2.Buffer(max_request_bytes=UInt32Value(value=gateway.max_request_bytes))
+    return [
+        unless_streaming(BUFFER_FILTER, packed(whole_request)),
+        *translation_filters(),
+        hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router_pb2.Router())),
+    ]
+
+
+def _without_internal_headers() -> Any:
+    mutation = header_mutation_pb2.HeaderMutation(
+        mutations=[mutation_rules_pb2.HeaderMutation(remove=name) for name in _INTERNAL_HEADERS]
+    )
+    return extension_pb2.TypedExtensionConfig(
+        name="envoy.http.early_header_mutation.header_mutation", typed_config=packed(mutation)
+    )

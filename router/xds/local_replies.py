@@ -1,0 +1,128 @@
+"""Local replies: how Envoy says its own errors, as JSON over HTTP and as a status over gRPC.
+
+gRPC takes the status from a `grpc-status` header that a mapper adds, and the message from the body.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from envoy.config.accesslog.v3 import accesslog_pb2
+from envoy.config.core.v3 import base_pb2, substitution_format_string_pb2
+from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.type.matcher.v3 import string_pb2
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.wrappers_pb2 import UInt32Value
+
+from router.xds.gateway import MAX_BODY_FORMAT, MODEL_HEADER
+
+_NOT_READY = "the model is not ready: no replica can answer now"
+_OVERLOADED = "overloaded: too many requests are under way, try again later"
+_TIMED_OUT = "the deadline passed before the model answered"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """Which of Envoy's own replies is meant, and how it is said. Empty: keep Envoy's status or words.
+
+    `flags`: response flags of Envoy's access log, `status`: the HTTP status it would answer.
+    """
+
+    grpc_status: int
+    flags: tuple[str, ...] = ()
+    status: int = 0
+    http_status: int = 0
+    text: str = ""
+    with_model: bool = False  # only gRPC calls that named a model
+
+
+# The first rule that fits counts. Flags: UO overflow of a circuit breaker, OM overload manager, UH no healthy host,
+# UF cannot connect, NC no cluster, UC and UR connection ended, NR no route, UT and SI timeouts, DT duration.
+_RULES = (
+    _Rule(8, flags=("UO", "OM"), http_status=429, text=_OVERLOADED),
+    _Rule(4, flags=("UT", "DT"), http_status=504, text=_TIMED_OUT),
+    _Rule(14, flags=("UH", "UF", "NC"), http_status=503, text=_NOT_READY),
+    _Rule(14, flags=("UC", "UR"), http_status=503, text="the replica ended before it answered"),
+    _Rule(5, flags=("NR",), text=f"unknown model '%REQ({MODEL_HEADER})%'", with_model=True),
+    _Rule(12, flags=("NR",), text="unknown model or path '%PATH(NQ:PATH)%'"),
+    _Rule(5, status=404, with_model=True),
+    _Rule(12, status=404),
+    _Rule(3, status=400),
+    _Rule(7, status=403),
+    _Rule(4, status=408, text="the request did not arrive in time"),
+    _Rule(8, status=413, text=f"the request body is larger than the {MAX_BODY_FORMAT} bytes that the endpoint accepts"),
+    _Rule(8, status=429),
+    _Rule(8, status=431),
+    _Rule(14, status=503),
+    _Rule(4, status=504, text=_TIMED_OUT),
+)
+
+
+def local_reply_config() -> Any:
+    mappers = []
+    for rule in _RULES:
+        mappers.append(_grpc_mapper(rule))
+        if not rule.with_model and (rule.http_status or rule.text):
+            mappers.append(_http_mapper(rule))
+    mappers.append(hcm_pb2.ResponseMapper(filter=_is_grpc(), body_format_override=_plain("%LOCAL_REPLY_BODY%")))
+    return hcm_pb2.LocalReplyConfig(mappers=mappers, body_format=_json_error("%LOCAL_REPLY_BODY%"))
+
+
+def _grpc_mapper(rule: _Rule) -> Any:
+    conditions = [_is_grpc(), _fits(rule)]
+    if rule.with_model:
+        conditions.append(_header(route_components_pb2.HeaderMatcher(name=MODEL_HEADER, present_match=True)))
+    status = base_pb2.HeaderValueOption(
+        header=base_pb2.HeaderValue(key="grpc-status", value=str(rule.grpc_status)),
+        append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+    return hcm_pb2.ResponseMapper(
+        filter=accesslog_pb2.AccessLogFilter(and_filter=accesslog_pb2.AndFilter(filters=conditions)),
+        body_format_override=_plain(rule.text or "%LOCAL_REPLY_BODY%"),
+        headers_to_add=[status],
+    )
+
+
+def _http_mapper(rule: _Rule) -> Any:
+    return hcm_pb2.ResponseMapper(
+        filter=_fits(rule),
+        status_code=UInt32Value(value=rule.http_status) if rule.http_status else None,
+        body_format_override=_json_error(rule.text or "%LOCAL_REPLY_BODY%"),
+    )
+
+
+def _fits(rule: _Rule) -> Any:
+    if rule.flags:
+        return accesslog_pb2.AccessLogFilter(response_flag_filter=accesslog_pb2.ResponseFlagFilter(flags=rule.flags))
+    comparison = accesslog_pb2.ComparisonFilter(
+        value=base_pb2.RuntimeUInt32(default_value=rule.status, runtime_key="crossfade.never_set")
+    )
+    return accesslog_pb2.AccessLogFilter(
+        status_code_filter=accesslog_pb2.StatusCodeFilter(comparison=comparison)  # EQ is the default operator
+    )
+
+
+def _is_grpc() -> Any:
+    return _header(
+        route_components_pb2.HeaderMatcher(
+            name="content-type", string_match=string_pb2.StringMatcher(prefix="application/grpc")
+        )
+    )
+
+
+def _header(matcher: Any) -> Any:
+    return accesslog_pb2.AccessLogFilter(header_filter=accesslog_pb2.HeaderFilter(header=matcher))
+
+
+def _plain(text: str) -> Any:
+    return substitution_format_string_pb2.SubstitutionFormatString(
+        text_format_source=base_pb2.DataSource(inline_string=text)
+    )
+
+
+def _json_error(text: str) -> Any:
+    error = Struct()
+    error.update({"error": text})
+    return substitution_format_string_pb2.SubstitutionFormatString(json_format=error)

@@ -1,0 +1,61 @@
+"""Names on the xDS wire: type URLs, resource names, and which group a resource belongs to."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+ENDPOINTS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
+SCOPE = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration"
+ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+
+# Make before break: what a resource leans on is sent before it ...
+SEND_ORDER = (CLUSTER, ENDPOINTS, LISTENER, SCOPE, ROUTES)
+# ... and removed after it.
+REMOVE_ORDER = (SCOPE, ROUTES, LISTENER, CLUSTER, ENDPOINTS)
+
+# Clients ask for all resources of these types, and for the others by name.
+WILDCARD_TYPES = frozenset({CLUSTER, LISTENER, SCOPE})
+
+GATEWAY_GROUP = ""
+SERVER_CLUSTER = "server"
+SERVER_ROUTES = "server"
+LISTENER_NAME = "gateway"
+
+_ENDPOINT_PREFIX = "endpoint/"
+
+
+class Key(NamedTuple):
+    """What identifies a resource."""
+
+    type_url: str
+    name: str
+
+
+def cluster_name(endpoint: str, deployment: str) -> str:
+    return f"{endpoint}/{deployment}"
+
+
+def stat_name(cluster: str) -> str:
+    """The cluster's name in Envoy's statistics, where a dot separates words. `cluster_of_stat` is its inverse."""
+    return cluster.replace(".", "~")
+
+
+def cluster_of_stat(name: str) -> str:
+    return name.replace("~", ".")
+
+
+def routes_name(endpoint: str) -> str:
+    """The name of an endpoint's RouteConfiguration and of its scope."""
+    return f"{_ENDPOINT_PREFIX}{endpoint}"
+
+
+def group_of(key: Key) -> str:
+    """The endpoint that a resource belongs to; `GATEWAY_GROUP` for what all endpoints share."""
+    if key.type_url in (CLUSTER, ENDPOINTS):
+        endpoint, slash, _ = key.name.partition("/")
+        return endpoint if slash else GATEWAY_GROUP
+    if key.name.startswith(_ENDPOINT_PREFIX):
+        return key.name.removeprefix(_ENDPOINT_PREFIX)
+    return GATEWAY_GROUP

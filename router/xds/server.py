@@ -1,0 +1,232 @@
+"""The ADS server: the streams of all connected Envoys over gRPC on a unix socket. Decides nothing; stream.py does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from envoy.service.discovery.v3 import discovery_pb2
+
+from router.domain.routing import Routing
+from router.ports import Acknowledged, Outcome, ProxyStatus, Rejected, Unconfirmed
+from router.xds.gateway import Gateway
+from router.xds.names import GATEWAY_GROUP, SEND_ORDER, Key, group_of
+from router.xds.snapshot import Snapshot
+from router.xds.stream import Stream
+from router.xds.wire import decoded, encoded
+
+log = logging.getLogger(__name__)
+
+_SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+_STOP_GRACE_S = 1.0
+# An Envoy whose host vanished without a goodbye is noticed after 15 s.
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),
+)
+
+
+@dataclass(slots=True)
+class Pushed:
+    """What was sent to all Envoys so far, by type URL."""
+
+    resources: Counter[str] = field(default_factory=Counter)
+    num_bytes: Counter[str] = field(default_factory=Counter)
+
+
+class _Connection:
+    """One Envoy's stream: its state, and the wish to look at it again."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.proxy = "unknown"
+        self._is_due = asyncio.Event()
+
+    def wake(self) -> None:
+        self._is_due.set()
+
+    async def due(self) -> None:
+        await self._is_due.wait()
+        self._is_due.clear()
+
+
+class XdsServer:
+    """Implements `router.ports.DataPlane`.
+
+    It begins on hold: Envoys may connect, and are told nothing until `release`, which is called when the configuration
+    of every endpoint was set. A control plane that starts again therefore never empties an Envoy.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._snapshot = Snapshot(gateway)
+        self._connections: set[_Connection] = set()
+        self._released = asyncio.Event()
+        self._progress = asyncio.Event()  # replaced each time it is set
+        self._server: Any = None
+        self.pushed = Pushed()
+
+    async def start(self, socket_path: str) -> None:
+        """Listen on a unix socket that only this user may open. Raises `OSError` when it cannot be made."""
+        _remove_stale(socket_path)
+        server = grpc.aio.server(options=_OPTIONS)
+        handler = grpc.stream_stream_rpc_method_handler(
+            self._serve, request_deserializer=discovery_pb2.DeltaDiscoveryRequest.FromString
+        )
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(_SERVICE, {"DeltaAggregatedResources": handler})]
+        )
+        with _only_for_me():
+            try:
+                server.add_insecure_port(f"unix:{socket_path}")
+            except RuntimeError as error:
+                raise OSError(f"cannot listen on {socket_path}: {error}") from error
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        """Close every stream. Envoys keep their configuration and connect again to whoever comes next."""
+        if self._server is not None:
+            await self._server.stop(_STOP_GRACE_S)
+            self._server = None
+
+    def release(self) -> None:
+        """Answer the Envoys from now on."""
+        self._released.set()
+
+    # -- DataPlane
+
+    def set_endpoint(self, routing: Routing) -> None:
+        self._changed(self._snapshot.set_endpoint(routing))
+
+    def remove_endpoint(self, name: str) -> None:
+        self._changed(self._snapshot.remove_endpoint(name))
+
+    async def applied(self, endpoint: str, timeout_s: float) -> Outcome:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (outcome := self._outcome(endpoint)) is None:
+                    await self._progress.wait()
+        except TimeoutError:
+            return self._explain(endpoint, timeout_s)
+        return outcome
+
+    def proxies(self) -> tuple[ProxyStatus, ...]:
+        return tuple(
+            ProxyStatus(
+                proxy=connection.proxy,
+                is_up_to_date=connection.stream.is_up_to_date,
+                rejected=tuple((key.name, reason) for key, reason in sorted(connection.stream.rejections().items())),
+            )
+            for connection in self._ordered()
+        )
+
+    # -- outcomes
+
+    def _outcome(self, endpoint: str) -> Outcome | None:
+        """None: not known yet."""
+        if not self._connections:
+            return None
+        for connection in self._ordered():
+            if rejected := _rejection(connection, endpoint):
+                return rejected
+        if all(connection.stream.is_settled(endpoint) for connection in self._connections):
+            return Acknowledged()
+        return None
+
+    def _explain(self, endpoint: str, timeout_s: float) -> Outcome:
+        if not self._connections:
+            return Unconfirmed("no Envoy is connected")
+        for connection in self._ordered():
+            if rejected := _rejection(connection, GATEWAY_GROUP):
+                return rejected
+        silent = [c.proxy for c in self._ordered() if not c.stream.is_settled(endpoint)]
+        return Unconfirmed(f"no answer within {timeout_s:g} s from {', '.join(silent)}")
+
+    def _ordered(self) -> list[_Connection]:
+        return sorted(self._connections, key=lambda connection: connection.proxy)
+
+    # -- streams
+
+    def _changed(self, keys: frozenset[Key]) -> None:
+        if not keys:
+            return
+        for connection in self._connections:
+            connection.stream.changed(keys)
+            connection.wake()
+
+    async def _serve(self, _requests: Any, context: Any) -> None:
+        await self._released.wait()
+        connection = _Connection(Stream(self._snapshot.wanted))
+        self._connections.add(connection)
+        writer = asyncio.create_task(self._write(connection, context))
+        try:
+            await self._read(connection, context)
+        finally:
+            writer.cancel()
+            self._connections.discard(connection)
+            self._advanced()
+            log.info("envoy disconnected", extra={"proxy": connection.proxy})
+
+    async def _read(self, connection: _Connection, context: Any) -> None:
+        while (message := await context.read()) is not grpc.aio.EOF:
+            if message.node.id and message.node.id != connection.proxy:
+                connection.proxy = message.node.id
+                log.info("envoy connected", extra={"proxy": connection.proxy})
+            if message.type_url not in SEND_ORDER:
+                log.warning("envoy asks for what is not served", extra={"type_url": message.type_url})
+                continue
+            request = decoded(message)
+            if request.error is not None:
+                log.error("envoy rejected", extra={"proxy": connection.proxy, "reason": request.error})
+            connection.stream.receive(request)
+            self._advanced()
+            connection.wake()
+
+    async def _write(self, connection: _Connection, context: Any) -> None:
+        """One writer a stream: a slow Envoy delays only itself, and finds the changes since then merged."""
+        while True:
+            await connection.due()
+            for response in connection.stream.responses():
+                message = encoded(response)
+                self.pushed.resources[response.type_url] += len(response.resources) + len(response.removed)
+                self.pushed.num_bytes[response.type_url] += len(message)
+                await context.write(message)
+            self._advanced()
+
+    def _advanced(self) -> None:
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+
+def _rejection(connection: _Connection, group: str) -> Rejected | None:
+    for key, reason in sorted(connection.stream.rejections().items()):
+        if group_of(key) == group:
+            return Rejected(connection.proxy, reason)
+    return None
+
+
+def _remove_stale(socket_path: str) -> None:
+    """A socket whose server was killed stays behind and cannot be bound again."""
+    Path(socket_path).unlink(missing_ok=True)
+
+
+@contextmanager
+def _only_for_me() -> Iterator[None]:
+    """Files and sockets made inside have mode 0600 from the first moment."""
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)

@@ -1,0 +1,334 @@
+"""Stream: what one Envoy was told and has confirmed, and what it may be told next. Pure: events in, responses out.
+
+The incremental xDS protocol (envoy.service.discovery.v3, "delta ADS"): a client subscribes per type, to names or to
+everything; each response carries a nonce, and the client answers it with that nonce alone (ACK) or with an error too
+(NACK). Three rules hold:
+
+- *Make before break.* A resource is sent only when the client has confirmed all that it needs, and removed only when
+  nothing that the client may hold needs it. Each resource waits for its own needs: endpoints do not block each other.
+- *A NACK concerns one resource.* When the refused response held several, each is sent again alone. A resource refused
+  alone is not sent again until its content changes, and the client keeps the last version that it confirmed.
+- *Reconnecting costs nothing.* The client says which versions it holds; only the differences are sent. Of a version
+  that it holds and that is not the wanted one we know nothing: what it might need is not removed before it is replaced.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from router.xds.copies import Copies, Unknown
+from router.xds.names import (
+    CLUSTER,
+    ENDPOINTS,
+    LISTENER,
+    REMOVE_ORDER,
+    ROUTES,
+    SCOPE,
+    SEND_ORDER,
+    WILDCARD_TYPES,
+    Key,
+    group_of,
+)
+from router.xds.resources import Resource
+
+EVERYTHING = "*"
+
+# type -> the types whose resources may need one of it
+_DEPENDANTS = {
+    CLUSTER: (SCOPE, ROUTES),
+    ENDPOINTS: (CLUSTER, SCOPE, ROUTES),
+    ROUTES: (SCOPE,),
+    SCOPE: (),
+    LISTENER: (),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client says about one type of `SEND_ORDER`.
+
+    `nonce` answers a response; `error` then says why it was refused.
+    """
+
+    type_url: str
+    subscribe: tuple[str, ...] = ()
+    unsubscribe: tuple[str, ...] = ()
+    initial_versions: Mapping[str, str] = field(default_factory=dict)
+    nonce: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    type_url: str
+    nonce: str
+    resources: tuple[Resource, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Subscription:
+    everything: bool
+    names: set[str] = field(default_factory=set)
+
+    def covers(self, name: str) -> bool:
+        return self.everything or name in self.names
+
+
+class Stream:
+    """`wanted` is a live view of what every client shall have; `changed` is called after each of its changes."""
+
+    def __init__(self, wanted: Mapping[Key, Resource]) -> None:
+        self._wanted = wanted
+        self._subscriptions: dict[str, _Subscription] = {}
+        self._copies: dict[Key, Copies] = {}  # what the client may hold
+        self._uses: Counter[Key] = Counter()  # how many held copies need or keep a resource
+        self._unknown: Counter[str] = Counter()  # type -> held versions that we know only by name
+        self._is_resumed = False
+        self._open: dict[str, set[Key]] = {}  # group -> keys whose wanted state is not confirmed
+        self._alone: set[Key] = set()  # refused in company: to be sent alone
+        self._flights: dict[str, tuple[Key, ...]] = {}  # nonce -> what the response was about
+        self._rejected: dict[Key, tuple[str, str]] = {}  # key -> refused version ("": the removal), reason
+        self._nonces = 0
+        self.changed(wanted)
+
+    # -- questions
+
+    def is_settled(self, group: str) -> bool:
+        """The client has answered everything of the group, removals included."""
+        return group not in self._open
+
+    @property
+    def is_up_to_date(self) -> bool:
+        return not self._open and not self._rejected
+
+    def rejections(self) -> dict[Key, str]:
+        """What the client refuses and still should have, with its reason."""
+        return {key: reason for key, (_, reason) in self._rejected.items()}
+
+    # -- events
+
+    def changed(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            if key in self._rejected and self._rejected[key][0] != self._wanted_version(key):
+                del self._rejected[key]
+            self._settle(key)
+
+    def receive(self, request: Request) -> None:
+        """Raises `KeyError` for a type that is not served."""
+        subscription = self._subscriptions.get(request.type_url)
+        if request.nonce in self._flights:
+            self._answered(request.nonce, request.error)
+        if subscription is None:
+            self._begin(request)
+        else:
+            self._subscribe(subscription, request)
+            self._unsubscribe(subscription, request)
+
+    def responses(self) -> list[Response]:
+        """What may be sent now, in the order in which it must be sent. Each call counts it as sent."""
+        candidates: dict[str, list[Key]] = {type_url: [] for type_url in SEND_ORDER}
+        for keys in self._open.values():
+            for key in keys:
+                candidates[key.type_url].append(key)
+        responses: list[Response] = []
+        for type_url in SEND_ORDER:
+            responses += self._send(type_url, [key for key in sorted(candidates[type_url]) if self._is_sendable(key)])
+        for type_url in REMOVE_ORDER:
+            responses += self._send(type_url, [key for key in sorted(candidates[type_url]) if self._is_removable(key)])
+        return responses
+
+    # -- what clients ask for
+
+    def _begin(self, request: Request) -> None:
+        """The first request for a type. Naming nothing means everything, for the types where clients may do that."""
+        _DEPENDANTS[request.type_url]
+        names = set(request.subscribe) - {EVERYTHING}
+        is_wildcard = EVERYTHING in request.subscribe or (not names and request.type_url in WILDCARD_TYPES)
+        subscription = self._subscriptions[request.type_url] = _Subscription(is_wildcard, names)
+        for name, version in request.initial_versions.items():
+            if subscription.covers(name):
+                self._is_resumed = True
+                key = Key(request.type_url, name)
+                self._copies[key] = Copies(confirmed=Unknown(version))
+                self._unknown[request.type_url] += 1
+                self._settle(key)
+
+    def _subscribe(self, subscription: _Subscription, request: Request) -> None:
+        for name in request.subscribe:
+            if name == EVERYTHING:
+                subscription.everything = True
+            elif name in subscription.names:
+                self._doubt(Key(request.type_url, name))  # who asks again wants it again
+            else:
+                subscription.names.add(name)
+
+    def _unsubscribe(self, subscription: _Subscription, request: Request) -> None:
+        subscription.names.difference_update(request.unsubscribe)
+        dropped: Iterable[Key] = (Key(request.type_url, name) for name in request.unsubscribe)
+        if EVERYTHING in request.unsubscribe:
+            subscription.everything = False
+            dropped = [key for key in self._copies if key.type_url == request.type_url]
+        for key in dropped:
+            if not subscription.covers(key.name):
+                self._forget(key)
+
+    # -- what clients answer
+
+    def _answered(self, nonce: str, error: str | None) -> None:
+        keys = self._flights.pop(nonce)
+        for key in keys:
+            copies = self._copies.get(key)
+            if copies is None or not copies.was_sent(nonce):
+                continue  # overtaken: the client unsubscribed, or asked again
+            if error is None:
+                self._confirmed(key, copies, nonce)
+            elif len(keys) == 1:
+                self._refused(key, copies, nonce, error)
+            else:
+                copies.doubt(nonce)
+                self._alone.add(key)
+
+    def _confirmed(self, key: Key, copies: Copies, nonce: str) -> None:
+        for overtaken in copies.confirm(nonce):
+            self._release(key, overtaken)
+        if copies.is_empty:
+            del self._copies[key]
+        self._rejected.pop(key, None)
+        self._alone.discard(key)
+        self._settle(key)
+
+    def _refused(self, key: Key, copies: Copies, nonce: str, reason: str) -> None:
+        version = ""
+        for refused in copies.refuse(nonce):
+            self._release(key, refused)
+            version = refused.version if refused is not None else ""
+        if version == self._wanted_version(key):
+            self._rejected[key] = (version, reason)
+        self._settle(key)
+
+    # -- decisions
+
+    def _is_sendable(self, key: Key) -> bool:
+        wanted = self._wanted.get(key)
+        if wanted is None or key in self._rejected or not self._is_asked_for(key):
+            return False
+        copies = self._copies.get(key)
+        if copies is not None and copies.latest_version == wanted.version:
+            self._recognise(key, copies, wanted)
+            return False
+        return all(self._is_held(need) for need in wanted.needs)
+
+    def _is_removable(self, key: Key) -> bool:
+        copies = self._copies.get(key)
+        if key in self._wanted or copies is None or key in self._rejected or not self._is_asked_for(key):
+            return False
+        if copies.is_removal_under_way or self._uses[key]:
+            return False
+        dependants = _DEPENDANTS[key.type_url]
+        if any(self._unknown[type_url] for type_url in dependants):
+            return False
+        # A client that reconnects tells what it holds type by type: wait for the types that may need this.
+        return not self._is_resumed or all(type_url in self._subscriptions for type_url in dependants)
+
+    def _is_asked_for(self, key: Key) -> bool:
+        subscription = self._subscriptions.get(key.type_url)
+        return subscription is not None and subscription.covers(key.name)
+
+    def _is_held(self, key: Key) -> bool:
+        copies = self._copies.get(key)
+        return copies is not None and copies.is_certain
+
+    def _recognise(self, key: Key, copies: Copies, wanted: Resource) -> None:
+        """The client confirmed these bytes already. What they lean on may be said anew, or known only now."""
+        if not copies.sent:
+            self._release(key, copies.confirmed)
+            self._hold(wanted)
+            copies.confirmed = wanted
+            self._settle(key)
+
+    # -- sending
+
+    def _send(self, type_url: str, keys: list[Key]) -> list[Response]:
+        batches = [[key] for key in keys if key in self._alone]
+        together = [key for key in keys if key not in self._alone]
+        return [self._response(type_url, batch) for batch in [*batches, together] if batch]
+
+    def _response(self, type_url: str, keys: list[Key]) -> Response:
+        self._nonces += 1
+        nonce = f"{self._nonces:08x}"
+        self._flights[nonce] = tuple(keys)
+        resources, removed = [], []
+        for key in keys:
+            wanted = self._wanted.get(key)
+            if wanted is None:
+                removed.append(key.name)
+            else:
+                self._doubt_what_begins_anew(key, wanted)
+                self._hold(wanted)
+                resources.append(wanted)
+            self._copies.setdefault(key, Copies()).send(nonce, wanted)
+        return Response(type_url, nonce, tuple(resources), tuple(removed))
+
+    def _doubt_what_begins_anew(self, key: Key, wanted: Resource) -> None:
+        """A cluster that the client lacks begins without endpoints, whatever it was told of a namesake before."""
+        if key.type_url == CLUSTER and (key in self._alone or not self._is_held(key)):
+            for kept in wanted.keeps:
+                self._doubt(kept)
+
+    # -- bookkeeping
+
+    def _wanted_version(self, key: Key) -> str:
+        wanted = self._wanted.get(key)
+        return wanted.version if wanted is not None else ""
+
+    def _settle(self, key: Key) -> None:
+        """Close the key when the client holds exactly what is wanted or has refused it; open it otherwise."""
+        group = group_of(key)
+        if not self._is_done(key):
+            self._open.setdefault(group, set()).add(key)
+        elif group in self._open:
+            self._open[group].discard(key)
+            if not self._open[group]:
+                del self._open[group]
+
+    def _is_done(self, key: Key) -> bool:
+        copies, wanted = self._copies.get(key), self._wanted.get(key)
+        if key in self._rejected:
+            return copies is None or not copies.is_awaiting
+        if wanted is None:
+            return copies is None
+        return copies is not None and not copies.sent and copies.confirmed == wanted
+
+    def _doubt(self, key: Key) -> None:
+        """The client may or may not hold what it was told: tell it again."""
+        copies = self._copies.get(key)
+        if copies is not None:
+            copies.doubt_all()
+            self._settle(key)
+
+    def _forget(self, key: Key) -> None:
+        """The client holds the resource no more."""
+        copies = self._copies.pop(key, None)
+        if copies is not None:
+            for content in copies.all():
+                self._release(key, content)
+        self._alone.discard(key)
+        self._settle(key)
+
+    def _hold(self, resource: Resource) -> None:
+        self._uses.update(resource.needs | resource.keeps)
+
+    def _release(self, key: Key, content: Resource | Unknown | None) -> None:
+        match content:
+            case Resource():
+                for used in content.needs | content.keeps:
+                    self._uses[used] -= 1
+                    if not self._uses[used]:
+                        del self._uses[used]
+            case Unknown():
+                self._unknown[key.type_url] -= 1
+            case None:
+                pass

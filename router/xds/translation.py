@@ -1,0 +1,191 @@
+"""Translation: requests that scoped routing cannot read are given a path that it can.
+
+Scoped routing reads the second and third path segments, which suffices for `/v2/models/<endpoint>/…`, the hot path: it
+runs none of the filters below. The rest is translated by a few lines of Lua:
+
+- a model-level gRPC call names its model in the body: `/v2/models/<model>[/versions/<version>]/<Method>`
+- `/endpoints/<endpoint>/score`: `/v2/models/<endpoint>/infer`
+- a server-level call, HTTP or gRPC: `SERVER_PREFIX` before its path
+- a query string, of which the protocol knows none, is dropped: it would hide the end of the segment before it
+
+Names from a body are put into a path only when they are legal names; others become `-`, which is no endpoint's name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envoy.config.core.v3 import base_pb2, extension_pb2
+from envoy.extensions.common.matching.v3 import extension_matcher_pb2
+from envoy.extensions.filters.common.matcher.action.v3 import skip_action_pb2
+from envoy.extensions.filters.http.grpc_field_extraction.v3 import config_pb2 as extraction_pb2
+from envoy.extensions.filters.http.lua.v3 import lua_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.type.matcher.v3 import http_inputs_pb2
+from google.protobuf import descriptor_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2
+from xds.core.v3 import extension_pb2 as xds_extension_pb2
+from xds.type.matcher.v3 import matcher_pb2, string_pb2
+
+from router.xds.gateway import MODEL_HEADER, ORIGINAL_PATH_HEADER
+from router.xds.resources import packed
+from router.xds.server_routes import SERVER_PREFIX
+
+SERVICE = "inference.GRPCInferenceService"
+STREAMING_PATH = f"/{SERVICE}/ModelStreamInfer"
+
+# method -> the fields of its request that hold the model's name and version
+MODEL_METHODS = {
+    "ModelInfer": ("model_name", "model_version"),
+    "ModelReady": ("name", "version"),
+    "ModelMetadata": ("name", "version"),
+    "ModelConfig": ("name", "version"),
+    "ModelStatistics": ("name", "version"),
+}
+
+_EXTRACTION = "envoy.filters.http.grpc_field_extraction"
+_HOT_PREFIX = "/v2/models/"
+
+_LUA = """
+local FIELDS = {@FIELDS@}
+
+local function first(values)
+  return values and values[1] or ""
+end
+
+local function is_legal(name)
+  return #name <= 63 and string.find(name, "^%w[%w._-]*$") and string.find(name, "%w$")
+end
+
+local function model_path(handle, headers, method)
+  local fields = handle:streamInfo():dynamicMetadata():get("@EXTRACTION@") or {}
+  local name = first(fields[FIELDS[method][1]])
+  local version = first(fields[FIELDS[method][2]])
+  if name == "" and method == "ModelStatistics" then
+    return nil
+  end
+  headers:replace("@MODEL@", string.sub(string.gsub(name, "[^%w._-]", "?"), 1, 63))
+  local path = "/v2/models/" .. (is_legal(name) and name or "-")
+  if version ~= "" then
+    path = path .. "/versions/" .. (is_legal(version) and version or "-")
+  end
+  return path .. "/" .. method
+end
+
+local function translated(handle, headers, path)
+  local method = string.match(path, "^/@SERVICE@/(%w+)$")
+  if method then
+    if method == "ModelStreamInfer" then
+      return nil
+    end
+    return FIELDS[method] and model_path(handle, headers, method) or "@SERVER@" .. path
+  end
+  local endpoint = string.match(path, "^/endpoints/([^/]+)/score$")
+  if endpoint then
+    return "/v2/models/" .. endpoint .. "/infer"
+  end
+  if string.find(path, "^/v2/models/") then
+    return path
+  end
+  if path == "/v2" or string.find(path, "^/v2/") or string.find(path, "^/grpc%.health%.v1%.Health/") then
+    return "@SERVER@" .. path
+  end
+  return nil
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local path = string.match(headers:get(":path"), "^[^?]*")
+  local target = translated(handle, headers, path)
+  if target then
+    headers:replace("@ORIGINAL@", path)
+    headers:replace(":path", target)
+  end
+end
+"""
+
+
+def translation_filters() -> list[Any]:
+    """The extraction of names from gRPC bodies and the Lua that uses them; both skipped on the hot path."""
+    return [
+        _unless(_is_hot(), _EXTRACTION, packed(_extraction())),
+        _unless(
+            _is_hot(),
+            "crossfade.translation",
+            packed(lua_pb2.Lua(default_source_code=base_pb2.DataSource(inline_string=_script()))),
+        ),
+    ]
+
+
+def unless_streaming(name: str, config: Any) -> Any:
+    """The filter, except for calls whose request need not end before the reply begins."""
+    return _unless(_path("exact", STREAMING_PATH), name, config)
+
+
+def _script() -> str:
+    fields = ", ".join(f'{method} = {{"{name}", "{version}"}}' for method, (name, version) in MODEL_METHODS.items())
+    marks = {
+        "@FIELDS@": fields,
+        "@EXTRACTION@": _EXTRACTION,
+        "@MODEL@": MODEL_HEADER,
+        "@ORIGINAL@": ORIGINAL_PATH_HEADER,
+        "@SERVICE@": SERVICE.replace(".", "%."),
+        "@SERVER@": SERVER_PREFIX,
+    }
+    script = _LUA
+    for mark, text in marks.items():
+        script = script.replace(mark, text)
+    return script
+
+
+def _extraction() -> Any:
+    descriptors = descriptor_pb2.FileDescriptorSet()
+    for file in (model_config_pb2, service_pb2):
+        file.DESCRIPTOR.CopyToProto(descriptors.file.add())
+    extraction = extraction_pb2.FieldExtractions
+    return extraction_pb2.GrpcFieldExtractionConfig(
+        descriptor_set=base_pb2.DataSource(inline_bytes=descriptors.SerializeToString(deterministic=True)),
+        extractions_by_method={
+            f"{SERVICE}.{method}": extraction(
+                request_field_extractions={field: extraction_pb2.RequestFieldValueDisposition() for field in fields}
+            )
+            for method, fields in MODEL_METHODS.items()
+        },
+    )
+
+
+def _unless(predicate: Any, name: str, config: Any) -> Any:
+    skip = matcher_pb2.Matcher.OnMatch(
+        action=xds_extension_pb2.TypedExtensionConfig(name="skip", typed_config=packed(skip_action_pb2.SkipFilter()))
+    )
+    matching = extension_matcher_pb2.ExtensionWithMatcher(
+        extension_config=extension_pb2.TypedExtensionConfig(name=name, typed_config=config),
+        xds_matcher=matcher_pb2.Matcher(
+            matcher_list=matcher_pb2.Matcher.MatcherList(
+                matchers=[matcher_pb2.Matcher.MatcherList.FieldMatcher(predicate=predicate, on_match=skip)]
+            )
+        ),
+    )
+    return hcm_pb2.HttpFilter(name=name, typed_config=packed(matching))
+
+
+def _is_hot() -> Any:
+    predicate = matcher_pb2.Matcher.MatcherList.Predicate
+    return predicate(
+        and_matcher=predicate.PredicateList(
+            predicate=[_path("prefix", _HOT_PREFIX), predicate(not_matcher=_path("contains", "?"))]
+        )
+    )
+
+
+def _path(how: str, text: str) -> Any:
+    predicate = matcher_pb2.Matcher.MatcherList.Predicate
+    return predicate(
+        single_predicate=predicate.SinglePredicate(
+            input=xds_extension_pb2.TypedExtensionConfig(
+                name="path",
+                typed_config=packed(http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=":path")),
+            ),
+            value_match=string_pb2.StringMatcher(**{how: text}),
+        )
+    )
