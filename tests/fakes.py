@@ -1,0 +1,156 @@
+"""Small in-memory stand-ins for the ports of the control plane. The store passes the same contract suite as SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from router.admin_ports import (
+    Addresses,
+    DeploymentCondition,
+    DeploymentStatus,
+    EndpointStatus,
+    Failed,
+    GatewayInfo,
+    InForce,
+    Pending,
+    RayStatus,
+    Settlement,
+)
+from router.desired import Desired
+from router.domain.endpoint import EndpointState
+from router.domain.errors import Conflict, ModelUnavailable
+from router.domain.model_ref import ModelRef, ResolvedModel
+from router.domain.routing import Replica
+from router.domain.traffic import Traffic
+from router.events import EventLog
+from router.operations import Operations
+from router.plan import Rules
+from router.ports import ProxyStatus
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+class MemoryStore:
+    """Implements `Store`, without durability."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, EndpointState] = {}
+        self._replicas: tuple[Replica, ...] = ()
+
+    def load(self) -> dict[str, EndpointState]:
+        return dict(self._states)
+
+    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str]) -> None:
+        states = dict(self._states)
+        for name in deleted:
+            states.pop(name, None)
+        for state in changed:
+            stored = states.get(state.endpoint.name)
+            if (stored.revision if stored else 0) != state.revision - 1:
+                raise Conflict(f"endpoint {state.endpoint.name!r} is stored at another revision")
+            states[state.endpoint.name] = state
+        self._states = states
+
+    def load_replicas(self) -> tuple[Replica, ...]:
+        return self._replicas
+
+    def save_replicas(self, replicas: Iterable[Replica]) -> None:
+        self._replicas = tuple(sorted(replicas, key=lambda replica: replica.id))
+
+
+@dataclass
+class KnownModels:
+    """Implements `ModelSource`: every reference exists, except the missing ones. `content` decides the digest."""
+
+    missing: set[str] = field(default_factory=set)
+    content: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    async def resolve(self, ref: ModelRef) -> ResolvedModel:
+        self.asked.append(str(ref))
+        await asyncio.sleep(0)
+        if str(ref) in self.missing:
+            raise ModelUnavailable(f"{ref}: there is no such file")
+        digit = self.content.get(str(ref), "a")
+        return ResolvedModel(f"/models/{ref.location}", digit * 64)
+
+
+class ObedientReconciler:
+    """Implements `Reconciling`: what is desired is in force at once, unless a failure or a hold says otherwise."""
+
+    def __init__(self, desired: Desired) -> None:
+        self._desired = desired
+        self.told: list[str] = []
+        self.failures: dict[str, str] = {}  # deployment → reason
+        self.held: set[str] = set()  # endpoints whose changes do not come into force
+        self.rejections: dict[str, str] = {}  # endpoint → a proxy's words
+
+    def endpoint_changed(self, name: str) -> None:
+        self.told.append(name)
+
+    def endpoint_status(self, name: str) -> EndpointStatus:
+        state = self._desired.state(name)
+        deployments = tuple(self._deployment(item, state) for item in sorted(state.deployments))
+        error = self.rejections.get(name, "")
+        if name in self.held:
+            return EndpointStatus(Traffic(), None, deployments, 0, error)
+        return EndpointStatus(state.endpoint.traffic, state.endpoint.mirror, deployments, state.revision, error)
+
+    async def wait_settled(self, name: str, revision: int, timeout_s: float) -> Settlement:
+        if name not in self._desired.states:
+            return InForce()
+        status = self.endpoint_status(name)
+        failed = [item for item in status.deployments if item.condition is DeploymentCondition.FAILED]
+        if failed:
+            return Failed(f"deployment {failed[0].name!r} failed: {failed[0].reason}")
+        if name in self.held:
+            await asyncio.sleep(min(timeout_s, 0.01))
+            return Pending("blue: 0 of 1 replicas ready")
+        return InForce()
+
+    def _deployment(self, name: str, state: EndpointState) -> DeploymentStatus:
+        wanted = state.deployments[name].spec.instance_count
+        if name in self.failures:
+            return DeploymentStatus(name, DeploymentCondition.FAILED, wanted, 0, self.failures[name])
+        if wanted == 0:
+            return DeploymentStatus(name, DeploymentCondition.STOPPED, 0, 0)
+        return DeploymentStatus(name, DeploymentCondition.READY, wanted, wanted)
+
+
+class FixedLogs:
+    """Implements `Logs`: every deployment has logged ten lines."""
+
+    async def tail(self, endpoint: str, deployment: str, lines: int) -> list[str]:
+        return [f"{endpoint}/{deployment} line {number}" for number in range(10)][-lines:]
+
+
+@dataclass
+class FixedGateway:
+    """Implements `Gateway`."""
+
+    scoring_url: str = "http://127.0.0.1:8000"
+    proxies: tuple[ProxyStatus, ...] = (ProxyStatus("envoy-1", is_up_to_date=True),)
+    ray: RayStatus = field(default_factory=lambda: RayStatus(is_connected=True, address="127.0.0.1:6379"))
+
+    def info(self) -> GatewayInfo:
+        addresses = Addresses(
+            self.scoring_url, "127.0.0.1:8001", "http://127.0.0.1:8002/metrics", "http://127.0.0.1:8003"
+        )
+        return GatewayInfo("0.1.0", NOON, addresses, self.proxies, self.ray)
+
+
+class Bench:
+    """An `Operations` on fakes, with the fakes at hand."""
+
+    def __init__(self, store: MemoryStore | None = None, rules: Rules | None = None) -> None:
+        self.store = store or MemoryStore()
+        self.desired = Desired(self.store.load())
+        self.models = KnownModels()
+        self.reconciler = ObedientReconciler(self.desired)
+        self.events = EventLog(lambda: NOON)
+        self.operations = Operations(
+            self.desired, self.store, self.models, self.reconciler, self.events, rules or Rules()
+        )

@@ -1,0 +1,288 @@
+"""Specs as text → domain: what is accepted, and what every mistake is told like."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.domain.endpoint import Batching, Deployment, Endpoint, RequestSettings, Resources
+from router.domain.model_ref import ModelRef
+from router.domain.traffic import Mirror, Traffic
+from router.spec import SpecProblems, SpecSource, read_documents, read_specs
+from router.spec.nodes import resolved
+
+FULL = b"""\
+kind: Endpoint
+name: filetype
+auth_mode: none
+allow_anonymous: true
+traffic: {blue: 100}
+mirror_traffic: {green: 10}
+---
+kind: Deployment
+name: blue
+endpoint: filetype
+model: package://magika/models/standard_v3_3/model.onnx
+model_version: "3.3"
+backend: onnx
+instance_count: 2
+resources: {cpu: 0.5, gpu: 0, memory: 1Gi}
+batching: {max_batch_size: 16, latency_slo_ms: 20}
+request_settings: {request_timeout_ms: 100, max_concurrent_requests_per_instance: 7, max_request_size: 2Mi}
+"""
+
+
+def read(text: str) -> list[str]:
+    """The problems of a text, as an operator reads them."""
+    with pytest.raises(SpecProblems) as refused:
+        read_specs([SpecSource("s.yaml", text.encode(), "/specs")])
+    return [str(problem) for problem in refused.value.problems]
+
+
+def test_every_key_of_the_contract_arrives_in_the_domain() -> None:
+    endpoint, deployment = read_specs([SpecSource("s.yaml", FULL, "/specs")])
+    assert endpoint.content == Endpoint(
+        "filetype", Traffic.of({"blue": 100}), Mirror("green", 10), allow_anonymous=True
+    )
+    assert deployment.content == Deployment(
+        name="blue",
+        endpoint="filetype",
+        model=ModelRef("package", "magika/models/standard_v3_3/model.onnx"),
+        model_version="3.3",
+        instance_count=2,
+        resources=Resources(0.5, 0.0, 1024**3),
+        batching=Batching(16, 20),
+        request_settings=RequestSettings(100, 7, 2 * 1024**2),
+    )
+
+
+def test_a_document_remembers_which_keys_were_written() -> None:
+    (document,) = read_specs([SpecSource("s.yaml", b"kind: Endpoint\nname: a\ntraffic: {}\n", "/")])
+    assert document.given == {"kind", "name", "traffic"}
+
+
+def test_relative_model_files_belong_to_the_folder_of_their_spec() -> None:
+    text = b"kind: Deployment\nname: a\nendpoint: e\nmodel: file:../models/m.onnx\n"
+    (document,) = read_specs([SpecSource("s.yaml", text, "/srv/specs")])
+    assert document.content.model == ModelRef("file", "/srv/models/m.onnx")
+
+
+def test_relative_model_files_are_refused_where_there_is_no_folder() -> None:
+    spec = {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:m.onnx"}
+    with pytest.raises(SpecProblems, match="is a relative path"):
+        read_documents([spec])
+
+
+DEPLOYMENT = "kind: Deployment\nname: blue\nendpoint: e\nmodel: file:m.onnx\n"
+
+MISTAKES = [
+    # unknown, missing and misplaced keys
+    (
+        "kind: Endpoint\nname: a\nmirror_trafic: {b: 1}\n",
+        ["s.yaml:3:1: mirror_trafic: is not a key here (did you mean 'mirror_traffic'?)"],
+    ),
+    (
+        DEPLOYMENT + "resources: {cpus: 1}\n",
+        ["s.yaml:5:13: resources.cpus: is not a key here (did you mean 'cpu'?)"],
+    ),
+    (
+        "kind: Endpoint\nauth_mode: none\n",
+        ["s.yaml:1:1: the key 'name' is missing (The stable public name that clients call: /v2/models/<name>/infer.)"],
+    ),
+    ("name: a\n", ["s.yaml:1:1: the key 'kind' is missing (one of Endpoint, Deployment)"]),
+    (
+        "kind: Endpont\nname: a\n",
+        ["s.yaml:1:7: kind: the text 'Endpont' is not a kind of spec (did you mean 'Endpoint'?)"],
+    ),
+    ("kind: 3\n", ["s.yaml:1:7: kind: the number 3 is not a kind of spec (one of Endpoint, Deployment)"]),
+    ("- a\n", ["s.yaml:1:1: a document must be a mapping, not a list (begin with kind: Endpoint, Deployment)"]),
+    ("kind: Endpoint\nname: a\n1: b\n", ["s.yaml:3:1: the number 1 cannot be a key (put it in quotes)"]),
+    ("", ["there is no document in the input (begin with kind: Endpoint or kind: Deployment)"]),
+    ("# only a comment\n---\n", ["there is no document in the input (begin with kind: Endpoint or kind: Deployment)"]),
+    # wrong types: nothing is repaired
+    (
+        'kind: Endpoint\nname: a\ntraffic: {b: "100"}\n',
+        ["s.yaml:3:14: traffic.b: must be a whole number, not the text '100' (use a whole number from 0 to 100)"],
+    ),
+    (
+        "kind: Endpoint\nname: a\ntraffic: {b: 99.5}\n",
+        ["s.yaml:3:14: traffic.b: must be a whole number, not the number 99.5 (use a whole number from 0 to 100)"],
+    ),
+    (
+        "kind: Endpoint\nname: a\ntraffic: {b: true}\n",
+        ["s.yaml:3:14: traffic.b: must be a whole number, not true (use a whole number from 0 to 100)"],
+    ),
+    (
+        "kind: Endpoint\nname: a\nallow_anonymous: yes\n",
+        [
+            "s.yaml:3:18: allow_anonymous: must be true or false, not the text 'yes'"
+            " (write true or false, without quotes)"
+        ],
+    ),
+    (
+        DEPLOYMENT + "model_version: 3.3\n",
+        ["s.yaml:5:16: model_version: must be text, not the number 3.3 (put it in quotes)"],
+    ),
+    (
+        "kind: Endpoint\nname: a\ntraffic: blue\n",
+        ["s.yaml:3:10: traffic: must map deployments to percents, not the text 'blue' (such as {blue: 100})"],
+    ),
+    (
+        DEPLOYMENT + "batching: 3\n",
+        ["s.yaml:5:11: batching: must be a mapping, not the number 3 (with the keys max_batch_size, latency_slo_ms)"],
+    ),
+    (
+        "kind: Endpoint\nname: a\ntraffic:\n",
+        ["s.yaml:3:1: traffic: has no value (give it one, or remove the key)"],
+    ),
+    # out of range
+    (
+        DEPLOYMENT + "instance_count: 1001\n",
+        ["s.yaml:5:17: instance_count: 1001 is out of range (use a whole number from 0 to 1000)"],
+    ),
+    (
+        DEPLOYMENT + "resources: {cpu: .nan}\n",
+        ["s.yaml:5:18: resources.cpu: nan is out of range (use a number above 0 to 1024)"],
+    ),
+    (
+        DEPLOYMENT + "resources: {memory: 512M}\n",
+        ["s.yaml:5:21: resources.memory: '512M' is not a size (did you mean '512Mi'?)"],
+    ),
+    (
+        DEPLOYMENT + "request_settings: {max_request_size: 1}\n",
+        [
+            "s.yaml:5:38: request_settings.max_request_size: 1 is out of range"
+            " (use a size from 1Ki to 1Gi, such as 512Mi or 1Gi)"
+        ],
+    ),
+    (
+        "kind: Endpoint\nname: stats\n",
+        ["s.yaml:2:7: name: 'stats' is reserved by the protocol (choose another name)"],
+    ),
+    # traffic that does not make sense
+    (
+        "kind: Endpoint\nname: a\ntraffic: {blue: 60, green: 30}\n",
+        ["s.yaml:3:10: traffic: the percents sum to 90 (make them sum to 100, or to 0 for no traffic)"],
+    ),
+    (
+        "kind: Endpoint\nname: a\nmirror_traffic: {b: 1, c: 2}\n",
+        ["s.yaml:3:17: mirror_traffic: names 2 deployments (mirror to one deployment at most)"],
+    ),
+    (
+        "kind: Endpoint\nname: a\ntraffic: {b: 100}\nmirror_traffic: {b: 2}\n",
+        ["s.yaml:4:18: mirror_traffic.b: 'b' already has live traffic (mirror to a deployment whose traffic is 0)"],
+    ),
+    # duplicates
+    ("kind: Endpoint\nname: a\nname: b\n", ["s.yaml:3:1: name: is written twice (first in line 2)"]),
+    (
+        "kind: Endpoint\nname: a\ntraffic: {b: 100, b: 0}\n",
+        ["s.yaml:3:19: traffic.b: is written twice (first in line 3)"],
+    ),
+    (
+        "kind: Endpoint\nname: a\n---\nkind: Endpoint\nname: a\n",
+        ["s.yaml:5:1: name: endpoint 'a' is described twice (first at s.yaml:1:1)"],
+    ),
+    (
+        f"{DEPLOYMENT}---\n{DEPLOYMENT}",
+        ["s.yaml:7:1: name: deployment 'blue' is described twice (first at s.yaml:1:1)"],
+    ),
+    # what a later version brings is refused, never ignored
+    (
+        "kind: Endpoint\nname: a\nauth_mode: key\n",
+        ["s.yaml:3:12: auth_mode: 'key' is not in this version of Crossfade yet (use none)"],
+    ),
+    (
+        DEPLOYMENT + "backend: triton\n",
+        ["s.yaml:5:10: backend: 'triton' is not in this version of Crossfade yet (use onnx)"],
+    ),
+    (
+        DEPLOYMENT + "scale_settings: {max_instances: 3}\n",
+        ["s.yaml:5:1: scale_settings: is not in this version of Crossfade yet (use instance_count)"],
+    ),
+    (
+        "kind: Deployment\nname: b\nendpoint: e\nmodel: hf://a/b\n",
+        ["s.yaml:4:8: model: the scheme 'hf' is not in this version of Crossfade yet (use package or file)"],
+    ),
+    (
+        "kind: Rollout\nendpoint: a\n",
+        ["s.yaml:1:7: kind: Rollout is not in this version of Crossfade yet (one of Endpoint, Deployment)"],
+    ),
+    (
+        "kind: Deployment\nname: b\nendpoint: e\nmodel: ./m.onnx\n",
+        ["s.yaml:4:8: model: './m.onnx' is not a model reference (begin with package:// or file:)"],
+    ),
+    # YAML itself
+    ("kind: [Endpoint\n", ["s.yaml:2:1: is not valid YAML: expected ',' or ']', but got '<stream end>'"]),
+    (
+        "kind: Endpoint\n\tname: a\n",
+        ["s.yaml:2:1: is not valid YAML: found character '\\t' that cannot start any token"],
+    ),
+    ("kind: Endpoint\nname: \x01\n", ["s.yaml:2:7: contains a character that YAML does not allow"]),
+    (
+        "kind: !!python/object:os.system x\n",
+        ["s.yaml:1:7: the tag 'tag:yaml.org,2002:python/object:os.system' is not supported (remove it)"],
+    ),
+    (
+        "kind: &a Endpoint\nname: *a\n",
+        ["s.yaml:1:7: anchors (&name) and aliases (*name) are not supported (write the value out)"],
+    ),
+    ("[" * 30 + "]" * 30, ["s.yaml:1:22: is nested deeper than 20 levels"]),
+    ("? [a]\n: b\n", ["s.yaml:1:3: a list cannot be a key (use a plain word)"]),
+]
+
+
+@pytest.mark.parametrize(("text", "problems"), MISTAKES, ids=[text[-30:] for text, _ in MISTAKES])
+def test_a_mistake_is_told_with_its_place_its_key_and_what_to_write(text: str, problems: list[str]) -> None:
+    assert read(text) == problems
+
+
+def test_every_mistake_of_every_file_is_told_at_once() -> None:
+    broken = SpecSource("a.yaml", b"kind: [", "/")
+    wrong = SpecSource("b.yaml", b"kind: Endpoint\nname: a b\ntrafic: {}\n---\nkind: Deployment\nname: c\n", "/")
+    with pytest.raises(SpecProblems) as refused:
+        read_specs([broken, wrong])
+    places = [(problem.mark.file, problem.mark.line, problem.key) for problem in refused.value.problems if problem.mark]
+    assert places == [
+        ("a.yaml", 1, ""),
+        ("b.yaml", 2, "name"),
+        ("b.yaml", 3, "trafic"),
+        ("b.yaml", 5, ""),  # the endpoint is missing
+        ("b.yaml", 5, ""),  # the model is missing
+    ]
+
+
+def test_the_same_object_in_two_files_is_a_duplicate() -> None:
+    sources = [SpecSource(name, b"kind: Endpoint\nname: a\n", "/") for name in ("a.yaml", "b.yaml")]
+    with pytest.raises(SpecProblems, match=r"b\.yaml:2:1: .*first at a\.yaml:1:1"):
+        read_specs(sources)
+
+
+def test_bytes_that_are_no_text_are_told_with_their_line() -> None:
+    with pytest.raises(SpecProblems, match=r"s\.yaml:2:7: is not UTF-8 text"):
+        read_specs([SpecSource("s.yaml", b"kind: Endpoint\nname: \xff\n", "/")])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("true", True),
+        ("False", False),
+        ("yes", "yes"),
+        ("on", "on"),
+        ("~", None),
+        ("012", 12),
+        ("0o12", 10),
+        ("0x1F", 31),
+        ("-7", -7),
+        ("1e3", 1000.0),
+        ("1_000", "1_000"),
+        ("1:30", "1:30"),
+        (".5", 0.5),
+        ("3.3.1", "3.3.1"),
+        ("-.inf", float("-inf")),
+        ("9" * 100, 10**100 - 1),
+        ("9" * 5000, float("inf")),
+    ],
+)
+def test_plain_scalars_follow_yaml_1_2(text: str, value: object) -> None:
+    assert resolved(text) == value
+    assert type(resolved(text)) is type(value)

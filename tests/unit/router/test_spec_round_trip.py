@@ -1,0 +1,190 @@
+"""Specs written and read again, the schema beside the parser, and the tables beside the domain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from router.domain.endpoint import Batching, Deployment, Endpoint, RequestSettings, Resources
+from router.domain.errors import Invalid
+from router.domain.model_ref import ModelRef
+from router.domain.traffic import Mirror, Traffic
+from router.spec import SpecProblems, SpecSource, json_schema, read_documents, read_specs, to_plain, to_yaml
+from router.spec.changes import KEEP, Scale, TrafficChange, read_scale, read_traffic_change
+from router.spec.tables import BATCHING, DEPLOYMENT, KINDS, REQUEST_SETTINGS, RESOURCES
+from router.spec.values import Number, Size, Whole
+
+names = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,8}[A-Za-z0-9])?", fullmatch=True).filter(
+    lambda name: name != "stats"
+)
+models = st.one_of(
+    st.builds(lambda text: ModelRef("file", f"/{text}"), st.from_regex(r"[a-zA-Z0-9 ._:#-]{1,20}", fullmatch=True)),
+    st.builds(
+        lambda text: ModelRef("package", text), st.from_regex(r"[a-z]{1,9}/[a-zA-Z0-9._/-]{1,20}", fullmatch=True)
+    ),
+)
+
+
+@st.composite
+def traffics(draw: st.DrawFn) -> Traffic:
+    some = draw(st.lists(names, max_size=4, unique=True))
+    if not some:
+        return Traffic()
+    cuts = sorted(draw(st.lists(st.integers(0, 100), min_size=len(some) - 1, max_size=len(some) - 1)))
+    return Traffic.of(dict(zip(some, (b - a for a, b in zip([0, *cuts], [*cuts, 100], strict=True)), strict=True)))
+
+
+@st.composite
+def endpoints(draw: st.DrawFn) -> Endpoint:
+    traffic = draw(traffics())
+    mirror = draw(st.none() | st.builds(Mirror, names, st.integers(1, 100)))
+    if mirror is not None and mirror.deployment in traffic.deployments:
+        mirror = None
+    return Endpoint(draw(names), traffic, mirror, allow_anonymous=draw(st.booleans()))
+
+
+deployments = st.builds(
+    Deployment,
+    name=names,
+    endpoint=names,
+    model=models,
+    model_version=st.just("") | names,
+    instance_count=st.integers(0, 1000),
+    resources=st.builds(
+        Resources,
+        st.floats(0, 1024, exclude_min=True, allow_subnormal=False),
+        st.floats(0, 64, allow_subnormal=False),
+        st.just(0) | st.integers(1, 2**60),
+    ),
+    batching=st.builds(Batching, st.integers(1, 65536), st.integers(1, 600_000)),
+    request_settings=st.builds(
+        RequestSettings, st.integers(1, 3_600_000), st.integers(1, 1_000_000), st.integers(1024, 1024**3)
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(endpoints() | deployments, min_size=1, max_size=3))
+def test_what_is_written_reads_as_the_same(values: list[Endpoint | Deployment]) -> None:
+    unique = list({(type(value), getattr(value, "endpoint", ""), value.name): value for value in values}.values())
+    from_yaml = read_specs([SpecSource("s.yaml", to_yaml(unique).encode(), "/nowhere")])
+    assert [document.content for document in from_yaml] == unique
+    from_json = read_documents([to_plain(value) for value in unique])
+    assert [document.content for document in from_json] == unique
+
+
+@settings(max_examples=40, deadline=None)
+@given(endpoints() | deployments)
+def test_the_schema_accepts_what_is_written(value: Endpoint | Deployment) -> None:
+    jsonschema.Draft202012Validator(json_schema()).validate(to_plain(value))
+
+
+plain_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 200) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+keys = st.sampled_from([key.name for section in KINDS.values() for key in section.keys])
+guesses = st.dictionaries(st.just("kind") | keys, st.sampled_from(list(KINDS)) | plain_values, max_size=8)
+almost = st.builds(
+    lambda value, key, other: to_plain(value) | {key: other}, endpoints() | deployments, keys, plain_values | names
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(plain_values | guesses | almost)
+def test_any_input_is_refused_or_fits_the_schema(value: Any) -> None:
+    try:
+        (document,) = read_documents([value])
+    except SpecProblems as refused:
+        event(f"refused with {min(len(refused.problems), 5)} problems")
+        return
+    jsonschema.Draft202012Validator(json_schema()).validate(value)
+    assert read_documents([to_plain(document.content)])[0].content == document.content
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=60) | st.text(alphabet="{}[]:-&*!|>'\"#%@ \n\tab1", max_size=60))
+def test_any_text_is_read_or_refused_with_problems(text: str) -> None:
+    with pytest.raises(SpecProblems) as refused:
+        read_specs([SpecSource("s.yaml", text.encode("utf-8", "surrogatepass"), "/")])
+    assert all(problem.message for problem in refused.value.problems)
+
+
+def test_the_schema_is_a_schema_and_describes_every_key() -> None:
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for variant in schema["oneOf"]:
+        assert variant["additionalProperties"] is False
+        assert all(described["description"] for described in variant["properties"].values())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "Endpoint"},
+        {"kind": "Endpoint", "name": "a", "trafic": {}},
+        {"kind": "Endpoint", "name": "a", "traffic": {"b": "100"}},
+        {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "hf://x"},
+        {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:/x", "resources": {"cpu": 0}},
+    ],
+)
+def test_the_schema_refuses_what_the_parser_refuses(wrong: dict[str, Any]) -> None:
+    assert not jsonschema.Draft202012Validator(json_schema()).is_valid(wrong)
+    with pytest.raises(SpecProblems):
+        read_documents([wrong])
+
+
+BOUNDED = [
+    (section.builds, key.attribute, key.kind)
+    for section in (RESOURCES, BATCHING, REQUEST_SETTINGS)
+    for key in section.keys
+    if isinstance(key.kind, Whole | Number | Size)
+]
+
+
+@pytest.mark.parametrize(("built", "attribute", "kind"), BOUNDED, ids=[item[1] for item in BOUNDED])
+def test_the_ranges_of_the_tables_are_those_of_the_domain(built: type, attribute: str, kind: Any) -> None:
+    step = 0.001 if isinstance(kind, Number) else 1
+    lowest = kind.minimum + step if getattr(kind, "is_above", False) else kind.minimum
+    built(**{attribute: lowest})
+    built(**{attribute: kind.maximum})
+    if attribute == "memory_bytes":
+        return  # the domain's 0 means "not limited", which a spec says by leaving the key out; it has no upper end
+    for outside in (lowest - step, kind.maximum + step):
+        with pytest.raises(Invalid):
+            built(**{attribute: outside})
+
+
+def test_the_range_of_instance_count_is_that_of_the_domain() -> None:
+    (kind,) = [key.kind for key in DEPLOYMENT.keys if key.name == "instance_count"]
+    assert isinstance(kind, Whole)
+    plain = Deployment("a", "e", ModelRef("file", "/m"))
+    for inside in (kind.minimum, kind.maximum):
+        replace(plain, instance_count=inside)
+    for outside in (kind.minimum - 1, kind.maximum + 1):
+        with pytest.raises(Invalid):
+            replace(plain, instance_count=outside)
+
+
+def test_a_traffic_change_keeps_what_it_does_not_name() -> None:
+    assert read_traffic_change({"traffic": {"a": 100}}) == TrafficChange(Traffic.of({"a": 100}), KEEP)
+    assert read_traffic_change({"mirror_traffic": {}}) == TrafficChange(KEEP, None)
+    assert read_scale({"instance_count": 3}) == Scale(3)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"trafic": {}}, [], {"traffic": {"a": 50}}, {"traffic": {"a": True}}])
+def test_a_wrong_traffic_change_is_refused(wrong: Any) -> None:
+    with pytest.raises(SpecProblems):
+        read_traffic_change(wrong)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"instance_count": "2"}, {"instance_count": -1}, {"count": 1}, 3])
+def test_a_wrong_scale_is_refused(wrong: Any) -> None:
+    with pytest.raises(SpecProblems):
+        read_scale(wrong)
