@@ -24,7 +24,7 @@ from adapters.ray.logs import ReplicaLogs
 from adapters.sqlite_store import SqliteStore
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
 from router.api import create_app
-from router.config import LOOPBACK, GatewayConfig, kept_secret, reachable
+from router.config import EXIT_HOPELESS, LOOPBACK, GatewayConfig, kept_secret, reachable
 from router.desired import Desired
 from router.domain.errors import Invalid, StoreFailed
 from router.events import EventLog
@@ -41,9 +41,6 @@ from serving.listener import Listener
 from serving.protocol import server_handler
 
 log = logging.getLogger("crossfade")
-
-# sysexits.h EX_CONFIG: starting again would end the same way, so the supervisor gives up and shows the reason.
-EXIT_HOPELESS = 78
 
 _MAX_SERVER_BODY_BYTES = 1024 * 1024
 

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from router.config import LOOPBACK, GatewayConfig
+from router.config import EXIT_HOPELESS, LOOPBACK, GatewayConfig
 from router.premises import free_port
 from router.supervisor import RUN_VARIABLE, ChildSpec
 from router.xds.bootstrap import EnvoyProcess, envoy_command
@@ -34,6 +34,7 @@ def children(config: GatewayConfig, run_id: str) -> dict[str, ChildSpec]:
             env,
             stop_signal=signal.SIGINT,  # Ray's C++ core takes SIGTERM over and ends the process on the spot
             stop_grace_s=5,
+            hopeless_code=EXIT_HOPELESS,
         ),
         "envoy": ChildSpec("envoy", tuple(_envoy(config)), config.log_dir / "envoy.log", env, stop_grace_s=5),
     }

@@ -18,6 +18,9 @@ from router.domain.errors import Invalid
 
 LOOPBACK = "127.0.0.1"
 
+# sysexits.h EX_CONFIG: the control plane says that starting it again would end the same way.
+EXIT_HOPELESS = 78
+
 
 @dataclass(frozen=True, slots=True)
 class Ports:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from router.domain.errors import CrossfadeError
+
 # Every process of a run carries this in its environment, also those that Ray starts: that is how they are found when
 # they outlive their parent.
 RUN_VARIABLE = "CROSSFADE_RUN"
@@ -24,9 +26,16 @@ _HEALTHY_AFTER_S = 30.0
 _PR_SET_PDEATHSIG = 1
 
 
+class GaveUp(CrossfadeError):
+    """A child ended in a way that starting it again cannot mend."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """One child. `stop_signal` asks it to end; after `stop_grace_s` it is killed."""
+    """One child. `stop_signal` asks it to end; after `stop_grace_s` it is killed.
+
+    `hopeless_code`: the exit code with which it says that starting it again would end the same way.
+    """
 
     name: str
     argv: tuple[str, ...]
@@ -34,6 +43,7 @@ class ChildSpec:
     env: dict[str, str] = field(default_factory=dict)
     stop_signal: signal.Signals = signal.SIGTERM
     stop_grace_s: float = 10.0
+    hopeless_code: int | None = None
 
 
 class Child:
@@ -50,13 +60,15 @@ class Child:
         return None if self._process is None else self._process.pid
 
     async def keep_running(self) -> None:
-        """Start, and start again with growing pauses, until `stop`."""
+        """Start, and start again with growing pauses, until `stop`. Raises `GaveUp` when that is pointless."""
         failures = 0
         while True:
             started_s = time.monotonic()
             code = await self._run_once()
             if self._has_been_told_to_stop():
                 return
+            if code == self.spec.hopeless_code:
+                raise GaveUp(f"{self.spec.name} cannot start: {_last_line(self.spec.log_path)}")
             failures = 0 if time.monotonic() - started_s > _HEALTHY_AFTER_S else failures + 1
             pause_s = _BACKOFF_S[min(failures - 1, len(_BACKOFF_S) - 1)] if failures else 0.0
             self._report(
@@ -101,6 +113,11 @@ class Child:
 def _end_with_parent() -> None:
     """Linux: the kernel ends this child when the supervisor dies, however it dies."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _last_line(log_path: Path) -> str:
+    lines = log_path.read_text(errors="replace").splitlines()
+    return lines[-1] if lines else f"see {log_path}"
 
 
 def _exit_words(code: int) -> str:

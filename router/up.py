@@ -19,7 +19,7 @@ from router.children import children
 from router.config import GatewayConfig, Ports, kept_secret
 from router.domain.errors import CrossfadeError
 from router.premises import begin_run, check_ports, end_run, last_run, locked, prepare
-from router.supervisor import Child, sweep
+from router.supervisor import Child, GaveUp, sweep
 from router.version import VERSION
 
 START_TIMEOUT_S = 180.0
@@ -75,7 +75,7 @@ class _Gateway:
         code = 0
         try:
             await self._until_stopped(self._serve(config), keepers)
-        except StartFailed as error:
+        except (StartFailed, GaveUp) as error:
             self._say(f"error: {error}")
             code = 1
         finally:
@@ -131,10 +131,10 @@ class _Gateway:
         waiting = asyncio.create_task(done)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                while not waiting.done():
-                    finished, _ = await asyncio.wait({waiting}, timeout=2.0)
-                    if not finished:
-                        self._say(f"  … {name} ({self._elapsed()})")
+                patience_s = 2.0
+                while not (await asyncio.wait({waiting}, timeout=patience_s))[0]:
+                    self._say(f"  … {name} ({self._elapsed()})")
+                    patience_s = 5.0
             words = waiting.result()
         except TimeoutError:
             raise StartFailed(f"{name} was not ready after {START_TIMEOUT_S:.0f} s") from None
