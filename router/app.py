@@ -40,8 +40,6 @@ from router.xds.server import XdsServer
 from serving.listener import Listener
 from serving.protocol import server_handler
 
-log = logging.getLogger("crossfade")
-
 _MAX_SERVER_BODY_BYTES = 1024 * 1024
 
 
@@ -185,7 +183,7 @@ def main() -> None:
     try:
         control_plane = ControlPlane(config)
     except (StoreFailed, Invalid) as error:
-        log.error("%s", error)
+        print(error, file=sys.stderr)  # the supervisor shows the last line of this log
         sys.exit(EXIT_HOPELESS)
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(control_plane.run())

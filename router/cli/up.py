@@ -73,7 +73,8 @@ def _run(files: list[str], data_dir: Path, bind: str, ports: tuple[int, int, int
     except ValueError:
         raise Invalid("--bind", f"{bind!r} is not an IP address", "use an address of this machine") from None
     # A mistake in a spec is told before anything is started.
-    documents = [written_plain(document) for document in read_specs([spec_source(file) for file in files])]
+    specs = read_specs([spec_source(file) for file in files]) if files else ()
+    documents = [written_plain(document) for document in specs]
     wanted = Wanted(data_dir.resolve(), bind, Ports(*ports), ray_address, documents)
     try:
         return run_gateway(wanted, say)
