@@ -1,5 +1,7 @@
-"""What one small HTTP exchange costs in CPU: our listener beside raw ASGI on uvicorn, same parser (httptools), same loop
-(uvloop), same trivial handler. `python -m benchmarks.listener`, in turns."""
+"""What one small HTTP exchange costs in CPU: our listener beside raw ASGI on uvicorn, in turns.
+
+Same parser (httptools), same loop (uvloop), same trivial handler: `python -m benchmarks.listener`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interfaces that the control plane's core needs from the outside. The consumer owns them, adapters implement them."""
+"""What the control plane's core needs from the outside. The consumer owns these interfaces, adapters implement them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Store(Protocol):
     def load(self) -> dict[str, EndpointState]: ...
 
     def save(self, changed: Iterable[EndpointState], deleted: Iterable[str]) -> None:
-        """Write all or nothing. `changed` carry their new revision; raises `Conflict` unless the stored one is one less."""
+        """Write all or nothing. `changed` carry their new revision; `Conflict` unless the stored one is one less."""
 
     def load_replicas(self) -> tuple[Replica, ...]: ...
 
@@ -74,7 +74,10 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunningApp:
-    """The replicas of one generation of one deployment, as the runtime knows them. `trouble`: empty when all is well."""
+    """The replicas of one generation of one deployment, as the runtime knows them.
+
+    `trouble` is empty when all is well.
+    """
 
     endpoint: str
     deployment: str
