@@ -1,5 +1,5 @@
-"""The Ray Serve deployment: where a replica's parts are put together. Ray places, checks and restarts it; requests never
-pass through Ray.
+"""The Ray Serve deployment: where a replica's parts are put together. Ray places, checks and restarts it; requests
+never pass through Ray.
 
 The replica runs on an event loop and thread of its own, so that nothing Ray does on its loops can delay a request.
 """

@@ -1,4 +1,4 @@
-"""What a server can say about itself and its models, for the protocol's server-level calls (live, ready, index, health)."""
+"""What a server can say about itself and its models, for the server-level calls (live, ready, index, health)."""
 
 from __future__ import annotations
 
