@@ -1,0 +1,116 @@
+"""kill -9 of each part of the gateway, while clients keep asking."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from benchmarks.payloads import Payload
+from benchmarks.steady import SteadyLoad
+from router.client import Unreachable
+from tests.system.asking import over_grpc, over_http
+from tests.system.gateway import Gateway
+
+PER_SECOND = 80
+ENVOY_BACK_WITHIN_S = 5.0  # 2 s on a quiet machine
+BACK_WITHIN_S = 90.0
+
+
+@pytest.fixture
+async def load(shared: Gateway, payload: Payload) -> AsyncIterator[SteadyLoad]:
+    """HTTP and gRPC requests at a steady rate, for as long as the test runs."""
+    await asyncio.to_thread(shared.set_traffic, {"blue": 70, "green": 30})
+    async with SteadyLoad(f"{shared.url}/v2/models/mlp/infer", shared.grpc, payload, PER_SECOND) as load:
+        await load.split(PER_SECOND)
+        yield load
+
+
+async def test_nobody_notices_that_one_of_two_replicas_was_killed(shared: Gateway, load: SteadyLoad) -> None:
+    await asyncio.to_thread(shared.scale, "blue", 2)
+    victim, other = shared.replicas_of("mlp", "blue")
+    victim.kill()
+    await load.split(2 * PER_SECOND)
+    await _until(lambda: _others(shared, {victim, other}), "Ray starts another replica")
+    await _until(lambda: _is_ready(shared, "blue", 2), "two replicas are ready")
+    await load.split(PER_SECOND)
+    await asyncio.to_thread(shared.scale, "blue", 1)
+    await load.split(PER_SECOND)
+    assert not load.failures, load.failures[:10]
+
+
+async def test_nobody_notices_that_the_control_plane_was_killed(shared: Gateway, load: SteadyLoad) -> None:
+    (control_plane,) = shared.find("router.app")
+    control_plane.kill()
+    await load.split(2 * PER_SECOND)
+    await _until(lambda: _is_up_to_date(shared), "the control plane is back, and Envoy with it")
+    await asyncio.to_thread(shared.set_traffic, {"green": 100})
+    assert set(await load.split(PER_SECOND)) == {"green"}
+    assert not load.failures, load.failures[:10]
+    assert "control plane ended (killed by SIGKILL); starting it again" in shared.said
+
+
+async def test_envoy_is_back_in_two_seconds_with_the_same_routes(
+    shared: Gateway, load: SteadyLoad, payload: Payload
+) -> None:
+    (envoy,) = shared.find("envoy")
+    envoy.kill()
+    killed_s = time.monotonic()
+    await _until(lambda: _answers(shared), "Envoy answers again")
+    await load.split(2 * PER_SECOND)
+    down_s = max((failure.at_s for failure in load.failures), default=killed_s) - killed_s
+    print(f"requests failed for {down_s:.2f} s after Envoy was killed")
+    assert down_s < ENVOY_BACK_WITHIN_S
+    assert set(await load.split(2 * PER_SECOND)) == {"blue", "green"}
+    assert set(await over_http(shared, payload, 5, {"x-crossfade-deployment": "green"})) == {"green"}
+    assert set(await over_grpc(shared, payload, 5, {"x-crossfade-deployment": "blue"})) == {"blue"}
+
+
+@pytest.mark.parametrize("part", ["gcs_server", "raylet"])
+async def test_the_gateway_says_that_ray_is_lost_and_serves_again(
+    shared: Gateway, payload: Payload, part: str
+) -> None:
+    await asyncio.to_thread(shared.set_traffic, {"blue": 70, "green": 30})
+    said = len(shared.said)
+    (victim,) = shared.find(part)
+    victim.kill()
+    await _until(lambda: "Ray does not answer" in shared.said[said:], "it says that Ray is lost")
+    await _until(lambda: "connected to Ray" in shared.said[said:], "it says that Ray is back")
+    await _until(lambda: _is_ready(shared, "blue", 1) and _is_ready(shared, "green", 1), "the replicas are back")
+    assert set(await over_http(shared, payload, 100)) == {"blue", "green"}
+    assert set(await over_grpc(shared, payload, 100)) == {"blue", "green"}
+
+
+async def _until(is_so: Callable[[], Any], what: str, timeout_s: float = BACK_WITHIN_S) -> None:
+    give_up_at = time.monotonic() + timeout_s
+    while not await asyncio.to_thread(is_so):
+        assert time.monotonic() < give_up_at, f"not so after {timeout_s:g} s: {what}"
+        await asyncio.sleep(0.1)
+
+
+def _others(gateway: Gateway, known: set[psutil.Process]) -> set[psutil.Process]:
+    return set(gateway.replicas_of("mlp", "blue")) - known
+
+
+def _is_ready(gateway: Gateway, deployment: str, count: int) -> bool:
+    return bool(gateway.admin.deployment("mlp", deployment)["replicas_ready"] == count)
+
+
+def _is_up_to_date(gateway: Gateway) -> bool:
+    try:
+        proxies = gateway.admin.status()["proxies"]
+    except Unreachable:
+        return False
+    return bool(proxies) and all(proxy["is_up_to_date"] for proxy in proxies)
+
+
+def _answers(gateway: Gateway) -> bool:
+    try:
+        return httpx.get(f"{gateway.url}/v2/models/mlp", timeout=1).status_code == 200
+    except httpx.TransportError:
+        return False
