@@ -64,8 +64,8 @@ def _cluster(name: str, max_requests: int, health_path: str, gateway: Gateway) -
 def _circuit_breakers(max_requests: int) -> Any:
     """Bounds on what is under way; over `max_requests`, a request is refused at once instead of queued.
 
-    So connections are not what limits: HTTP/1.1 needs one a request. Nor are retries: Envoy's default of 3 is what makes
-    failover break under load.
+    So connections are not what limits (HTTP/1.1 needs one a request), nor are retries: Envoy's default of 3 is what
+    makes failover break under load.
     """
     limit, ample = UInt32Value(value=max_requests), UInt32Value(value=2 * max_requests)
     return circuit_breaker_pb2.CircuitBreakers(

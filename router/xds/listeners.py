@@ -65,7 +65,8 @@ def _connection_manager(gateway: Gateway) -> Any:
         http_filters=_http_filters(gateway),
         access_log=[json_access_log(gateway.access_log)],
         local_reply_config=local_reply_config(),
-        # Clients are not trusted with Envoy's own headers: none of them is internal, so Envoy drops those.
+        # Clients are not trusted with Envoy's own headers. No address is internal unless internal_address_config says
+        # so, whereas an empty one makes all private addresses internal.
         use_remote_address=BoolValue(value=True),
         early_header_mutation_extensions=[_without_internal_headers()],
         server_name="crossfade",

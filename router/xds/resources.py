@@ -28,7 +28,8 @@ class Resource:
     def following(self, leader: Resource) -> Resource:
         """The same content with a version that also changes whenever `leader` changes.
 
-        Envoy warms a changed cluster before it takes over, and waits in vain for endpoints that did not change.
+        Envoy warms a changed cluster until it is told its endpoints, unchanged or not. stream.py sees to that, and the
+        version to the case that the connection breaks in between.
         """
         return replace(self, version=_digest(leader.version.encode() + self.version.encode()))
 

@@ -26,7 +26,6 @@ from router.xds.wire import decoded, encoded
 log = logging.getLogger(__name__)
 
 _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
-_STOP_GRACE_S = 1.0
 # An Envoy whose host vanished without a goodbye is noticed after 15 s.
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -98,7 +97,7 @@ class XdsServer:
     async def stop(self) -> None:
         """Close every stream. Envoys keep their configuration and connect again to whoever comes next."""
         if self._server is not None:
-            await self._server.stop(_STOP_GRACE_S)
+            await self._server.stop(grace=None)  # streams never end by themselves
             self._server = None
 
     def release(self) -> None:

@@ -266,15 +266,15 @@ class Stream:
             if wanted is None:
                 removed.append(key.name)
             else:
-                self._doubt_what_begins_anew(key, wanted)
+                self._doubt_what_begins_anew(wanted)
                 self._hold(wanted)
                 resources.append(wanted)
             self._copies.setdefault(key, Copies()).send(nonce, wanted)
         return Response(type_url, nonce, tuple(resources), tuple(removed))
 
-    def _doubt_what_begins_anew(self, key: Key, wanted: Resource) -> None:
-        """A cluster that the client lacks begins without endpoints, whatever it was told of a namesake before."""
-        if key.type_url == CLUSTER and (key in self._alone or not self._is_held(key)):
+    def _doubt_what_begins_anew(self, wanted: Resource) -> None:
+        """A new or changed cluster warms up until it is told its endpoints, whatever its namesake was told before."""
+        if wanted.key.type_url == CLUSTER:
             for kept in wanted.keeps:
                 self._doubt(kept)
 

@@ -1,0 +1,193 @@
+"""A real Envoy, driven by the real xDS server, before replicas that do what a test tells them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from router.domain.routing import Routing, Upstream
+from router.domain.traffic import Mirror, Traffic
+from router.ports import Acknowledged
+from router.xds.bootstrap import EnvoyProcess, envoy_command
+from router.xds.gateway import Gateway
+from router.xds.server import XdsServer
+from tests.envoy.replica import MAX_BODY_BYTES, TOKEN, Replica
+from tests.envoy.waiting import DEADLINE_S
+
+
+@dataclass(slots=True)
+class DataPlane:
+    """Everything a test needs. Endpoints of different tests do not touch each other."""
+
+    folder: Path
+    gateway: Gateway
+    xds: XdsServer
+    server: Replica  # stands for the control plane's answers to server-level calls
+    http: httpx.AsyncClient
+    envoy: asyncio.subprocess.Process
+    _replicas: list[Replica] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.gateway.http_port}"
+
+    @property
+    def grpc_address(self) -> str:
+        return f"127.0.0.1:{self.gateway.grpc_port}"
+
+    @property
+    def xds_socket(self) -> str:
+        return str(self.folder / "xds")
+
+    async def replica(self, name: str) -> Replica:
+        replica = await Replica(name, str(self.folder / f"r{len(self._replicas)}")).start()
+        self._replicas.append(replica)
+        return replica
+
+    async def endpoint(
+        self,
+        name: str,
+        *upstreams: Upstream,
+        traffic: dict[str, int] | None = None,
+        mirror: Mirror | None = None,
+    ) -> None:
+        """Set it and wait until Envoy has it."""
+        self.xds.set_endpoint(routing(name, *upstreams, traffic=traffic, mirror=mirror))
+        outcome = await self.xds.applied(name, DEADLINE_S)
+        assert outcome == Acknowledged(), outcome
+
+    async def infer(self, endpoint: str, headers: dict[str, str] | None = None, body: bytes = b"{}") -> httpx.Response:
+        return await self.http.post(f"/v2/models/{endpoint}/infer", headers=headers, content=body)
+
+    async def admin(self, path: str) -> str:
+        transport = httpx.AsyncHTTPTransport(uds=str(self.folder / "admin"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://envoy") as client:
+            return (await client.get(path)).text
+
+    async def stat(self, name: str) -> int:
+        for line in (await self.admin(f"/stats?filter=^{name}$")).splitlines():
+            key, _, value = line.partition(": ")
+            if key == name:
+                return int(value)
+        return 0
+
+    def access_log(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in Path(self.gateway.access_log).read_text().splitlines()]
+
+
+def upstream(
+    deployment: str,
+    *replicas: Replica,
+    version: str = "1",
+    timeout_ms: int = 5000,
+    max_requests: int = 1000,
+    max_request_bytes: int = MAX_BODY_BYTES,
+) -> Upstream:
+    addresses = tuple(sorted((replica.address for replica in replicas), key=str))
+    return Upstream(deployment, version, addresses, timeout_ms, max_requests, max_request_bytes)
+
+
+def routing(
+    name: str, *upstreams: Upstream, traffic: dict[str, int] | None = None, mirror: Mirror | None = None
+) -> Routing:
+    shares = {upstreams[0].deployment: 100} if traffic is None else traffic
+    ordered = tuple(sorted(upstreams, key=lambda upstream: upstream.deployment))
+    return Routing(name, Traffic.of(shares), mirror, ordered)
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@asynccontextmanager
+async def started_envoy(process: EnvoyProcess, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    with log.open("ab") as output:
+        envoy = await asyncio.create_subprocess_exec(*envoy_command(process), stdout=output, stderr=output)
+    try:
+        yield envoy
+    finally:
+        if envoy.returncode is None:
+            envoy.kill()
+            await envoy.wait()
+
+
+async def listening(port: int) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.02)
+                continue
+            writer.close()
+            await writer.wait_closed()
+            return
+
+
+def process_of(folder: Path, node_id: str = "envoy-1", admin: str = "admin") -> EnvoyProcess:
+    return EnvoyProcess(
+        node_id=node_id, xds_socket=str(folder / "xds"), admin_socket=str(folder / admin), concurrency=1
+    )
+
+
+def gateway_in(folder: Path) -> Gateway:
+    http_port, grpc_port = free_ports(2)
+    return Gateway(
+        bind="127.0.0.1",
+        http_port=http_port,
+        grpc_port=grpc_port,
+        token=TOKEN,
+        access_log=str(folder / "access.jsonl"),
+        server_socket=str(folder / "server"),
+        health_interval_ms=200,
+    )
+
+
+@asynccontextmanager
+async def short_folder() -> AsyncIterator[Path]:
+    """Unix socket paths are limited to 107 bytes, so not below pytest's own folder."""
+    folder = Path(tempfile.mkdtemp(prefix="cf-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@asynccontextmanager
+async def data_plane(endpoints: Iterable[Routing] = ()) -> AsyncIterator[DataPlane]:
+    """Starts with `endpoints`, and with the replica that answers server-level calls."""
+    async with contextlib.AsyncExitStack() as stack:
+        folder = await stack.enter_async_context(short_folder())
+        gateway = gateway_in(folder)
+        server = await Replica("control-plane", gateway.server_socket).start()
+        stack.push_async_callback(server.kill)
+        xds = XdsServer(gateway)
+        for one in endpoints:
+            xds.set_endpoint(one)
+        await xds.start(str(folder / "xds"))
+        xds.release()
+        log = folder / "envoy.log"
+        stack.callback(lambda: print(log.read_text()))  # pytest shows it when a test fails
+        envoy = await stack.enter_async_context(started_envoy(process_of(folder), log))
+        await listening(gateway.http_port)
+        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.http_port}", timeout=DEADLINE_S)
+        http = await stack.enter_async_context(client)
+        plane = DataPlane(folder, gateway, xds, server, http, envoy)
+        yield plane
+        await plane.xds.stop()
+        for replica in plane._replicas:
+            await replica.kill()
