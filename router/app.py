@@ -7,8 +7,8 @@ second, long before Ray is reached again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Coroutine
@@ -24,7 +24,7 @@ from adapters.ray.logs import ReplicaLogs
 from adapters.sqlite_store import SqliteStore
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
 from router.api import create_app
-from router.config import EXIT_HOPELESS, LOOPBACK, GatewayConfig, kept_secret, reachable
+from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, LOOPBACK, GatewayConfig, kept_secret, reachable
 from router.desired import Desired
 from router.domain.errors import Invalid, StoreFailed
 from router.events import EventLog
@@ -39,6 +39,9 @@ from router.xds.gateway import Gateway
 from router.xds.server import XdsServer
 from serving.listener import Listener
 from serving.protocol import server_handler
+
+# How long followers of the event log have to read why the control plane starts again.
+_LAST_WORDS_S = 0.3
 
 _MAX_SERVER_BODY_BYTES = 1024 * 1024
 
@@ -73,8 +76,8 @@ class ControlPlane:
         )
         self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics)
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
+    async def run(self) -> int:
+        """Serve until SIGINT, or until Ray is lost. Returns the exit code."""
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -106,23 +109,27 @@ class ControlPlane:
                 timeout_graceful_shutdown=1,
             )
         )
-        tasks = [_named(admin.serve(), "admin API"), _named(self._run_reconciler(), "reconciler")]
+        serving = _named(admin.serve(), "admin API")
+        reconciling = _named(self._run_reconciler(), "reconciler")
         stopped = asyncio.create_task(stopping.wait())
-        done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stopped}:
-            if not stopping.is_set():
-                # Neither ends by itself: what raised is a defect, and a restart is the best answer to it.
-                task.result()
+        await asyncio.wait({serving, reconciling, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        code = 0
+        if reconciling.done():
+            # Ray was lost. Its client in this process would ask the lost cluster for ever; a new process is back in
+            # two seconds, and nobody who scores notices.
+            reconciling.result()
+            code = EXIT_RAY_LOST
+            await asyncio.sleep(_LAST_WORDS_S)
         admin.should_exit = True
-        for task in tasks[1:]:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        reconciling.cancel()
+        await asyncio.gather(serving, reconciling, return_exceptions=True)
         self.reconciler.close()
         await self.metrics.close()
         await metrics.close(grace_s=0.2)
         await server_calls.close(grace_s=0.2)
         await self.xds.stop()
         self.store.close()
+        return code
 
     def info(self) -> GatewayInfo:
         """Implements `router.admin_ports.Gateway`."""
@@ -185,8 +192,9 @@ def main() -> None:
     except (StoreFailed, Invalid) as error:
         print(error, file=sys.stderr)  # the supervisor shows the last line of this log
         sys.exit(EXIT_HOPELESS)
-    with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(control_plane.run())
+    code = uvloop.run(control_plane.run())
+    logging.shutdown()
+    os._exit(code)  # Ray's own farewell can hang on a cluster that is gone
 
 
 if __name__ == "__main__":

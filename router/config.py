@@ -20,6 +20,8 @@ LOOPBACK = "127.0.0.1"
 
 # sysexits.h EX_CONFIG: the control plane says that starting it again would end the same way.
 EXIT_HOPELESS = 78
+# sysexits.h EX_TEMPFAIL: it lost Ray, and starts again to join it afresh.
+EXIT_RAY_LOST = 75
 
 
 @dataclass(frozen=True, slots=True)

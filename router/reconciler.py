@@ -83,22 +83,30 @@ class Reconciler:
             self._route(name)
 
     async def run(self, runtime: Runtime) -> None:
-        """Keep Ray Serve as asked, for ever; a lost Ray is reported and joined again."""
-        while True:
-            try:
-                await runtime.connect()
-                self._ray_trouble = ""
-                self._events.publish("ray_connected", f"connected to Ray at {self._ray_address}")
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._follow_replicas(runtime))
-                    tasks.create_task(self._keep_apps(runtime))
-            except* RuntimeUnavailable as group:
-                reason = str(group.exceptions[0])
-                if self._ray_trouble != reason:
-                    self._ray_trouble = reason
-                    self._events.publish("ray_lost", f"Ray does not answer: {reason}; replicas that live keep serving")
-            self._deployed_counts.clear()
+        """Keep Ray Serve as asked. Returns when a Ray that had been joined is lost, which the events then say."""
+        while not await self._join(runtime):  # noqa: ASYNC110 (a cluster that is not there can only be asked again)
             await asyncio.sleep(_RECONNECT_AFTER_S)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_replicas(runtime))
+                tasks.create_task(self._keep_apps(runtime))
+        except* RuntimeUnavailable as group:
+            self._note_ray_trouble(str(group.exceptions[0]))
+
+    async def _join(self, runtime: Runtime) -> bool:
+        try:
+            await runtime.connect()
+        except RuntimeUnavailable as error:
+            self._note_ray_trouble(str(error))
+            return False
+        self._ray_trouble = ""
+        self._events.publish("ray_connected", f"connected to Ray at {self._ray_address}")
+        return True
+
+    def _note_ray_trouble(self, reason: str) -> None:
+        if self._ray_trouble != reason:
+            self._ray_trouble = reason
+            self._events.publish("ray_lost", f"Ray does not answer: {reason}; replicas that live keep serving")
 
     def close(self) -> None:
         for task in self._confirming.values():

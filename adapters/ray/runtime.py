@@ -34,8 +34,11 @@ from serving.replica import ReplicaConfig
 
 log = logging.getLogger("crossfade.ray")
 
-_WATCH_PATIENCE_S = 10.0
+_WATCH_PATIENCE_S = 5.0
 _CONSTRUCTOR_TRIES = 3
+# Ray's client asks a cluster that is gone for ever; past this time it is taken for lost.
+_CALL_TIMEOUT_S = 60.0
+_ASK_TIMEOUT_S = 15.0
 _HEALTHY = ("RUNNING", "DEPLOYING", "DELETING")
 
 Result = TypeVar("Result")
@@ -91,7 +94,7 @@ class RayRuntime:
         seen: tuple[str, int] | None = None
         while True:
             watch: Watch = await self._ask(
-                self._directory.watch.remote(seen, _WATCH_PATIENCE_S), timeout_s=_WATCH_PATIENCE_S + 5
+                self._directory.watch.remote(seen, _WATCH_PATIENCE_S), timeout_s=_WATCH_PATIENCE_S + _ASK_TIMEOUT_S
             )
             announced = {replica.id: replica for replica in watch.replicas}
             is_young = watch.age_s <= LEASE_S
@@ -173,11 +176,14 @@ class RayRuntime:
 
     async def _blocking(self, call: Callable[[], Result]) -> Result:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+            async with asyncio.timeout(_CALL_TIMEOUT_S):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        except TimeoutError:
+            raise RuntimeUnavailable(f"no answer within {_CALL_TIMEOUT_S:.0f} s") from None
         except (ray.exceptions.RayError, serve.exceptions.RayServeException, ConnectionError, RuntimeError) as error:
             raise RuntimeUnavailable(_first_line(error)) from error
 
-    async def _ask(self, reference: Any, timeout_s: float = 5.0) -> Any:
+    async def _ask(self, reference: Any, timeout_s: float = _ASK_TIMEOUT_S) -> Any:
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.wrap_future(reference.future())
