@@ -80,14 +80,20 @@ class Gateway:
 
     def start(self, *specs: Path) -> None:
         """Returns when it says that it is up."""
+        self.begin(*specs)
+        eventually(lambda: not self.is_running or "Ctrl-C stops everything" in self.said, START_TIMEOUT_S, self._trouble)
+        assert self.is_running, self._trouble()
+
+    def begin(self, *specs: Path) -> None:
+        """Returns when its run has an id, with which its processes are found."""
         self.output.write_bytes(b"")
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
                 self.command(*specs), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
-        eventually(lambda: not self.is_running or "Ctrl-C stops everything" in self.said, START_TIMEOUT_S, self._trouble)
+        eventually(lambda: not self.is_running or self._new_run_id(), START_TIMEOUT_S, self._trouble)
         assert self.is_running, self._trouble()
-        self._run_ids.append(json.loads(Path(self.data_dir, "run.json").read_text())["run"])
+        self._run_ids.append(self._new_run_id())
 
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -116,6 +122,14 @@ class Gateway:
     def said(self) -> str:
         return self.output.read_text(errors="replace")
 
+    def _new_run_id(self) -> str:
+        """Empty as long as the file is missing, half written, or an earlier run's."""
+        try:
+            run_id = str(json.loads(Path(self.data_dir, "run.json").read_text())["run"])
+        except (FileNotFoundError, ValueError):
+            return ""
+        return "" if run_id in self._run_ids else run_id
+
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -140,6 +154,9 @@ class Gateway:
                 continue  # ended while we looked, or another user's
         return found
 
+    def kinds(self) -> list[str]:
+        return sorted(_kind(process) for process in self.processes())
+
     def find(self, kind: str) -> list[psutil.Process]:
         """Processes by what they do: `router.app`, `envoy`, `gcs_server`, `ServeReplica` …"""
         return [process for process in self.processes() if _kind(process) == kind]
@@ -152,7 +169,7 @@ class Gateway:
 
     def assert_nothing_is_left(self, timeout_s: float = 0.0) -> None:
         """No process, socket, lock holder or run directory."""
-        eventually(lambda: not self.processes(), timeout_s, lambda: f"left: {[_kind(it) for it in self.processes()]}")
+        eventually(lambda: not self.processes(), timeout_s, lambda: f"left: {self.kinds()}")
         assert not self.run_dir.exists()
         assert not Path(self.data_dir, "run.json").exists()
         for port in (self.ports.http, self.ports.grpc, self.ports.metrics, self.ports.admin):
