@@ -35,7 +35,7 @@ class _Rule:
     status: int = 0
     http_status: int = 0
     text: str = ""
-    with_model: bool = False  # only gRPC calls that named a model
+    grpc_header: str = ""  # only gRPC calls that have this header
 
 
 # The first rule that fits counts. Flags: UO overflow of a circuit breaker, OM overload manager, UH no healthy host,
@@ -45,10 +45,12 @@ _RULES = (
     _Rule(4, flags=("UT", "DT"), http_status=504, text=_TIMED_OUT),
     _Rule(14, flags=("UH", "UF", "NC"), http_status=503, text=_NOT_READY),
     _Rule(14, flags=("UC", "UR"), http_status=503, text="the replica ended before it answered"),
-    _Rule(5, flags=("NR",), text=f"unknown model '%REQ({MODEL_HEADER})%'", with_model=True),
+    _Rule(5, flags=("NR",), text=f"unknown model '%REQ({MODEL_HEADER})%'", grpc_header=MODEL_HEADER),
     _Rule(12, flags=("NR",), text="unknown model or path '%PATH(NQ:PATH)%'"),
-    _Rule(5, status=404, with_model=True),
+    _Rule(5, status=404, grpc_header=MODEL_HEADER),
     _Rule(12, status=404),
+    # The model's name cannot be read from a compressed message (a per-call choice of gRPC clients, seldom made).
+    _Rule(12, status=400, grpc_header="grpc-encoding", text="compressed gRPC messages are not supported"),
     _Rule(3, status=400),
     _Rule(7, status=403),
     _Rule(4, status=408, text="the request did not arrive in time"),
@@ -64,7 +66,7 @@ def local_reply_config() -> Any:
     mappers = []
     for rule in _RULES:
         mappers.append(_grpc_mapper(rule))
-        if not rule.with_model and (rule.http_status or rule.text):
+        if not rule.grpc_header and (rule.http_status or rule.text):
             mappers.append(_http_mapper(rule))
     mappers.append(hcm_pb2.ResponseMapper(filter=_is_grpc(), body_format_override=_plain("%LOCAL_REPLY_BODY%")))
     return hcm_pb2.LocalReplyConfig(mappers=mappers, body_format=_json_error("%LOCAL_REPLY_BODY%"))
@@ -72,8 +74,8 @@ def local_reply_config() -> Any:
 
 def _grpc_mapper(rule: _Rule) -> Any:
     conditions = [_is_grpc(), _fits(rule)]
-    if rule.with_model:
-        conditions.append(_header(route_components_pb2.HeaderMatcher(name=MODEL_HEADER, present_match=True)))
+    if rule.grpc_header:
+        conditions.append(_header(route_components_pb2.HeaderMatcher(name=rule.grpc_header, present_match=True)))
     status = base_pb2.HeaderValueOption(
         header=base_pb2.HeaderValue(key="grpc-status", value=str(rule.grpc_status)),
         append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,

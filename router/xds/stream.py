@@ -6,6 +6,7 @@ everything; each response carries a nonce, and the client answers it with that n
 
 - *Make before break.* A resource is sent only when the client has confirmed all that it needs, and removed only when
   nothing that the client may hold needs it. Each resource waits for its own needs: endpoints do not block each other.
+  (Envoy confirms a cluster only when it is warm, first health checks included, so a confirmed cluster does answer.)
 - *A NACK concerns one resource.* When the refused response held several, each is sent again alone. A resource refused
   alone is not sent again until its content changes, and the client keeps the last version that it confirmed.
 - *Reconnecting costs nothing.* The client says which versions it holds; only the differences are sent. Of a version

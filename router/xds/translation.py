@@ -8,6 +8,10 @@ runs none of the filters below. The rest is translated by a few lines of Lua:
 - a server-level call, HTTP or gRPC: `SERVER_PREFIX` before its path
 - a query string, of which the protocol knows none, is dropped: it would hide the end of the segment before it
 
+Measured (one row of 64 floats, 2-core machine, CPU of Envoy): skipping costs an HTTP request 2 µs, translating costs a
+gRPC call 20 µs of 85. Reading the name in Lua instead of grpc_field_extraction would save 5 of them, and be a protobuf
+parser of our own.
+
 Names from a body are put into a path only when they are legal names; others become `-`, which is no endpoint's name.
 """
 

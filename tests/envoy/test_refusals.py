@@ -201,6 +201,16 @@ async def test_a_grpc_body_that_is_no_message_is_the_callers_mistake(plane: Data
             assert code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND), garbage
 
 
+async def test_a_compressed_grpc_message_is_refused_clearly(
+    plane: DataPlane, stub: service_pb2_grpc.GRPCInferenceServiceStub
+) -> None:
+    await plane.endpoint("zipped", upstream("blue", await plane.replica("blue")))
+
+    zipped = stub.ModelInfer(call("zipped", 10_000), compression=grpc.Compression.Gzip)
+
+    assert await grpc_error(zipped) == (grpc.StatusCode.UNIMPLEMENTED, "compressed gRPC messages are not supported")
+
+
 async def test_the_internal_grpc_tree_cannot_be_called_by_hand(plane: DataPlane) -> None:
     blue = await plane.replica("blue")
     await plane.endpoint("guarded", upstream("blue", blue))

@@ -1,0 +1,63 @@
+"""Routes of an endpoint as data. What they do is tested with the real Envoy."""
+
+from dataclasses import replace
+from typing import Any
+
+from envoy.config.route.v3 import route_pb2
+
+from router.domain.routing import Routing
+from router.xds.names import CLUSTER, ENDPOINTS, Key
+from router.xds.routes import endpoint_routes
+from tests.unit.xds.world import GATEWAY, routing, upstream
+
+
+def routes_of(wanted: Routing) -> list[Any]:
+    message = route_pb2.RouteConfiguration.FromString(endpoint_routes(wanted, GATEWAY).body)
+    return list(message.virtual_hosts[0].routes)
+
+
+def weights(route: Any) -> dict[str, int]:
+    return {cluster.name: cluster.weight.value for cluster in route.route.weighted_clusters.clusters}
+
+
+def test_all_traffic_on_one_deployment_needs_no_weights() -> None:
+    route = routes_of(routing("fraud", upstream("blue"), upstream("green")))[-1]
+
+    assert route.route.cluster == "fraud/blue"
+
+
+def test_weights_name_only_deployments_with_traffic() -> None:
+    wanted = routing("fraud", upstream("blue"), upstream("green"), upstream("grey"), traffic={"blue": 90, "grey": 10})
+
+    assert weights(routes_of(wanted)[-1]) == {"fraud/blue": 90, "fraud/grey": 10}
+
+
+def test_a_version_is_split_by_the_weights_of_those_who_have_it() -> None:
+    wanted = routing(
+        "fraud",
+        upstream("blue", version="1"),
+        upstream("green", version="2"),
+        upstream("grey", version="2"),
+        traffic={"blue": 70, "green": 20, "grey": 10},
+    )
+
+    by_prefix = {route.match.path_separated_prefix: route for route in routes_of(wanted) if not route.match.headers}
+
+    assert weights(by_prefix["/v2/models/fraud/versions/2"]) == {"fraud/green": 20, "fraud/grey": 10}
+    assert by_prefix["/v2/models/fraud/versions/1"].route.cluster == "fraud/blue"
+
+
+def test_the_timeout_is_the_longest_of_those_who_may_answer() -> None:
+    fast, slow = upstream("blue"), replace(upstream("green"), request_timeout_ms=60_000)
+
+    live = routes_of(routing("fraud", fast, slow, traffic={"blue": 50, "green": 50}))[-1]
+    alone = routes_of(routing("fraud", fast, slow))[-1]
+
+    assert live.route.timeout.seconds == 60
+    assert alone.route.timeout.seconds == 5
+
+
+def test_routes_need_every_cluster_that_a_request_may_be_pinned_to() -> None:
+    needs = endpoint_routes(routing("fraud", upstream("blue"), upstream("green")), GATEWAY).needs
+
+    assert needs == {Key(kind, name) for kind in (CLUSTER, ENDPOINTS) for name in ("fraud/blue", "fraud/green")}
