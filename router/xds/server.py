@@ -169,11 +169,12 @@ class XdsServer:
         await self._released.wait()
         connection = _Connection(Stream(self._snapshot.wanted))
         self._connections.add(connection)
-        writer = asyncio.create_task(self._write(connection, context))
         try:
-            await self._read(connection, context)
+            async with asyncio.TaskGroup() as tasks:
+                writer = tasks.create_task(self._write(connection, context))
+                await self._read(connection, context)
+                writer.cancel()
         finally:
-            writer.cancel()
             self._connections.discard(connection)
             self._advanced()
             log.info("envoy disconnected", extra={"proxy": connection.proxy})
