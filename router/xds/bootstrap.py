@@ -95,7 +95,6 @@ def bootstrap(process: EnvoyProcess) -> dict[str, Any]:
             "stats_matcher": {"inclusion_list": _KEPT_STATS},
         },
         "overload_manager": _overload_manager(process),
-        "layered_runtime": {"layers": [{"name": "static", "static_layer": {}}]},
     }
 
 

@@ -10,7 +10,7 @@ from envoy.config.core.v3 import base_pb2, config_source_pb2, health_check_pb2, 
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+from google.protobuf.wrappers_pb2 import UInt32Value
 
 from router.domain.routing import Upstream
 from router.xds.gateway import TOKEN_HEADER, Gateway
@@ -135,7 +135,3 @@ def milliseconds(value: int) -> Any:
     duration = Duration()
     duration.FromTimedelta(timedelta(milliseconds=value))
     return duration
-
-
-def true() -> Any:
-    return BoolValue(value=True)

@@ -45,9 +45,6 @@ class Snapshot:
         """A live view."""
         return MappingProxyType(self._wanted)
 
-    def endpoints(self) -> frozenset[str]:
-        return frozenset(self._routings)
-
     def set_endpoint(self, routing: Routing) -> frozenset[Key]:
         before = self._routings.get(routing.endpoint)
         if before == routing:
