@@ -32,6 +32,7 @@ class Splits:
     checked: int = 0
     outside: list[str] = field(default_factory=list)
     unexpected: Counter[str] = field(default_factory=Counter)  # replies of deployments that had no traffic
+    _comparisons: int = 0
     _deviation: float = 0.0
     _variance: float = 0.0
 
@@ -39,19 +40,19 @@ class Splits:
         total = sum(answered.values())
         for name in answered.keys() - {name for name, percent in percents.items() if percent}:
             self.unexpected[name] += answered[name]
-        for name, percent in percents.items():
+        self.checked += 1
+        for name, percent in sorted(percents.items())[1:]:  # the first one's count follows from the others'
+            self._comparisons += 1
             share = percent / 100
             expected, variance = total * share, total * share * (1 - share)
             deviation = answered.get(name, 0) - expected
             if abs(deviation) > SIGMAS * math.sqrt(variance):
                 self.outside.append(f"{name}: {answered.get(name, 0)} of {total} at {percent}%")
-        first = min(
-            percents
-        )  # one deployment's deviations, summed up, show a bias that single changes are too short for
+        # Its deviations, summed up, show a bias that a single change is too short for.
+        first = min(percents)
         share = percents[first] / 100
         self._deviation += answered.get(first, 0) - total * share
         self._variance += total * share * (1 - share)
-        self.checked += 1
 
     @property
     def bias_sigmas(self) -> float:
@@ -63,7 +64,8 @@ class Splits:
         outside = math.erfc(SIGMAS / math.sqrt(2))
         allowed, tail = 0, 1.0
         while True:
-            tail -= math.comb(self.checked, allowed) * outside**allowed * (1 - outside) ** (self.checked - allowed)
+            ways = math.comb(self._comparisons, allowed)
+            tail -= ways * outside**allowed * (1 - outside) ** (self._comparisons - allowed)
             if tail < CHANCE:
                 return allowed
             allowed += 1

@@ -156,11 +156,11 @@ class Admin:
             query = f"revision={revision}&timeout_s={_SETTLE_TIMEOUT_S:g}"
             settled = await self._call("GET", f"/endpoints/{name}/settled?{query}")
             if settled["outcome"] != "in_force":
-                raise ChangeFailed(f"{method} {path} {body}: {settled}")
+                raise ChangeFailed(f"{method} {path}: {settled}")
 
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         async with self._session.request(method, self._url + path, json=body) as reply:
             if reply.status != 200:
-                raise ChangeFailed(f"{method} {path} {body}: {reply.status} {await reply.text()}")
+                raise ChangeFailed(f"{method} {path}: {reply.status} {(await reply.text())[:500]}")
             content: dict[str, Any] = await reply.json()
             return content

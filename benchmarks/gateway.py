@@ -3,7 +3,7 @@
     python -m benchmarks.gateway [--quick] [--only SECTION]... [--output FOLDER]
 
 Prints a Markdown table and writes it, with every number behind it, into the output folder.
-Exit codes: 0 every bar is met · 1 one is not, or a server did not do its part · 2 a program is missing.
+Exit codes: 0 every bar is met · 1 one is not, or a server failed · 2 a program is missing · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks import report
@@ -52,9 +52,13 @@ QUICK = Settings(rounds=3, turn_s=2, random_changes=40, timed_changes=50, endpoi
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every section gets: how much to measure, a folder of its own, the model and the request for it."""
+    """What every section gets: how much to measure, a folder of its own, the model and the request for it.
+
+    `output` gets the servers' logs when a section fails.
+    """
 
     settings: Settings
+    output: Path
     folder: Path
     model: Path
     payload: Payload
@@ -120,38 +124,51 @@ def main() -> int:
         return 2
     signal.signal(signal.SIGTERM, _interrupt)  # so that the servers are ended in order then, too
     settings = QUICK if arguments.quick else Settings()
-    rows, is_complete = _measure(settings, arguments.only or list(SECTIONS))
+    try:
+        rows, is_complete = _measure(settings, arguments.output, arguments.only or list(SECTIONS))
+    except KeyboardInterrupt:
+        say("interrupted; every server has been stopped")
+        return 130
     print(report.markdown(rows))
     for path in report.write(rows, asdict(settings), arguments.output):
         say(f"written to {path}")
     return 0 if is_complete and all(row.is_met is not False for row in rows) else 1
 
 
-def _measure(settings: Settings, sections: list[str]) -> tuple[list[Row], bool]:
-    """A section that fails is told, its servers' logs are kept, and the others still run."""
-    rows: list[Row] = []
-    is_complete = True
-    # Short, because Ray puts unix sockets below it, whose paths end at 107 bytes.
-    home = Path(tempfile.mkdtemp(prefix="cfb-"))
-    model = home / "mlp.onnx"
-    tiny_mlp(model)
-    payload = payload_for(model, ENDPOINT)
-    for name in sections:
-        say(f"{name}: {(SECTIONS[name].__doc__ or '').strip()}")
-        folder = home / name
-        folder.mkdir()
-        started_s = time.monotonic()
-        try:
-            rows += SECTIONS[name](Bench(settings, folder, model, payload))
-        except (DidNotStart, LoadFailed, WrongAnswer, ChangeFailed) as error:
-            is_complete = False
-            say(f"{name} failed: {error}")
-        say(f"{name}: {time.monotonic() - started_s:.0f} s")
-    if is_complete:
-        shutil.rmtree(home, ignore_errors=True)
-    else:
-        say(f"the servers' logs are in {home}")
-    return rows, is_complete
+def _measure(settings: Settings, output: Path, sections: list[str]) -> tuple[list[Row], bool]:
+    """The rows, and whether every section gave its own. One that fails is told, and the others still run."""
+    # A short path, because Ray puts unix sockets below it, whose paths end at 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="cfb-", ignore_cleanup_errors=True) as home:
+        model = Path(home, "mlp.onnx")
+        tiny_mlp(model)
+        bench = Bench(settings, output, Path(home), model, payload_for(model, ENDPOINT))
+        found = {name: _section(name, bench) for name in sections}
+    rows = [row for rows in found.values() if rows is not None for row in rows]
+    return rows, None not in found.values()
+
+
+def _section(name: str, bench: Bench) -> list[Row] | None:
+    """The section's rows, or None when it failed."""
+    say(f"{name}: {(SECTIONS[name].__doc__ or '').strip()}")
+    folder = bench.folder / name
+    folder.mkdir()
+    started_s = time.monotonic()
+    try:
+        rows = SECTIONS[name](replace(bench, folder=folder))
+    except (DidNotStart, LoadFailed, WrongAnswer, ChangeFailed) as error:
+        say(f"{name} failed: {error}")
+        say(f"the servers' logs are in {_keep_logs(folder, bench.output / 'logs')}")
+        return None
+    say(f"{name}: {time.monotonic() - started_s:.0f} s")
+    return rows
+
+
+def _keep_logs(folder: Path, target: Path) -> Path:
+    target.mkdir(parents=True, exist_ok=True)
+    for log in folder.rglob("*.log"):
+        if "session_" not in str(log):  # Ray's own, hundreds of files
+            shutil.copy(log, target / f"{folder.name}-{log.name}")
+    return target
 
 
 def _blue_and_green(model: Path, blue_count: int = 1) -> list[dict[str, object]]:

@@ -31,11 +31,6 @@ class Server:
     urls: dict[str, str] = field(default_factory=dict)  # variant -> where to POST JSON
     grpc_address: str = ""
 
-    def cpu_s(self) -> tuple[float, float]:
-        """CPU seconds so far: of the processes on the request's path, and of all."""
-        used = self.child.cpu_s()
-        return sum(cpu_s for kind, cpu_s in used.items() if kind in self.path_kinds), sum(used.values())
-
 
 @contextmanager
 def ray_serve(folder: Path, model: Path, payload: Payload) -> Iterator[Server]:

@@ -90,7 +90,7 @@ async def weight_changes(gateway: Gateway, payload: Payload, count: int) -> list
 
 
 async def add_endpoints(gateway: Gateway, model: Path, count: int) -> float:
-    """Endpoints without a replica: each has its route, cluster and (empty) list of addresses in Envoy, but no process.
+    """Endpoints with a deployment that has no replica: Envoy and the control plane know them, but they need no process.
 
     Returns the seconds until Envoy had acknowledged them all.
     """
@@ -98,7 +98,7 @@ async def add_endpoints(gateway: Gateway, model: Path, count: int) -> float:
     async with Admin(gateway) as admin:
         for first in range(0, count, ENDPOINTS_PER_APPLY):
             names = [f"other-{number}" for number in range(first, min(first + ENDPOINTS_PER_APPLY, count))]
-            endpoints = [endpoint(name, {"blue": 100}) for name in names]
+            endpoints = [endpoint(name, {}) for name in names]
             await admin.store([*endpoints, *(deployment(name, "blue", model, instance_count=0) for name in names)])
             say(f"  {first + len(names)}/{count} endpoints added")
         await admin.wait_until_up_to_date()

@@ -25,7 +25,7 @@ from starlette.responses import Response
 from benchmarks.peers.variants import RAY_SERVE_VARIANTS
 
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0.5})
+@serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0.5})
 class Model:
     """One ONNX model with one input and one output."""
 
@@ -64,11 +64,12 @@ def main() -> None:
     # `local`: a cluster of our own, whatever RAY_ADDRESS says.
     ray.init("local", _temp_dir=str(arguments.temp_dir), _node_ip_address="127.0.0.1", log_to_driver=False, **settings)
     serve.start(http_options={"host": "127.0.0.1", "port": arguments.port})
-    for name, (wait_s, is_logged) in RAY_SERVE_VARIANTS.items():
+    for name, variant in RAY_SERVE_VARIANTS.items():
         model = Model.options(  # type: ignore[attr-defined]  # what @serve.deployment makes of it
-            logging_config={"enable_access_log": is_logged}
+            max_ongoing_requests=variant.max_ongoing_requests,
+            logging_config={"enable_access_log": variant.has_access_log},
         )
-        serve.run(model.bind(str(arguments.model), wait_s), name=name, route_prefix=f"/{name}")
+        serve.run(model.bind(str(arguments.model), variant.batch_wait_s), name=name, route_prefix=f"/{name}")
     signal.pause()
 
 

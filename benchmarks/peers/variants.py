@@ -1,8 +1,22 @@
 """The ways in which Ray Serve is set up: none is best for everything. Imports nothing: Ray takes seconds to import."""
 
-# variant, also its route -> (how long a batch is held open in seconds, whether requests are logged)
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """`batch_wait_s`: how long a batch is held open. `max_ongoing_requests`: how many HAProxy lets into a replica."""
+
+    batch_wait_s: float
+    max_ongoing_requests: int
+    has_access_log: bool
+
+
+# The name is also the route. Ray Serve's default of 5 ongoing requests caps a batch at 5 rows, too.
 RAY_SERVE_VARIANTS = {
-    "eager": (0.0, False),  # the shortest latency
-    "waiting": (0.002, False),  # fuller batches
-    "logging": (0.0, True),  # with an access log, as Crossfade always has one
+    "eager": Variant(0.0, 1000, has_access_log=False),  # the shortest latency
+    "waiting": Variant(0.002, 1000, has_access_log=False),  # fuller batches
+    "untuned": Variant(0.002, 5, has_access_log=True),
 }
