@@ -51,6 +51,9 @@ def _cluster(name: str, max_requests: int, health_path: str, gateway: Gateway) -
             # them are late, and refusing everybody would turn a slow gateway into a dead one. Replicas that are
             # really gone fail at once, and a new deployment's first replica answers before its first check is back.
             healthy_panic_threshold=percent_pb2.Percent(value=1),
+            # Envoy gathers health changes for a second before it heeds them: a new replica would get nothing so long,
+            # and a kill of the other one in that second would be noticed.
+            update_merge_window=Duration(seconds=0),
         ),
         ignore_health_on_host_removal=True,  # the control plane knows better than the last health check
         circuit_breakers=_circuit_breakers(max_requests),
