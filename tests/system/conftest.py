@@ -1,4 +1,4 @@
-"""One gateway for most tests: two deployments of a tiny network, an echo, and a model as slow as one likes."""
+"""One gateway for most tests: two deployments of a tiny network, echoes, and a model as slow as one likes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from benchmarks.models import tiny_mlp
 from benchmarks.payloads import Payload, payload_for
 from tests.system.gateway import Gateway, a_gateway, deployment, endpoint, write_spec
-from tests.system.models import echo, slow
+from tests.system.models import echo, slow, strings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,10 +22,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with mlp.onnx, echo.onnx, slow.onnx, and garbage.onnx, which is none."""
+    """A folder with mlp.onnx, echo.onnx, strings.onnx, slow.onnx, and garbage.onnx, which is none."""
     folder = tmp_path_factory.mktemp("models")
     tiny_mlp(folder / "mlp.onnx")
     echo(folder / "echo.onnx")
+    strings(folder / "strings.onnx")
     slow(folder / "slow.onnx")
     Path(folder, "garbage.onnx").write_bytes(b"this is no model " * 100)
     return folder
@@ -46,9 +47,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[G
         deployment("mlp", "green", models / "mlp.onnx"),
         endpoint("echo", {"only": 100}),
         deployment("echo", "only", models / "echo.onnx"),
+        endpoint("strings", {"only": 100}),
+        deployment("strings", "only", models / "strings.onnx"),
         endpoint("slow", {"only": 100}),
         deployment("slow", "only", models / "slow.onnx"),
     ]
     with a_gateway(folder) as gateway:
         gateway.start(write_spec(folder / "spec.yaml", documents))
+        assert " failed" not in gateway.said, gateway.said
         yield gateway

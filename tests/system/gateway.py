@@ -81,7 +81,9 @@ class Gateway:
     def start(self, *specs: Path) -> None:
         """Returns when it says that it is up."""
         self.begin(*specs)
-        eventually(lambda: not self.is_running or "Ctrl-C stops everything" in self.said, START_TIMEOUT_S, self._trouble)
+        eventually(
+            lambda: not self.is_running or "Ctrl-C stops everything" in self.said, START_TIMEOUT_S, self._trouble
+        )
         assert self.is_running, self._trouble()
 
     def begin(self, *specs: Path) -> None:

@@ -33,6 +33,8 @@ async def load(shared: Gateway, payload: Payload) -> AsyncIterator[SteadyLoad]:
 
 async def test_nobody_notices_that_one_of_two_replicas_was_killed(shared: Gateway, load: SteadyLoad) -> None:
     await asyncio.to_thread(shared.scale, "blue", 2)
+    # A new replica gets requests once Envoy's own first health check of it has passed.
+    await _until(lambda: _healthy(shared, "mlp/blue") == 2, "Envoy sends to both")
     victim, other = shared.replicas_of("mlp", "blue")
     victim.kill()
     await load.split(2 * PER_SECOND)
@@ -61,7 +63,7 @@ async def test_envoy_is_back_in_two_seconds_with_the_same_routes(
     (envoy,) = shared.find("envoy")
     envoy.kill()
     killed_s = time.monotonic()
-    await _until(lambda: _answers(shared), "Envoy answers again")
+    await _until(lambda: _answers(shared, "blue"), "Envoy answers again")
     await load.split(2 * PER_SECOND)
     down_s = max((failure.at_s for failure in load.failures), default=killed_s) - killed_s
     print(f"requests failed for {down_s:.2f} s after Envoy was killed")
@@ -72,16 +74,15 @@ async def test_envoy_is_back_in_two_seconds_with_the_same_routes(
 
 
 @pytest.mark.parametrize("part", ["gcs_server", "raylet"])
-async def test_the_gateway_says_that_ray_is_lost_and_serves_again(
-    shared: Gateway, payload: Payload, part: str
-) -> None:
+async def test_the_gateway_says_that_ray_is_lost_and_serves_again(shared: Gateway, payload: Payload, part: str) -> None:
     await asyncio.to_thread(shared.set_traffic, {"blue": 70, "green": 30})
     said = len(shared.said)
     (victim,) = shared.find(part)
     victim.kill()
     await _until(lambda: "Ray does not answer" in shared.said[said:], "it says that Ray is lost")
     await _until(lambda: "connected to Ray" in shared.said[said:], "it says that Ray is back")
-    await _until(lambda: _is_ready(shared, "blue", 1) and _is_ready(shared, "green", 1), "the replicas are back")
+    await _until(lambda: _answers(shared, "blue") and _answers(shared, "green"), "both deployments answer")
+    await _until(lambda: httpx.get(f"{shared.url}/v2/health/ready").status_code == 200, "everything else does, too")
     assert set(await over_http(shared, payload, 100)) == {"blue", "green"}
     assert set(await over_grpc(shared, payload, 100)) == {"blue", "green"}
 
@@ -101,6 +102,12 @@ def _is_ready(gateway: Gateway, deployment: str, count: int) -> bool:
     return bool(gateway.admin.deployment("mlp", deployment)["replicas_ready"] == count)
 
 
+def _healthy(gateway: Gateway, cluster: str) -> int:
+    page = httpx.get(f"http://127.0.0.1:{gateway.ports.metrics}/metrics", timeout=10).text
+    name = f'envoy_cluster_membership_healthy{{envoy_cluster_name="{cluster}"}} '
+    return sum(int(line.removeprefix(name)) for line in page.splitlines() if line.startswith(name))
+
+
 def _is_up_to_date(gateway: Gateway) -> bool:
     try:
         proxies = gateway.admin.status()["proxies"]
@@ -109,8 +116,9 @@ def _is_up_to_date(gateway: Gateway) -> bool:
     return bool(proxies) and all(proxy["is_up_to_date"] for proxy in proxies)
 
 
-def _answers(gateway: Gateway) -> bool:
+def _answers(gateway: Gateway, deployment: str) -> bool:
+    pin = {"x-crossfade-deployment": deployment}
     try:
-        return httpx.get(f"{gateway.url}/v2/models/mlp", timeout=1).status_code == 200
+        return httpx.get(f"{gateway.url}/v2/models/mlp", headers=pin, timeout=1).status_code == 200
     except httpx.TransportError:
         return False

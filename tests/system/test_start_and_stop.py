@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from tritonclient.grpc import aio as triton_grpc
 from tritonclient.http import aio as triton_http
-import numpy as np
 
 from benchmarks.payloads import Payload
 from tests.system.asking import over_http

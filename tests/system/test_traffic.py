@@ -151,7 +151,5 @@ def _grpc_refusal(
         grpc.insecure_channel(gateway.grpc) as channel,
         pytest.raises(grpc.RpcError) as refusal,
     ):
-        channel.unary_unary(INFER_METHOD)(
-            message.SerializeToString(), timeout=10, metadata=tuple(headers.items())
-        )
+        channel.unary_unary(INFER_METHOD)(message.SerializeToString(), timeout=10, metadata=tuple(headers.items()))
     return refusal.value.code(), refusal.value.details()
