@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+import httpx
 
 from benchmarks.payloads import Payload
 from benchmarks.processes import Child, free_port
@@ -44,6 +46,13 @@ class Gateway:
     @property
     def token(self) -> str:
         return Path(self.data_dir, "admin.token").read_text().strip()
+
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels."""
+        found = re.search(rf"^{name}(?:\{{\}})? (\S+)$", httpx.get(self.metrics_url).text, re.MULTILINE)
+        if found is None:
+            raise LookupError(f"/metrics has no {name}")
+        return float(found[1])
 
 
 def endpoint(name: str, traffic: Mapping[str, int]) -> dict[str, Any]:

@@ -92,9 +92,12 @@ def weights(bench: Bench) -> list[Row]:
         alone = asyncio.run(weight_changes(gateway, bench.payload, count))
         took_s = asyncio.run(add_endpoints(gateway, bench.model, others))
         among_many = asyncio.run(weight_changes(gateway, bench.payload, count))
+        clusters = gateway.metric("envoy_cluster_manager_active_clusters")
     return [
         weight_row(alone, 1, 100, {}),
-        weight_row(among_many, others + 1, 150, {"seconds_to_add_the_endpoints": round(took_s, 1)}),
+        weight_row(
+            among_many, others + 1, 150, {"seconds_to_add_them": round(took_s, 1), "clusters_in_envoy": clusters}
+        ),
     ]
 
 
