@@ -169,6 +169,8 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         # Trailers, which the parser reports as headers too, get a dictionary of their own that nobody reads.
         self._request_headers, self._headers = self._headers, {}
+        if self._parser.should_upgrade():
+            raise BadRequest("protocol upgrades are not offered")
         declared = self._request_headers.get(b"content-length")
         if declared is not None and int(declared) > self._listener.max_body_bytes:
             raise TooLarge(f"the body has {int(declared)} bytes, the limit is {self._listener.max_body_bytes}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from typing import Any
@@ -45,7 +46,7 @@ async def test_a_pin_reaches_its_deployment_also_at_weight_0(shared: Gateway, pa
 async def test_a_deployment_without_any_traffic_anywhere_answers_its_pin(shared: Gateway, payload: Payload) -> None:
     shared.set_traffic({})
     assert await over_http(shared, payload, 5, {PINS[0]: "green"}) == Counter({"green": 5})
-    refused = httpx.post(shared.url + INFER, content=payload.body)
+    refused = await asyncio.to_thread(httpx.post, shared.url + INFER, content=payload.body)
     assert refused.status_code == 404
     assert refused.json() == {"error": "endpoint 'mlp' has no deployment with traffic"}
 
