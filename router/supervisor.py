@@ -11,7 +11,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,6 +77,8 @@ class Child:
                 + f"; its log: {self.spec.log_path}"
             )
             await asyncio.sleep(pause_s)
+            if self._has_been_told_to_stop():
+                return
 
     async def stop(self) -> None:
         """Ask it to end, then make it."""
@@ -154,9 +156,3 @@ async def sweep(run_id: str, grace_s: float = 2.0) -> list[int]:
         if not left:
             break
     return found
-
-
-async def stop_in_order(children: Sequence[Child]) -> None:
-    """One after the other: Envoy first (it drains), then who it depends on."""
-    for child in children:
-        await child.stop()
