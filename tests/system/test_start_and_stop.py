@@ -103,7 +103,7 @@ async def test_a_killed_gateway_comes_back_with_everything_and_sigterm_lets_requ
     asked = asyncio.gather(_ask_slowly(triton_http, gateway.scoring), _ask_slowly(triton_grpc, gateway.grpc))
     await asyncio.to_thread(eventually, lambda: _under_way(gateway) == 2, 10)
     gateway.send(signal.SIGTERM)
-    assert await asked == [512.0, 512.0]
+    assert list(await asked) == [512.0, 512.0]
     assert await asyncio.to_thread(gateway.wait_for_end, END_WITHIN_S) == 0
     gateway.assert_nothing_is_left()
 

@@ -58,7 +58,7 @@ def log(tmp_path: Path) -> str:
 
 
 def is_alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return bool(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
 
 
 async def test_a_child_that_dies_is_reported_and_started_again(tmp_path: Path) -> None:
