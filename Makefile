@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 
 # uv is taken from the PATH, else fetched from PyPI into the project's own folder.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
-SYNC := UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --frozen --quiet
+UV_VERSION := 'uv>=0.9,<1'
+# Inexact: what `make setup-dev` or an extra brought is not taken away again.
+SYNC := UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --frozen --quiet --inexact
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev up check test bench format clean
@@ -17,11 +19,13 @@ help: ## list the commands
 .uv/bin/uv:
 	@echo "fetching uv into .uv" >&2
 	@$(PYTHON) -c 'import sys; sys.exit("crossfade needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	@$(PYTHON) -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	@$(PYTHON) -m venv .uv >/dev/null 2>&1 && .uv/bin/pip install --quiet --disable-pip-version-check $(UV_VERSION) \
+	  || { mkdir -p .uv && $(PYTHON) -m pip install --quiet --disable-pip-version-check --prefix .uv --ignore-installed $(UV_VERSION); } \
+	  || { rm -rf .uv; echo "uv could not be installed: Python needs pip (on Debian: apt install python3-venv)" >&2; exit 1; }
 
 setup: $(filter .uv/bin/uv,$(UV)) ## install crossfade and its example into .venv
 	@echo "installing packages (the first time takes a minute or two)" >&2
-	@$(SYNC)
+	@$(SYNC) $(addprefix --extra ,$(EXTRAS))
 	@$(BIN)/python deploy/examples/quantize_filetype.py
 
 setup-dev: $(filter .uv/bin/uv,$(UV)) ## install what tests, checks and benchmarks need as well

@@ -19,6 +19,7 @@ from router.domain.endpoint import DeployedModel, Deployment, Endpoint, Endpoint
 from router.domain.errors import Conflict, CrossfadeError, StoreFailed
 from router.domain.model_ref import ResolvedModel
 from router.domain.routing import Address, Replica, ReplicaState, TcpAddress, UnixAddress
+from router.domain.traffic import Traffic
 from router.spec import read_documents, to_plain
 
 SCHEMA_VERSION = 1
@@ -38,6 +39,10 @@ CREATE TABLE deployment (
     model_path TEXT NOT NULL,
     model_sha256 TEXT NOT NULL,
     PRIMARY KEY (endpoint, name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE in_force (
+    endpoint TEXT PRIMARY KEY REFERENCES endpoint (name) ON DELETE CASCADE,
+    traffic TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE replica (
     id TEXT PRIMARY KEY,
@@ -116,6 +121,19 @@ class SqliteStore:
         with self._transaction() as connection:
             connection.execute("DELETE FROM replica")
             connection.executemany("INSERT INTO replica VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def load_in_force(self) -> dict[str, Traffic]:
+        with self._transaction() as connection:
+            rows = connection.execute("SELECT endpoint, traffic FROM in_force").fetchall()
+        return {endpoint: Traffic.of(json.loads(traffic)) for endpoint, traffic in rows}
+
+    def save_in_force(self, endpoint: str, traffic: Traffic) -> None:
+        """An endpoint that was deleted meanwhile has nothing in force."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO in_force SELECT name, ? FROM endpoint WHERE name = ?",
+                (json.dumps(traffic.as_dict()), endpoint),
+            )
 
     def _save_one(self, connection: sqlite3.Connection, state: EndpointState) -> None:
         name = state.endpoint.name

@@ -40,6 +40,8 @@ from router.xds.server import XdsServer
 from serving.listener import Listener
 from serving.protocol import server_handler
 
+log = logging.getLogger("crossfade")
+
 # How long followers of the event log have to read why the control plane starts again.
 _LAST_WORDS_S = 0.3
 
@@ -192,9 +194,14 @@ def main() -> None:
     except (StoreFailed, Invalid) as error:
         print(error, file=sys.stderr)  # the supervisor shows the last line of this log
         sys.exit(EXIT_HOPELESS)
-    code = uvloop.run(control_plane.run())
-    logging.shutdown()
-    os._exit(code)  # Ray's own farewell can hang on a cluster that is gone
+    code = 1
+    try:
+        code = uvloop.run(control_plane.run())
+    except BaseException:
+        log.exception("the control plane failed")
+    finally:
+        logging.shutdown()
+        os._exit(code)  # Ray's own farewell, and its threads, can hang on a cluster that is gone
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The supervisor builds a `GatewayConfig` from the command line and hands it to th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import json
@@ -129,7 +130,7 @@ class GatewayConfig:
         return f"http://{reachable(self.bind)}:{self.ports.metrics}/metrics"
 
     def write(self) -> Path:
-        path = Path(self.run_dir, "gateway.json")
+        path = Path(self.data_dir, "gateway.json")
         path.write_text(json.dumps(asdict(self), indent=1))
         return path
 
@@ -151,12 +152,19 @@ def run_dir_for(data_dir: Path) -> Path:
 
 
 def kept_secret(path: Path) -> str:
-    """Read the secret in `path`, or make one (256 bits) that only this user may read."""
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        secret = secrets.token_urlsafe(32)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secret + "\n")
-        return secret
+    """Read the secret in `path`, or make one (256 bits) that only this user may read.
+
+    It appears whole or not at all; an empty file, which a crash of something else may leave, is made anew.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if secret := path.read_text().strip():
+            return secret
+    secret = secrets.token_urlsafe(32)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secret + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+    return secret

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from router.admin_ports import EndpointStatus, Reconciling, Settlement
 from router.desired import Desired
 from router.domain.endpoint import Deployment, EndpointState
-from router.domain.errors import ModelUnavailable
+from router.domain.errors import Conflict, ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.events import EventLog
 from router.plan import (
@@ -94,8 +94,18 @@ class Operations:
         return await self._commit_one(name, expected, lambda state: plan_scale(state, deployment, scale.instance_count))
 
     async def delete_deployment(self, name: str, deployment: str, expected: int | None = None) -> Done:
-        """Raises `NotFound`, or `Conflict` while the deployment has traffic."""
-        return await self._commit_one(name, expected, lambda state: plan_deployment_removal(state, deployment))
+        """Raises `NotFound`, or `Conflict` while the deployment has traffic, asked for or still in force."""
+
+        def decide(state: EndpointState) -> Plan:
+            plan = plan_deployment_removal(state, deployment)
+            if percent := self._reconciler.endpoint_status(name).traffic.percent(deployment):
+                raise Conflict(
+                    f"deployment {deployment!r} still answers {percent}% of the requests: "
+                    "who is to take over is not ready yet"
+                )
+            return plan
+
+        return await self._commit_one(name, expected, decide)
 
     async def delete_endpoint(self, name: str, *, is_forced: bool = False, expected: int | None = None) -> Done:
         """The endpoint and its deployments. Raises `NotFound`, or `Conflict` while it has traffic and is not forced."""

@@ -10,6 +10,7 @@ from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.errors import CrossfadeError
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.routing import Replica, Routing
+from router.domain.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,12 @@ class Store(Protocol):
     def save_replicas(self, replicas: Iterable[Replica]) -> None:
         """Remember who was alive, so that a restart knows the data plane before Ray answers."""
 
+    def load_in_force(self) -> dict[str, Traffic]:
+        """The traffic that Envoy last acknowledged, by endpoint."""
+
+    def save_in_force(self, endpoint: str, traffic: Traffic) -> None:
+        """Remember it, so that a restart falls back to what worked and not to what was asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunningApp:
@@ -83,10 +90,15 @@ class RunningApp:
     deployment: str
     generation: str
     trouble: str = ""
+    has_failed: bool = False  # the runtime gave up on it: only a new start can help
 
 
 class RuntimeUnavailable(CrossfadeError):
     """The Ray cluster cannot be reached, or did not do what it was asked."""
+
+
+class DeployRefused(CrossfadeError):
+    """The runtime does not take this deployment; others are not affected."""
 
 
 class Runtime(Protocol):
@@ -96,7 +108,10 @@ class Runtime(Protocol):
         """Join the Ray cluster and start Ray Serve when nobody has."""
 
     async def deploy(self, deployed: DeployedModel) -> None:
-        """Start or rescale the replicas of the deployment's present generation; returns before they are ready."""
+        """Start or rescale the replicas of the deployment's present generation; returns before they are ready.
+
+        Raises `DeployRefused` when the runtime refuses this deployment for good.
+        """
 
     async def delete(self, app: RunningApp) -> None:
         """Drain and end one generation's replicas; returns before they are gone."""

@@ -124,9 +124,9 @@ def end_run(config: GatewayConfig) -> None:
 
 def _gateway_id(data_dir: Path) -> str:
     path = data_dir / "gateway.id"
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        gateway_id = f"cf{secrets.token_hex(3)}"
-        path.write_text(gateway_id + "\n")
-        return gateway_id
+    with contextlib.suppress(FileNotFoundError):
+        if gateway_id := path.read_text().strip():
+            return gateway_id
+    gateway_id = f"cf{secrets.token_hex(3)}"
+    path.write_text(gateway_id + "\n")
+    return gateway_id

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from router.admin_ports import EndpointStatus, InForce, Pending, RayStatus, Settlement
@@ -26,17 +26,37 @@ from router.decisions import (
     wanted_apps,
 )
 from router.desired import Desired
-from router.domain.endpoint import EndpointState
+from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.errors import StoreFailed
 from router.domain.routing import Address, Replica, ReplicaState, Routing, UnixAddress, routing_for
 from router.domain.traffic import Traffic, traffic_to_apply
 from router.events import EventLog
-from router.ports import Acknowledged, DataPlane, Rejected, RunningApp, Runtime, RuntimeUnavailable, Store
+from router.ports import (
+    Acknowledged,
+    DataPlane,
+    DeployRefused,
+    Rejected,
+    RunningApp,
+    Runtime,
+    RuntimeUnavailable,
+    Store,
+)
 
 log = logging.getLogger("crossfade.reconciler")
 
 _CONFIRM_TIMEOUT_S = 30.0
 _LOOK_AGAIN_S = 5.0
 _RECONNECT_AFTER_S = 1.0
+_RETRY_AFTER_S = 30.0
+_RETRY_AT_MOST_EVERY_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Retry:
+    """When to start a failed application again, on the loop's clock, and the pause that led there."""
+
+    at_s: float
+    pause_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +90,9 @@ class Reconciler:
         self._routed: dict[str, _Routed] = {}
         self._confirmed: dict[str, _Routed] = {}
         self._errors: dict[str, str] = {}
+        self._in_force: dict[str, Traffic] = {}  # by endpoint; survives restarts, unlike what was confirmed
+        self._refused: dict[AppKey, str] = {}
+        self._failed_starts: dict[AppKey, _Retry] = {}
         self._confirming: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._work = asyncio.Event()
@@ -78,6 +101,7 @@ class Reconciler:
 
     def start_routing(self) -> None:
         """Give Envoy what is known from before a restart, so that it need not wait for Ray."""
+        self._in_force = self._store.load_in_force()
         self._replicas = tuple(replica for replica in self._store.load_replicas() if _may_live(replica.address))
         for name in self._desired.states:
             self._route(name)
@@ -124,7 +148,7 @@ class Reconciler:
         state = self._desired.state(name)
         confirmed = self._confirmed.get(name)
         routing = confirmed.routing if confirmed is not None else None
-        troubles = {(app.endpoint, app.deployment, app.generation): app.trouble for app in self._apps}
+        troubles = {(app.endpoint, app.deployment, app.generation): app.trouble for app in self._apps} | self._refused
         return EndpointStatus(
             traffic=routing.traffic if routing is not None else Traffic(),
             mirror=routing.mirror if routing is not None else None,
@@ -171,6 +195,7 @@ class Reconciler:
             if before is None or before == after:
                 return
             self._data_plane.remove_endpoint(name)
+            self._in_force.pop(name, None)
         else:
             after = _Routed(self._routing(state), state.revision)
             if before == after:
@@ -179,13 +204,13 @@ class Reconciler:
                 assert after.routing is not None
                 self._data_plane.set_endpoint(after.routing)
         self._routed[name] = after
+        self._errors.pop(name, None)
         if (waiting := self._confirming.pop(name, None)) is not None:
             waiting.cancel()
         self._confirming[name] = asyncio.create_task(self._confirm(name, after), name=f"confirm {name}")
 
     def _routing(self, state: EndpointState) -> Routing:
-        confirmed = self._confirmed.get(state.endpoint.name)
-        in_force = confirmed.routing.traffic if confirmed is not None and confirmed.routing is not None else Traffic()
+        in_force = self._in_force.get(state.endpoint.name, Traffic()).restricted_to(state.deployments)
         ready = ready_deployments(state, self._replicas)
         return routing_for(state, traffic_to_apply(state.endpoint.traffic, in_force, ready), self._replicas)
 
@@ -195,7 +220,6 @@ class Reconciler:
             outcome = await self._data_plane.applied(name, _CONFIRM_TIMEOUT_S)
             match outcome:
                 case Acknowledged():
-                    self._errors.pop(name, None)
                     self._note_in_force(name, routed)
                     break
                 case Rejected(proxy, reason):
@@ -211,14 +235,16 @@ class Reconciler:
         self._work.set()
 
     def _note_in_force(self, name: str, routed: _Routed) -> None:
-        before = self._confirmed.get(name)
         if routed.routing is None:
             self._confirmed.pop(name, None)
             self._routed.pop(name, None)
             return
         self._confirmed[name] = routed
-        if before is None or before.routing is None or before.routing.traffic != routed.routing.traffic:
-            shares = " ".join(f"{deployment}={percent}" for deployment, percent in routed.routing.traffic.shares)
+        traffic = routed.routing.traffic
+        if self._in_force.get(name) != traffic:
+            self._in_force[name] = traffic
+            self._remember(lambda: self._store.save_in_force(name, traffic))
+            shares = " ".join(f"{deployment}={percent}" for deployment, percent in traffic.shares)
             self._events.publish("traffic_in_force", f"{name}: {shares or 'no traffic'}", endpoint=name)
 
     def _notify(self) -> None:
@@ -235,7 +261,7 @@ class Reconciler:
             for name in _endpoints_touched(before, replicas) & self._desired.states.keys():
                 self._route(name)
             self._report(before, replicas)
-            self._store.save_replicas(replicas)
+            self._remember(lambda: self._store.save_replicas(self._replicas))
             self._notify()
             self._work.set()
 
@@ -245,8 +271,8 @@ class Reconciler:
             wanted = wanted_apps(self._desired.states.values())
             self._apps = await runtime.running()
             for deployed in apps_to_deploy(wanted, self._apps, self._deployed_counts):
-                await runtime.deploy(deployed)
-                self._deployed_counts[app_key(deployed)] = deployed.spec.instance_count
+                await self._deploy(runtime, deployed)
+            await self._retry_failed(runtime, wanted)
             in_use = self._addresses_in_use()
             if released := replicas_to_release(self._replicas, in_use):
                 await runtime.release(released)
@@ -258,6 +284,42 @@ class Reconciler:
                 # Not wait_for: before Python 3.12 it can swallow a cancellation.
                 async with asyncio.timeout(_LOOK_AGAIN_S):
                     await self._work.wait()
+
+    async def _deploy(self, runtime: Runtime, deployed: DeployedModel) -> None:
+        """A deployment that Ray refuses is reported, and does not keep the others from starting."""
+        key = app_key(deployed)
+        self._deployed_counts[key] = deployed.spec.instance_count
+        try:
+            await runtime.deploy(deployed)
+        except DeployRefused as error:
+            self._refused[key] = str(error)
+            self._events.publish(
+                "deployment_refused",
+                f"{key[0]}/{key[1]}: {error}",
+                endpoint=key[0],
+                deployment=key[1],
+            )
+
+    async def _retry_failed(self, runtime: Runtime, wanted: Mapping[AppKey, DeployedModel]) -> None:
+        """Start again, with growing pauses, what Ray gave up on: a disk may be mounted by now."""
+        now_s = asyncio.get_running_loop().time()
+        for app in self._apps:
+            key = (app.endpoint, app.deployment, app.generation)
+            if not app.has_failed:
+                continue
+            retry = self._failed_starts.setdefault(key, _Retry(now_s + _RETRY_AFTER_S, _RETRY_AFTER_S))
+            if key in wanted and now_s >= retry.at_s:
+                pause_s = min(2 * retry.pause_s, _RETRY_AT_MOST_EVERY_S)
+                self._failed_starts[key] = _Retry(now_s + pause_s, pause_s)
+                await runtime.delete(app)
+                self._deployed_counts.pop(key, None)
+
+    def _remember(self, save: Callable[[], None]) -> None:
+        """What is saved here only makes a restart smoother: a full disk must not end what runs."""
+        try:
+            save()
+        except StoreFailed as error:
+            self._events.publish("state_not_saved", f"cannot save what is in force: {error}")
 
     def _addresses_in_use(self) -> frozenset[Address]:
         """Where any Envoy may still send requests: what it was told last, and what it last acknowledged."""

@@ -24,7 +24,9 @@ from router.version import VERSION
 
 START_TIMEOUT_S = 180.0
 _POLL_S = 0.1
-_DRAIN_TIMEOUT_S = 10.0
+_APPLY_TIMEOUT_S = 300.0  # models are read and hashed before they are taken
+# The longest that requests under way are waited for; a second Ctrl-C ends the waiting.
+_DRAIN_TIMEOUT_S = 60.0
 
 Say = Callable[[str], None]
 
@@ -122,7 +124,11 @@ class _Gateway:
             await self._step("ray", self._until(admin, lambda status: status["ray"]["is_connected"]))
             endpoints = [endpoint["name"] for endpoint in (await self._status(admin))["endpoints"]]
             for name in endpoints:
-                await self._step(f"endpoint {name}", self._endpoint_settled(admin, name))
+                try:
+                    await self._step(f"endpoint {name}", self._endpoint_settled(admin, name))
+                except StartFailed as error:
+                    # One endpoint that is not ready must not take the others down.
+                    self._say(f"  ! {error}; `crossfade status` says what is missing")
             self._welcome(config, endpoints)
             await self._follow(admin)
 
@@ -174,9 +180,14 @@ class _Gateway:
             await asyncio.sleep(_POLL_S)
 
     async def _apply(self, admin: httpx.AsyncClient, documents: list[dict[str, Any]]) -> None:
-        answer = await admin.post("/api/v1/apply", json={"documents": documents})
-        if answer.status_code != 200:
-            raise StartFailed(f"the specs were refused: {_error_words(answer)}")
+        """Applying is idempotent, so a control plane that dies meanwhile is simply asked again."""
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                answer = await admin.post("/api/v1/apply", json={"documents": documents}, timeout=_APPLY_TIMEOUT_S)
+                if answer.status_code == 200:
+                    return
+                raise StartFailed(f"the specs were refused: {_error_words(answer)}")
+            await asyncio.sleep(_POLL_S)
 
     def _welcome(self, config: GatewayConfig, endpoints: list[str]) -> None:
         self._say("")
@@ -195,9 +206,11 @@ class _Gateway:
 
     async def _follow(self, admin: httpx.AsyncClient) -> None:
         """One line an event, for as long as the gateway runs; a control plane that was restarted is joined again."""
-        seen = int((await admin.get("/api/v1/events")).json()["last_id"])
+        seen: int | None = None
         while True:
             with contextlib.suppress(httpx.TransportError):
+                if seen is None:
+                    seen = int((await admin.get("/api/v1/events")).json()["last_id"])
                 async for event in _events(admin, seen):
                     seen = event["id"]
                     self._say(f"{time.strftime('%H:%M:%S')} {event['message']}")
@@ -221,17 +234,26 @@ class _Gateway:
 
 
 async def _drain_envoy(config: GatewayConfig) -> None:
-    """Refuse new connections, then wait for the requests under way."""
+    """Tell clients to go, refuse new connections, then wait for the requests under way.
+
+    Envoy announces the end on every reply (connection: close, GOAWAY) and closes its listeners when its drain time
+    (see `envoy_command`) is over. Only then does "nothing is active" mean that nothing more will come.
+    """
     transport = httpx.AsyncHTTPTransport(uds=str(config.envoy_admin_socket))
     with contextlib.suppress(httpx.HTTPError, TimeoutError):
         async with httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=2.0) as envoy:
-            await envoy.post("/drain_listeners?graceful&skip_exit")
+            await envoy.post("/drain_listeners?graceful")
             async with asyncio.timeout(_DRAIN_TIMEOUT_S):
-                while True:
-                    answer = await envoy.get("/stats?filter=^http\\.scoring\\.downstream_rq_active$")
-                    if answer.text.strip().endswith(": 0"):
-                        return
+                while not _has_drained((await envoy.get("/stats", params={"filter": _DRAIN_STATS})).text):
                     await asyncio.sleep(0.05)
+
+
+_DRAIN_STATS = r"^(http\.scoring\.downstream_rq_active|listener_manager\.total_listeners_active)$"
+
+
+def _has_drained(stats: str) -> bool:
+    values = [line.rpartition(": ")[2] for line in stats.strip().splitlines()]
+    return bool(values) and all(value == "0" for value in values)
 
 
 async def _events(admin: httpx.AsyncClient, after: int) -> AsyncIterator[dict[str, Any]]:

@@ -22,6 +22,8 @@ from router.domain.endpoint import DeployedModel
 from serving.model import Model, ModelSettings
 from serving.replica import ReplicaConfig, ReplicaService
 
+_STUCK_AFTER_S = 20.0
+
 
 class ReplicaActor:
     """Ray Serve calls the constructor (returns when the replica is ready), `check_health`, and `__del__` to drain."""
@@ -39,10 +41,15 @@ class ReplicaActor:
             self._end_loop()
             raise
 
-    def check_health(self) -> None:
-        """Raises when the scoring thread is gone; Ray then replaces the replica."""
+    async def check_health(self) -> None:
+        """Raises when the scoring loop is gone or stuck; Ray then replaces the replica."""
         if not self._thread.is_alive():
             raise RuntimeError("the scoring thread has ended")
+        try:
+            async with asyncio.timeout(_STUCK_AFTER_S):
+                await asyncio.wrap_future(self._on_loop(asyncio.sleep(0)))
+        except TimeoutError:
+            raise RuntimeError(f"the scoring loop did not answer for {_STUCK_AFTER_S:.0f} s") from None
 
     def __call__(self) -> str:
         return "requests reach replicas through the gateway, not through Ray"

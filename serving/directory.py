@@ -12,6 +12,7 @@ from router.domain.routing import Replica, ReplicaState
 
 ANNOUNCE_EVERY_S = 1.0
 LEASE_S = 5.0
+_STALL_S = 2.0
 
 
 class Directory:
@@ -22,6 +23,7 @@ class Directory:
         self._replicas: dict[str, Replica] = {}
         self._lease_ends_s: dict[str, float] = {}
         self._released: set[str] = set()
+        self._looked_s: float | None = None
 
     def announce(self, replica: Replica, now_s: float) -> bool:
         """Add or renew. Returns whether the replica has been released: no Envoy sends it requests any more."""
@@ -48,7 +50,15 @@ class Directory:
         self._released.update(replica_id for replica_id in replica_ids if replica_id in self._replicas)
 
     def expire(self, now_s: float) -> None:
-        """Drop replicas whose lease has ended."""
+        """Drop replicas whose lease has ended.
+
+        Called often. When the last call is long ago, it was the directory that stood still (a suspended machine, a
+        frozen process), not the replicas: their leases are prolonged by that gap, so that they can be heard first.
+        """
+        gap_s = now_s - self._looked_s if self._looked_s is not None else 0.0
+        self._looked_s = now_s
+        if gap_s > _STALL_S:
+            self._lease_ends_s = {replica_id: end_s + gap_s for replica_id, end_s in self._lease_ends_s.items()}
         ended = [replica_id for replica_id, end_s in self._lease_ends_s.items() if end_s <= now_s]
         if ended:
             self._forget(ended)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from router.domain.endpoint import DeployedModel
@@ -36,7 +36,7 @@ class ReplicaConfig:
 
     gateway_id: str
     deployed: DeployedModel
-    token: str
+    token: str = field(repr=False)
     crossfade_version: str
     socket_dir: str = ""
 

@@ -39,6 +39,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._states: dict[str, EndpointState] = {}
         self._replicas: tuple[Replica, ...] = ()
+        self._in_force: dict[str, Traffic] = {}
 
     def load(self) -> dict[str, EndpointState]:
         return dict(self._states)
@@ -47,6 +48,7 @@ class MemoryStore:
         states = dict(self._states)
         for name in deleted:
             states.pop(name, None)
+            self._in_force.pop(name, None)
         for state in changed:
             stored = states.get(state.endpoint.name)
             if (stored.revision if stored else 0) != state.revision - 1:
@@ -59,6 +61,13 @@ class MemoryStore:
 
     def save_replicas(self, replicas: Iterable[Replica]) -> None:
         self._replicas = tuple(sorted(replicas, key=lambda replica: replica.id))
+
+    def load_in_force(self) -> dict[str, Traffic]:
+        return dict(self._in_force)
+
+    def save_in_force(self, endpoint: str, traffic: Traffic) -> None:
+        if endpoint in self._states:
+            self._in_force[endpoint] = traffic
 
 
 @dataclass

@@ -3,8 +3,8 @@
 One Serve application per generation of a deployment, so that changing a deployment in place starts the new replicas
 beside the old ones. Ray's own HTTP proxy stays off: requests never pass through Ray.
 
-Ray's calls block; they run in one worker thread, in order. The thread is a daemon: a Ray that hangs cannot keep the
-control plane from ending.
+Ray's calls block; they run in one worker thread, in order. One that hangs is given up after a while, and with it the
+cluster; the control plane ends without waiting for the thread.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 # Ray reads these when it is imported: no phoning home, and loopback addresses where the cluster is on loopback.
@@ -28,7 +28,7 @@ from adapters.ray.directory import NAMESPACE, Watch, start_directory
 from adapters.ray.names import app_name, app_parts
 from router.domain.endpoint import DeployedModel
 from router.domain.routing import Replica
-from router.ports import RunningApp, RuntimeUnavailable
+from router.ports import DeployRefused, RunningApp, RuntimeUnavailable
 from serving.directory import LEASE_S
 from serving.replica import ReplicaConfig
 
@@ -49,7 +49,7 @@ class ReplicaPlacement:
     """What the replicas of this gateway need to know beside their model. See `ReplicaConfig`."""
 
     gateway_id: str
-    token: str
+    token: str = field(repr=False)
     crossfade_version: str
     socket_dir: str
     log_dir: str  # where Ray Serve writes the replicas' logs; empty: where Ray keeps its own
@@ -69,7 +69,10 @@ class RayRuntime:
         await self._blocking(self._connect)
 
     async def deploy(self, deployed: DeployedModel) -> None:
-        await self._blocking(lambda: self._deploy(deployed))
+        try:
+            await self._blocking(lambda: self._deploy(deployed))
+        except (TypeError, ValueError) as error:  # what Ray Serve raises for options that it does not take
+            raise DeployRefused(_first_line(error)) from error
 
     async def delete(self, app: RunningApp) -> None:
         def delete() -> None:
@@ -168,7 +171,7 @@ class RayRuntime:
             for part in status.deployments.values():
                 if part.message and status.status != "RUNNING":
                     trouble = part.message
-            apps.append(RunningApp(*parts, trouble))
+            apps.append(RunningApp(*parts, trouble, has_failed=status.status == "DEPLOY_FAILED"))
         return tuple(apps)
 
     def _app_name(self, endpoint: str, deployment: str, generation: str) -> str:

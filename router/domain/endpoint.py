@@ -35,6 +35,9 @@ class Resources:
     def __post_init__(self) -> None:
         if not 0 < self.cpu <= 1024:
             raise Invalid("resources.cpu", f"{self.cpu:g} is out of range", "use a number of cores above 0")
+        for key, amount in (("cpu", self.cpu), ("gpu", self.gpu)):
+            if round(amount, 4) != amount:  # Ray's resolution
+                raise Invalid(f"resources.{key}", f"{amount:g} is too fine", "use at most four decimals")
         if not 0 <= self.gpu <= 64:
             raise Invalid("resources.gpu", f"{self.gpu:g} is out of range", "use 0 or a number of GPUs")
         if self.memory_bytes < 0:

@@ -86,11 +86,15 @@ def traffic_to_apply(asked: Traffic, in_force: Traffic, ready: frozenset[str]) -
     - everything asked for is ready: what was asked for;
     - else, while what is in force is ready: keep it (a candidate that is still loading gets nothing);
     - else: what was asked for, over the deployments that are ready (a dead deployment's share goes to the living);
-    - nobody is ready: what was asked for, so that callers get an honest "not ready".
+    - else: what is in force, over those that are ready;
+    - nobody is ready: what is in force, so that the last known good answers as soon as it is back.
     """
     if asked.deployments <= ready:
         return asked
     if in_force.deployments and in_force.deployments <= ready:
         return in_force
-    living = asked.restricted_to(ready)
-    return asked if living.is_empty else living
+    for wanted in (asked, in_force):
+        living = wanted.restricted_to(ready)
+        if not living.is_empty:
+            return living
+    return asked if in_force.is_empty else in_force

@@ -69,7 +69,9 @@ def envoy_command(process: EnvoyProcess) -> list[str]:
         "--file-flush-interval-msec",
         "1000",
         "--drain-time-s",
-        "5",
+        "1",
+        "--drain-strategy",
+        "immediate",
     ]
     if process.concurrency:
         command += ["--concurrency", str(process.concurrency)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from router.domain.endpoint import MIB
 
@@ -35,7 +35,7 @@ class Gateway:
     bind: str
     http_port: int
     grpc_port: int
-    token: str
+    token: str = field(repr=False)
     access_log: str
     server_socket: str
     max_request_bytes: int = 1024 * MIB

@@ -72,6 +72,7 @@ def test_a_mirror_needs_a_percent_above_zero(percent: int) -> None:
 
 
 BLUE = Traffic.of({"blue": 100})
+GREEN = Traffic.of({"green": 100})
 SPLIT = Traffic.of({"blue": 90, "green": 10})
 
 
@@ -83,6 +84,9 @@ SPLIT = Traffic.of({"blue": 90, "green": 10})
         (SPLIT, SPLIT, {"blue"}, BLUE),  # green died: its share goes to the living
         (SPLIT, Traffic(), {"blue"}, BLUE),  # a restart while green loads
         (SPLIT, SPLIT, set(), SPLIT),  # nobody: callers hear "not ready" from the real routes
+        (GREEN, BLUE, set(), BLUE),  # green never came up, blue is away for a moment: blue gets its traffic back
+        (GREEN, BLUE, {"blue"}, BLUE),
+        (GREEN, SPLIT, {"blue"}, BLUE),
         (Traffic(), SPLIT, {"blue"}, Traffic()),  # nobody is to get traffic
     ],
 )

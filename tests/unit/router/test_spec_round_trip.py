@@ -57,8 +57,8 @@ deployments = st.builds(
     instance_count=st.integers(0, 1000),
     resources=st.builds(
         Resources,
-        st.floats(0, 1024, exclude_min=True, allow_subnormal=False),
-        st.floats(0, 64, allow_subnormal=False),
+        st.integers(1, 1024 * 10_000).map(lambda parts: parts / 10_000),
+        st.integers(0, 64 * 10_000).map(lambda parts: parts / 10_000),
         st.just(0) | st.integers(1, 2**60),
     ),
     batching=st.builds(Batching, st.integers(1, 65536), st.integers(1, 600_000)),

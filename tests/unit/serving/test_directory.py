@@ -8,6 +8,11 @@ def a_replica(replica_id: str = "r1", state: ReplicaState = ReplicaState.READY, 
     return Replica(replica_id, "fraud", "blue", "g1", UnixAddress(f"/run/{replica_id}.sock"), state, reason)
 
 
+def look_every_second(directory: Directory, until_s: float, since_s: float = 0) -> None:
+    for second in range(int(since_s), int(until_s) + 1):
+        directory.expire(now_s=second)
+
+
 def test_an_announced_replica_is_listed_and_renewing_it_changes_nothing() -> None:
     directory = Directory()
     directory.announce(a_replica(), now_s=0)
@@ -22,8 +27,18 @@ def test_a_lease_that_is_not_renewed_ends() -> None:
     directory.announce(a_replica("r1"), now_s=0)
     directory.announce(a_replica("r2"), now_s=0)
     directory.announce(a_replica("r2"), now_s=LEASE_S - 1)
-    directory.expire(now_s=LEASE_S)
+    look_every_second(directory, until_s=LEASE_S)
     assert [replica.id for replica in directory.replicas()] == ["r2"]
+
+
+def test_a_directory_that_stood_still_does_not_hold_it_against_the_replicas() -> None:
+    directory = Directory()
+    directory.announce(a_replica(), now_s=0)
+    look_every_second(directory, until_s=1)
+    directory.expire(now_s=100)
+    assert directory.replicas() == (a_replica(),)
+    look_every_second(directory, since_s=101, until_s=100 + LEASE_S)
+    assert directory.replicas() == ()
 
 
 def test_a_change_of_state_is_a_new_version() -> None:
