@@ -54,10 +54,15 @@ class Executor:
 
     def execute(self, batch: Batch) -> Executed:
         """Never raises: whatever goes wrong becomes the outcome of the requests it concerns."""
-        if batch.is_piece:
-            return self._execute_piece(batch)
-        executed = Executed(batch.works, [], [])
-        self._execute_whole(batch.works, batch.rows, executed)
+        try:
+            if batch.is_piece:
+                return self._execute_piece(batch)
+            executed = Executed(batch.works, [], [])
+            self._execute_whole(batch.works, batch.rows, executed)
+        except Exception as error:  # no memory for the joined rows, say
+            log.exception("a batch could not be executed")
+            failed = ModelFailed(f"internal error: {type(error).__name__}")
+            return Executed(batch.works, [failed for _ in batch.works], [])
         return executed
 
     def _execute_whole(self, works: Sequence[Work], rows: int, executed: Executed) -> None:
@@ -96,18 +101,20 @@ class Executor:
         work = batch.works[0]
         started = perf_counter()
         rows = slice(batch.start, batch.start + batch.rows)
-        outcome: Outcome
         try:
             inputs = {name: array[rows] for name, array in work.inputs.items()}
             arrays = self._run(inputs, work.outputs)
             _check_rows(work.outputs, arrays, batch.rows)
+            if work.pieces:
+                _check_fit(work.outputs, work.pieces[0], arrays)
         except ScoringError as error:
+            work.pieces.clear()
             return Executed(batch.works, [error], [])
         ran = perf_counter()
         work.pieces.append(arrays)
         if not batch.is_last_piece:
             return Executed((), [], [Run(batch.rows, 0, 0.0, ran - started, 0.0)])
-        outcome = [np.concatenate(parts) for parts in zip(*work.pieces, strict=True)]
+        outcome: Outcome = [np.concatenate(parts) for parts in zip(*work.pieces, strict=True)]
         work.pieces.clear()
         return Executed(batch.works, [outcome], [Run(batch.rows, 1, 0.0, ran - started, perf_counter() - ran)])
 
@@ -134,6 +141,19 @@ def _check_rows(names: Sequence[str], arrays: Sequence[np.ndarray], rows: int) -
     for name, array in zip(names, arrays, strict=True):
         if array.shape[:1] != (rows,):
             raise ModelFailed(f"output {name!r} has shape {list(array.shape)} for {rows} rows")
+
+
+def _check_fit(names: Sequence[str], first: Sequence[np.ndarray], arrays: Sequence[np.ndarray]) -> None:
+    """Raises `ModelFailed` when a piece's outputs cannot be joined to the first piece's.
+
+    A model may choose the size of an axis by what it finds in the rows, as the suppression of overlapping boxes does.
+    """
+    for name, before, array in zip(names, first, arrays, strict=True):
+        if before.shape[1:] != array.shape[1:]:
+            raise ModelFailed(
+                f"output {name!r} has rows of shape {list(before.shape[1:])} and of {list(array.shape[1:])}: "
+                f"send at most {len(before)} rows in a request"
+            )
 
 
 def _scatter(works: Sequence[Work], names: Sequence[str], arrays: list[np.ndarray]) -> list[Outcome]:

@@ -28,7 +28,10 @@ class Worker:
         self._thread.start()
 
     def submit(self, function: Callable[[A], T], argument: A, on_done: Callable[[T], None]) -> None:
-        """Run `function(argument)` in the thread, then `on_done(result)` on the loop. `function` must not raise."""
+        """Run `function(argument)` in the thread, then `on_done(result)` on the loop. `function` must not raise.
+
+        If it does, the loop's exception handler is told, `on_done` is not called, and the thread goes on.
+        """
         self._jobs.put((function, argument, on_done))
 
     async def call(self, function: Callable[[], T]) -> T:
@@ -60,12 +63,27 @@ class Worker:
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
             function, argument, on_done = job
-            result = function(argument)
             try:
-                self._loop.call_soon_threadsafe(on_done, result)
-            except RuntimeError:  # the loop is closed: nobody waits for anything any more
+                result = function(argument)
+            except Exception as error:
+                told = self._loop_told(self._report, error)
+            else:
+                told = self._loop_told(on_done, result)
+                del result
+            if not told:
                 return
-            del job, function, argument, on_done, result  # or the last batch's arrays would live until the next one
+            del job, function, argument, on_done  # or the last batch's arrays would live until the next one
+
+    def _loop_told(self, callback: Callable[[Any], None], argument: Any) -> bool:
+        """False when the loop is closed: nobody waits for anything any more."""
+        try:
+            self._loop.call_soon_threadsafe(callback, argument)
+        except RuntimeError:
+            return False
+        return True
+
+    def _report(self, error: Exception) -> None:
+        self._loop.call_exception_handler({"message": "a worker's function raised", "exception": error})
 
 
 def _captured(function: Callable[[], T]) -> tuple[T, None] | tuple[None, Exception]:

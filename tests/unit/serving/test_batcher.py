@@ -277,6 +277,56 @@ async def test_a_backend_that_breaks_its_contract_fails_requests_and_not_the_bat
     await r.close()
 
 
+class FindingBackend(DoublingBackend):
+    """`double` is as wide as the biggest value of the rows, as when a model finds things: another width each run."""
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        super().run(inputs, outputs)
+        x = inputs["x"]
+        return [np.ones((len(x), int(x.max())), np.float32) for _ in outputs]
+
+
+async def test_a_big_request_whose_pieces_do_not_fit_together_fails_and_the_next_is_answered(place: str) -> None:
+    r = rig(place, FindingBackend())
+    big, small = r.send(*range(20)), r.send(5)
+    failed = await outcome(big)
+    assert isinstance(failed, ModelFailed)
+    assert str(failed) == "output 'double' has rows of shape [7] and of [15]: send at most 8 rows in a request"
+    assert (await arrays(small))[0].shape == (1, 5)
+    assert (await arrays(r.send(3)))[0].shape == (1, 3)
+    assert r.backend.row_counts == [8, 8, 1, 1]
+    await r.close()
+
+
+async def test_a_batch_that_finds_no_memory_for_its_rows_fails_and_the_next_is_answered(place: str) -> None:
+    r = rig(place)
+    # Each as big as the address space, without any memory of its own.
+    rows = np.broadcast_to(np.float32(0), (1, 2**45))
+    futures: list[asyncio.Future[Outcome]] = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    for future in futures:
+        r.batcher.submit(Work({"x": rows}, ("double",), 1, math.inf, time.monotonic(), future.set_result))
+    for future in futures:
+        failed = await asyncio.wait_for(future, WAIT_S)
+        assert isinstance(failed, ModelFailed)
+        assert "MemoryError" in str(failed)
+    np.testing.assert_array_equal((await arrays(r.send(1)))[0], rows_of(2))
+    assert r.recorder.snapshot(0.0, 0.0).fail.count == 2
+    await r.close()
+
+
+async def test_a_workers_thread_survives_a_function_that_raises() -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+    worker = Worker("test-worker")
+    answers: list[float] = []
+    worker.submit(lambda value: 1 / value, 0, answers.append)
+    worker.submit(lambda value: 1 / value, 4, answers.append)
+    await until(lambda: bool(answers))
+    assert answers == [0.25]
+    assert [type(error) for error in reported] == [ZeroDivisionError]
+    await worker.join()
+
+
 async def test_a_request_sent_from_a_reply_is_answered(place: str) -> None:
     r = rig(place)
     second: list[tuple[Work, asyncio.Future[Outcome]]] = []
