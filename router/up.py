@@ -244,16 +244,18 @@ async def _drain_envoy(config: GatewayConfig) -> None:
         async with httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=2.0) as envoy:
             await envoy.post("/drain_listeners?graceful")
             async with asyncio.timeout(_DRAIN_TIMEOUT_S):
-                while not _has_drained((await envoy.get("/stats", params={"filter": _DRAIN_STATS})).text):
+                # Envoy can only be asked.
+                while not _has_drained((await envoy.get("/stats", params={"filter": _DRAIN_STATS})).text):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
 
 
-_DRAIN_STATS = r"^(http\.scoring\.downstream_rq_active|listener_manager\.total_listeners_active)$"
+_ACTIVE, _STOPPED = "http.scoring.downstream_rq_active", "listener_manager.listener_stopped"
+_DRAIN_STATS = f"^({_ACTIVE}|{_STOPPED})$".replace(".", "\\.")
 
 
 def _has_drained(stats: str) -> bool:
-    values = [line.rpartition(": ")[2] for line in stats.strip().splitlines()]
-    return bool(values) and all(value == "0" for value in values)
+    values = dict(line.split(": ") for line in stats.strip().splitlines())
+    return values.get(_ACTIVE, "0") == "0" and values.get(_STOPPED, "0") != "0"
 
 
 async def _events(admin: httpx.AsyncClient, after: int) -> AsyncIterator[dict[str, Any]]:
