@@ -12,11 +12,12 @@ from benchmarks.payloads import Payload, WrongAnswer
 from benchmarks.progress import say
 from benchmarks.report import Row
 from benchmarks.servers import Server, grpc_aio, grpc_reply, ray_serve
-from benchmarks.throughput import Contender, Samples, in_turns, middle, numbers, ratios
+from benchmarks.throughput import Contender, Pair, Samples, in_turns, middle, numbers
 
 HTTP_CONNECTIONS = 32
 GRPC_CONNECTIONS, GRPC_STREAMS = 4, 8
 OURS_HTTP, OURS_GRPC, GRPC_AIO = "Crossfade, JSON", "Crossfade, gRPC", "grpc.aio"
+CPU_BAR_US = 150
 IDLE_S = 10.0
 MIB = 1024 * 1024
 
@@ -51,9 +52,9 @@ def speed_rows(gateway: Gateway, folder: Path, model: Path, payload: Payload, ro
         say("one connection")
         calm = in_turns(all_with(1, 1, 1), rounds, max(1, turn_s // 2))
     variants = [_ray(variant) for variant in ray.urls]
-    fastest = max(variants, key=lambda name: middle(busy, name, "per_second"))
-    leanest = min(variants, key=lambda name: middle(busy, name, "path_cpu_us"))
-    quickest = min(variants, key=lambda name: middle(calm, name, "p50_us"))
+    fastest = max(variants, key=lambda name: middle(busy[name], "per_second"))
+    leanest = min(variants, key=lambda name: middle(busy[name], "path_cpu_us"))
+    quickest = min(variants, key=lambda name: middle(calm[name], "p50_us"))
     return [
         _throughput_row("JSON, 32 connections", busy, OURS_HTTP, fastest, 5),
         *(_throughput_row("JSON, 32 connections", busy, OURS_HTTP, name, None) for name in variants if name != fastest),
@@ -85,41 +86,52 @@ def _ray(variant: str) -> str:
 
 
 def _throughput_row(what: str, samples: Samples, ours: str, theirs: str, bar: float | None) -> Row:
-    of_medians, median_of = ratios(samples, ours, theirs, "per_second")
+    pair = Pair.of(samples[ours], samples[theirs])
+    own, other = pair.middles("per_second")
     return Row(
         title=f"throughput, {what}",
         bar="" if bar is None else f"≥ {bar:g}×",
-        crossfade=f"{middle(samples, ours, 'per_second'):,.0f}/s",
-        peer=f"{theirs}: {middle(samples, theirs, 'per_second'):,.0f}/s",
-        ratio=f"{of_medians:.2f}× ({median_of:.2f}× round by round)",
-        is_met=None if bar is None else min(of_medians, median_of) >= bar,
+        crossfade=f"{own:,.0f}/s",
+        peer=f"{theirs}: {other:,.0f}/s",
+        ratio=_in_words(pair, pair.ratios("per_second")),
+        is_met=None if bar is None else min(pair.ratios("per_second")) >= bar,
         details={"turns": numbers({name: samples[name] for name in (ours, theirs)})},
     )
 
 
 def _cpu_row(protocol: str, samples: Samples, ours: str, theirs: str) -> Row:
-    """Judged on the processes that a request passes through; the rest of the server is in brackets."""
-    own = middle(samples, ours, "path_cpu_us")
-    of_medians, median_of = ratios(samples, theirs, ours, "path_cpu_us")
+    """Judged on the processes that a request passes through; with everything else of the server in brackets."""
+    pair = Pair.of(samples[ours], samples[theirs])
+    own, other = pair.middles("path_cpu_us")
+    own_all, other_all = pair.middles("all_cpu_us")
     return Row(
         title=f"CPU per request, {protocol} (with the server's other processes)",
-        bar="≤ 150 µs",
-        crossfade=f"{own:.0f} µs ({middle(samples, ours, 'all_cpu_us'):.0f})",
-        peer=f"{theirs}: {middle(samples, theirs, 'path_cpu_us'):.0f} µs ({middle(samples, theirs, 'all_cpu_us'):.0f})",
-        ratio=f"{of_medians:.2f}× ({median_of:.2f}× round by round)",
-        is_met=own <= 150,
+        bar=f"≤ {CPU_BAR_US} µs",
+        crossfade=f"{own:.0f} µs ({own_all:.0f})",
+        peer=f"{theirs}: {other:.0f} µs ({other_all:.0f})",
+        ratio=_in_words(pair, _inverse(pair.ratios("path_cpu_us"))),
+        is_met=own <= CPU_BAR_US,
     )
 
 
 def _latency_row(protocol: str, samples: Samples, ours: str, theirs: str, bar_ms: float | None) -> Row:
-    own_ms = middle(samples, ours, "p50_us") / 1000
-    of_medians, median_of = ratios(samples, theirs, ours, "p50_us")
+    pair = Pair.of(samples[ours], samples[theirs])
+    own_us, other_us = pair.middles("p50_us")
     return Row(
         title=f"p50 at one connection, {protocol}",
         bar="" if bar_ms is None else f"≤ {bar_ms:g} ms",
-        crossfade=f"{own_ms:.2f} ms",
-        peer=f"{theirs}: {middle(samples, theirs, 'p50_us') / 1000:.2f} ms",
-        ratio=f"{of_medians:.2f}× ({median_of:.2f}× round by round)",
-        is_met=None if bar_ms is None else own_ms <= bar_ms,
+        crossfade=f"{own_us / 1000:.2f} ms",
+        peer=f"{theirs}: {other_us / 1000:.2f} ms",
+        ratio=_in_words(pair, _inverse(pair.ratios("p50_us"))),
+        is_met=None if bar_ms is None else own_us / 1000 <= bar_ms,
         details={"turns": numbers({name: samples[name] for name in (ours, theirs)})},
     )
+
+
+def _inverse(ratios: tuple[float, float]) -> tuple[float, float]:
+    """For values of which less is better: how many times better ours is."""
+    return 1 / ratios[0], 1 / ratios[1]
+
+
+def _in_words(pair: Pair, ratios: tuple[float, float]) -> str:
+    return f"{ratios[0]:.2f}× ({ratios[1]:.2f}× round by round{pair.remark})"

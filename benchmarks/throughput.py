@@ -14,6 +14,7 @@ from benchmarks.progress import say
 from benchmarks.servers import Server
 
 PATIENCE_PER_ROUND_S = 10.0
+MIN_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,10 @@ class Sample:
     all_cpu_us: float
     cpu_us_by_kind: Mapping[str, float]
     elsewhere: float
+
+    @property
+    def is_undisturbed(self) -> bool:
+        return self.elsewhere < QUIET_BELOW
 
 
 Samples = dict[str, list[Sample]]
@@ -66,16 +71,50 @@ def in_turns(contenders: Sequence[Contender], rounds: int, duration_s: int) -> S
     return samples
 
 
-def middle(samples: Samples, name: str, value: str) -> float:
-    """The median of one value over a contender's turns."""
-    return float(median(getattr(sample, value) for sample in samples[name]))
+def middle(taken: Sequence[Sample], value: str) -> float:
+    """The median of one value over a contender's turns, the disturbed ones left out if others remain."""
+    undisturbed = [sample for sample in taken if sample.is_undisturbed]
+    return float(median(getattr(sample, value) for sample in undisturbed or taken))
 
 
-def ratios(samples: Samples, ours: str, theirs: str, value: str) -> tuple[float, float]:
-    """Ours over theirs: (ratio of the medians, median of the ratios round by round)."""
-    pairs = zip(samples[ours], samples[theirs], strict=True)
-    by_round = [getattr(our, value) / getattr(their, value) for our, their in pairs]
-    return middle(samples, ours, value) / middle(samples, theirs, value), median(by_round)
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two contenders' turns, round by round. `rounds`: how many were taken, of which these are the undisturbed ones.
+
+    When fewer than `MIN_ROUNDS` are, all are here.
+    """
+
+    ours: list[Sample]
+    theirs: list[Sample]
+    rounds: int
+
+    @classmethod
+    def of(cls, ours: Sequence[Sample], theirs: Sequence[Sample]) -> Pair:
+        both = list(zip(ours, theirs, strict=True))
+        undisturbed = [(our, their) for our, their in both if our.is_undisturbed and their.is_undisturbed]
+        chosen = undisturbed if len(undisturbed) >= MIN_ROUNDS else both
+        return cls([our for our, _ in chosen], [their for _, their in chosen], len(both))
+
+    @property
+    def remark(self) -> str:
+        """What a reader must know about disturbed rounds; empty when there were none."""
+        if not all(sample.is_undisturbed for sample in (*self.ours, *self.theirs)):
+            return "; machine busy"
+        return f"; {len(self.ours)} of {self.rounds} rounds, machine busy in the others" * (
+            len(self.ours) < self.rounds
+        )
+
+    def middles(self, value: str) -> tuple[float, float]:
+        """(ours, theirs), the medians."""
+        return middle(self.ours, value), middle(self.theirs, value)
+
+    def ratios(self, value: str) -> tuple[float, float]:
+        """Ours over theirs: (ratio of the medians, median of the ratios round by round)."""
+        our_middle, their_middle = self.middles(value)
+        by_round = [
+            getattr(our, value) / getattr(their, value) for our, their in zip(self.ours, self.theirs, strict=True)
+        ]
+        return our_middle / their_middle, float(median(by_round))
 
 
 def numbers(samples: Samples) -> dict[str, list[dict[str, Any]]]:
@@ -92,7 +131,7 @@ def _rounded(value: Any) -> Any:
 def _undisturbed_turn(contender: Contender, servers: Sequence[Child], duration_s: int, patience: Patience) -> Sample:
     """The least disturbed one when all are disturbed."""
     attempts = [_turn(contender, servers, duration_s)]
-    while attempts[-1].elsewhere > QUIET_BELOW and not patience.is_used_up:
+    while not attempts[-1].is_undisturbed and not patience.is_used_up:
         patience.wait_until_quiet()
         patience.spend(duration_s)
         attempts.append(_turn(contender, servers, duration_s))
