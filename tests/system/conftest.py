@@ -50,7 +50,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[G
         endpoint("strings", {"only": 100}),
         deployment("strings", "only", models / "strings.onnx"),
         endpoint("slow", {"only": 100}),
-        deployment("slow", "only", models / "slow.onnx"),
+        deployment("slow", "only", models / "slow.onnx", request_settings={"request_timeout_ms": 1000}),
     ]
     with a_gateway(folder) as gateway:
         gateway.start(write_spec(folder / "spec.yaml", documents))
