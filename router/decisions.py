@@ -6,7 +6,7 @@ and become ready; the data plane moves to them and acknowledges; only then do th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.routing import Address, Replica, ReplicaState, Routing, serving_replicas
@@ -78,6 +78,14 @@ def addresses_of(routing: Routing | None) -> frozenset[Address]:
     return frozenset(address for upstream in routing.upstreams for address in upstream.addresses)
 
 
+def replicas_by_endpoint(replicas: Iterable[Replica]) -> dict[str, tuple[Replica, ...]]:
+    """For whoever asks about many endpoints: the functions below look at every replica that they are given."""
+    groups: dict[str, list[Replica]] = {}
+    for replica in replicas:
+        groups.setdefault(replica.endpoint, []).append(replica)
+    return {endpoint: tuple(group) for endpoint, group in groups.items()}
+
+
 def ready_deployments(state: EndpointState, replicas: Collection[Replica]) -> frozenset[str]:
     """The deployments of an endpoint that have a replica to answer."""
     return frozenset(name for name, deployed in state.deployments.items() if serving_replicas(deployed, replicas))
@@ -85,17 +93,20 @@ def ready_deployments(state: EndpointState, replicas: Collection[Replica]) -> fr
 
 def failure_of(deployed: DeployedModel, replicas: Iterable[Replica]) -> str:
     """Why the deployment's present generation cannot start, in its last replica's words; empty while it may."""
-    for replica in replicas:
-        is_own = (replica.endpoint, replica.deployment, replica.generation) == app_key(deployed)
-        if is_own and replica.state is ReplicaState.FAILED:
+    for replica in _present_replicas(deployed, replicas):
+        if replica.state is ReplicaState.FAILED:
             return replica.reason
     return ""
 
 
 def ready_count(deployed: DeployedModel, replicas: Iterable[Replica]) -> int:
     """Ready replicas of the present generation."""
-    return sum(
-        replica.state is ReplicaState.READY
-        and (replica.endpoint, replica.deployment, replica.generation) == app_key(deployed)
-        for replica in replicas
-    )
+    return sum(replica.state is ReplicaState.READY for replica in _present_replicas(deployed, replicas))
+
+
+def _present_replicas(deployed: DeployedModel, replicas: Iterable[Replica]) -> Iterator[Replica]:
+    """Those of the deployment's present generation, whatever their state."""
+    endpoint, name, generation = app_key(deployed)
+    for replica in replicas:
+        if replica.endpoint == endpoint and replica.deployment == name and replica.generation == generation:
+            yield replica

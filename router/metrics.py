@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 
 import httpx
@@ -46,16 +47,17 @@ def gateway_metrics(
         "# HELP crossfade_replicas Replicas by deployment and state.",
         "# TYPE crossfade_replicas gauge",
     ]
+    found = Counter((replica.endpoint, replica.deployment, replica.state) for replica in replicas)
     for state in sorted(states, key=lambda state: state.endpoint.name):
         name = state.endpoint.name
         in_force = status_of(name).traffic
         for deployment in sorted(state.deployments):
             labels = f'endpoint="{name}",deployment="{deployment}"'
             traffic.append(f"crossfade_traffic_percent{{{labels}}} {in_force.percent(deployment)}")
-            own = [
-                replica.state for replica in replicas if (replica.endpoint, replica.deployment) == (name, deployment)
+            counts += [
+                f'crossfade_replicas{{{labels},state="{kind}"}} {found[name, deployment, kind]}'
+                for kind in ReplicaState
             ]
-            counts += [f'crossfade_replicas{{{labels},state="{kind}"}} {own.count(kind)}' for kind in ReplicaState]
     return "\n".join([*lines, *traffic, *counts]) + "\n"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from router.decisions import failure_of, ready_deployments
+from router.decisions import failure_of, ready_deployments, replicas_by_endpoint
 from router.domain.endpoint import EndpointState
 from router.domain.routing import Replica
 from serving.server_view import IndexEntry, ServerView
@@ -14,14 +14,16 @@ def server_view(version: str, states: Iterable[EndpointState], replicas: Collect
     """Ready: every deployment with traffic has a replica that answers. Without any endpoint: ready, and empty."""
     index: list[IndexEntry] = []
     is_ready = True
+    groups = replicas_by_endpoint(replicas)
     for state in sorted(states, key=lambda state: state.endpoint.name):
-        ready = ready_deployments(state, replicas)
+        own = groups.get(state.endpoint.name, ())
+        ready = ready_deployments(state, own)
         is_ready = is_ready and state.endpoint.traffic.deployments <= ready
         for name, deployed in sorted(state.deployments.items()):
             if name in ready:
                 index.append(IndexEntry(state.endpoint.name, deployed.model_version, "READY"))
                 continue
-            failure = failure_of(deployed, replicas)
+            failure = failure_of(deployed, own)
             is_loading = deployed.spec.instance_count > 0 and not failure
             index.append(
                 IndexEntry(

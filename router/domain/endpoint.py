@@ -122,28 +122,31 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class DeployedModel:
-    """A deployment together with the immutable model that its reference was resolved to."""
+    """A deployment together with the immutable model that its reference was resolved to.
+
+    `generation` changes exactly when running replicas no longer match and new ones must be started. It is worked out
+    once, here: every replica is compared with it, whenever anybody asks how things are.
+    """
 
     spec: Deployment
     model: ResolvedModel
+    generation: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def model_version(self) -> str:
-        return self.spec.model_version or self.model.short_digest
-
-    @property
-    def generation(self) -> str:
-        """Changes exactly when running replicas no longer match and new ones must be started."""
+    def __post_init__(self) -> None:
         spec = self.spec
         facts = (
             self.model.sha256,
             self.model_version,
             spec.backend,
             spec.resources,
-            spec.batching,
+            spec.batching.max_batch_size,  # not the latency objective: no replica acts on it
             spec.request_settings,
         )
-        return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
+        object.__setattr__(self, "generation", hashlib.sha256(repr(facts).encode()).hexdigest()[:8])
+
+    @property
+    def model_version(self) -> str:
+        return self.spec.model_version or self.model.short_digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def serving_replicas(deployed: DeployedModel, replicas: Iterable[Replica]) -> tu
     ready = [
         replica
         for replica in replicas
-        if (replica.endpoint, replica.deployment) == (spec.endpoint, spec.name) and replica.state is ReplicaState.READY
+        if replica.endpoint == spec.endpoint and replica.deployment == spec.name and replica.state is ReplicaState.READY
     ]
     present = [replica for replica in ready if replica.generation == deployed.generation]
     return tuple(sorted(present or ready, key=lambda replica: replica.id))

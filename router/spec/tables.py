@@ -34,7 +34,8 @@ BATCHING = Section(
             "latency_slo_ms",
             "latency_slo_ms",
             Whole(1, 600_000),
-            "The latency in milliseconds that batching must not endanger.",
+            "The latency in milliseconds that batching must not endanger. "
+            "This version records it and does not act on it yet.",
         ),
     ),
 )
