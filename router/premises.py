@@ -95,9 +95,16 @@ def prepare(data_dir: Path, bind: str, ports: Ports, ray_address: str | None) ->
     )
     for directory in (config.replica_log_dir, config.replica_dir, config.ray_dir):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _keep_from_tidying(run_dir)
     for secret in (config.admin_token_file, config.gateway_token_file, config.ray_token_file):
         kept_secret(secret)
     return config
+
+
+def _keep_from_tidying(run_dir: Path) -> None:
+    """Hold a lock on the run directory until this process ends: systemd-tmpfiles tidies no locked directory."""
+    descriptor = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def last_run(data_dir: Path) -> str | None:

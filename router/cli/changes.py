@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from router.client import AdminClient
 
 
-def conclude(session: Session, client: AdminClient, done: dict[str, Any], wait_s: float | None) -> int:
+def conclude(
+    session: Session, client: AdminClient, done: dict[str, Any], wait_s: float | None, *, is_traffic_only: bool = False
+) -> int:
     """Show the changes, wait unless `wait_s` is None, and return the exit code.
 
     With JSON the result is one object on stdout, printed when the waiting is over, with the reason when it failed.
@@ -26,7 +28,7 @@ def conclude(session: Session, client: AdminClient, done: dict[str, Any], wait_s
             print_json(done)
         return 0
     try:
-        wait_for(client, done["revisions"], wait_s)
+        wait_for(client, done["revisions"], wait_s, is_traffic_only=is_traffic_only)
     except CrossfadeError as error:
         code = report(Session(Output.TABLE, session.admin_url, session.token_file, session.data_dir), error)
         if session.output is Output.JSON:

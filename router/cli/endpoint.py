@@ -82,7 +82,7 @@ def update(
         )
     with session.client() as client:
         done = client.change_traffic(name, change, if_revision)
-        return conclude(session, client, done, timeout if wait else None)
+        return conclude(session, client, done, timeout if wait else None, is_traffic_only=True)
 
 
 def delete(

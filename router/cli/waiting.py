@@ -30,11 +30,17 @@ class DidNotSettle(CrossfadeError):
     """The change is stored, but it cannot come into force as it is."""
 
 
-def wait_for(client: AdminClient, revisions: Mapping[str, int], timeout_s: float) -> None:
-    """Wait for every endpoint. Raises `DidNotSettle` at the first that failed, `TimedOut` when the time is over."""
+def wait_for(
+    client: AdminClient, revisions: Mapping[str, int], timeout_s: float, *, is_traffic_only: bool = False
+) -> None:
+    """Wait for every endpoint. Raises `DidNotSettle` at the first that failed, `TimedOut` when the time is over.
+
+    `is_traffic_only`: traffic and mirror are what was changed. Whether a deployment without any is well does not
+    matter then: moving away from a broken one must not look like a failure.
+    """
     deadline_s = time.monotonic() + timeout_s
     for name, revision in sorted(revisions.items()):
-        reply = _settled(client, name, revision, deadline_s)
+        reply = _settled(client, name, revision, deadline_s, is_traffic_only)
         if reply["outcome"] == "failed":
             raise DidNotSettle(f"endpoint {name}: {reply['reason']}")
         if reply["outcome"] == "pending":
@@ -45,13 +51,28 @@ def wait_for(client: AdminClient, revisions: Mapping[str, int], timeout_s: float
         say(f"endpoint {name}: revision {revision} is in force" if revision else f"endpoint {name} is gone")
 
 
-def _settled(client: AdminClient, name: str, revision: int, deadline_s: float) -> dict[str, Any]:
+def _settled(client: AdminClient, name: str, revision: int, deadline_s: float, is_traffic_only: bool) -> dict[str, Any]:
     told = ""
     while True:
         left_s = max(0.0, deadline_s - time.monotonic())
         reply = client.settled(name, revision, min(_SLICE_S, left_s))
+        if (
+            is_traffic_only
+            and reply["outcome"] != "in_force"
+            and _has_traffic_asked_for(client.endpoint(name), revision)
+        ):
+            return {"outcome": "in_force", "reason": ""}
         if reply["outcome"] != "pending" or time.monotonic() >= deadline_s:
             return reply
         if reply["reason"] != told:
             told = reply["reason"]
             say(f"endpoint {name}: waiting: {told}")
+
+
+def _has_traffic_asked_for(endpoint: Mapping[str, Any], revision: int) -> bool:
+    in_force = endpoint["in_force"]
+    return bool(
+        in_force["revision"] >= revision
+        and in_force["traffic"] == {name: percent for name, percent in endpoint["traffic"].items() if percent}
+        and in_force["mirror_traffic"] == endpoint["mirror_traffic"]
+    )

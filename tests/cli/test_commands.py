@@ -122,6 +122,15 @@ def test_a_deployment_that_fails_ends_the_waiting_with_1_and_the_reason(terminal
     assert ran.json["reason"] in ran.err
 
 
+def test_moving_away_from_a_broken_deployment_is_no_failure(terminal: Terminal) -> None:
+    applied(terminal)
+    terminal.run("endpoint", "update", "e", "--traffic", "blue=90 green=10")
+    terminal.bench.reconciler.failures["green"] = "out of memory"
+    ran = terminal.run("endpoint", "update", "e", "--traffic", "blue=100")
+    assert ran.code == 0
+    assert "is in force" in ran.err
+
+
 def test_endpoints_are_listed_and_shown(terminal: Terminal) -> None:
     assert "There is no endpoint yet" in terminal.run("endpoint", "list").out
     applied(terminal)
