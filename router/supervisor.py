@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from router.domain.errors import CrossfadeError
+from router.log_files import rotate_before_start
 
 # Every process of a run carries this in its environment, also those that Ray starts: that is how they are found when
 # they outlive their parent.
@@ -99,6 +100,7 @@ class Child:
         return self._is_stopping
 
     async def _run_once(self) -> int:
+        rotate_before_start(self.spec.log_path)
         with self.spec.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self.spec.argv,

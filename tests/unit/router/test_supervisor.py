@@ -74,6 +74,15 @@ async def test_a_child_that_dies_is_reported_and_started_again(tmp_path: Path) -
     assert said == [f"worker ended (killed by SIGKILL); starting it again; its log: {tmp_path / 'worker.log'}"]
 
 
+async def test_a_child_that_is_started_with_a_full_log_gets_a_new_one(tmp_path: Path) -> None:
+    full = tmp_path / "worker.log"
+    full.touch()
+    os.truncate(full, 32 * 1024 * 1024)
+    async with kept(Child(spec(tmp_path, PATIENT), print)):
+        await until(lambda: log(tmp_path) == "up\n")
+    assert (tmp_path / "worker.log.1").stat().st_size == 32 * 1024 * 1024
+
+
 async def test_pauses_grow_while_a_child_keeps_failing(tmp_path: Path) -> None:
     said: list[str] = []
     async with kept(Child(spec(tmp_path, "raise SystemExit(3)"), said.append)):
