@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -119,6 +120,7 @@ class Gateway:
                 self._process.wait()
         for process in self.processes():
             process.kill()
+        shutil.rmtree(self.run_dir, ignore_errors=True)
 
     @property
     def said(self) -> str:
