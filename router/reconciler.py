@@ -22,6 +22,7 @@ from router.decisions import (
     apps_to_delete,
     apps_to_deploy,
     ready_deployments,
+    replicas_by_endpoint,
     replicas_to_release,
     wanted_apps,
 )
@@ -85,6 +86,7 @@ class Reconciler:
         self._ray_address = ray_address
         self._ray_trouble = "not connected yet"
         self._replicas: tuple[Replica, ...] = ()
+        self._replicas_of: dict[str, tuple[Replica, ...]] = {}  # the same, by endpoint
         self._apps: tuple[RunningApp, ...] = ()
         self._deployed_counts: dict[AppKey, int] = {}
         self._routed: dict[str, _Routed] = {}
@@ -92,6 +94,7 @@ class Reconciler:
         self._errors: dict[str, str] = {}
         self._in_force: dict[str, Traffic] = {}  # by endpoint; survives restarts, unlike what was confirmed
         self._refused: dict[AppKey, str] = {}
+        self._troubles: dict[AppKey, str] = {}  # what is wrong, in Ray's words
         self._failed_starts: dict[AppKey, _Retry] = {}
         self._confirming: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
@@ -103,6 +106,7 @@ class Reconciler:
         """Give Envoy what is known from before a restart, so that it need not wait for Ray."""
         self._in_force = self._store.load_in_force()
         self._replicas = tuple(replica for replica in self._store.load_replicas() if _may_live(replica.address))
+        self._replicas_of = replicas_by_endpoint(self._replicas)
         for name in self._desired.states:
             self._route(name)
 
@@ -148,12 +152,11 @@ class Reconciler:
         state = self._desired.state(name)
         confirmed = self._confirmed.get(name)
         routing = confirmed.routing if confirmed is not None else None
-        troubles = {(app.endpoint, app.deployment, app.generation): app.trouble for app in self._apps} | self._refused
         return EndpointStatus(
             traffic=routing.traffic if routing is not None else Traffic(),
             mirror=routing.mirror if routing is not None else None,
             deployments=tuple(
-                deployment_status(deployed, self._replicas, troubles)
+                deployment_status(deployed, self._replicas_of.get(name, ()), self._troubles)
                 for _, deployed in sorted(state.deployments.items())
             ),
             revision=confirmed.revision if confirmed is not None else 0,
@@ -211,8 +214,9 @@ class Reconciler:
 
     def _routing(self, state: EndpointState) -> Routing:
         in_force = self._in_force.get(state.endpoint.name, Traffic()).restricted_to(state.deployments)
-        ready = ready_deployments(state, self._replicas)
-        return routing_for(state, traffic_to_apply(state.endpoint.traffic, in_force, ready), self._replicas)
+        replicas = self._replicas_of.get(state.endpoint.name, ())
+        ready = ready_deployments(state, replicas)
+        return routing_for(state, traffic_to_apply(state.endpoint.traffic, in_force, ready), replicas)
 
     async def _confirm(self, name: str, routed: _Routed) -> None:
         """Wait until Envoy has what it was told; only then is it in force."""
@@ -258,6 +262,7 @@ class Reconciler:
             if replicas == self._replicas:
                 continue
             before, self._replicas = self._replicas, replicas
+            self._replicas_of = replicas_by_endpoint(replicas)
             for name in _endpoints_touched(before, replicas) & self._desired.states.keys():
                 self._route(name)
             self._report(before, replicas)
@@ -272,6 +277,7 @@ class Reconciler:
             self._apps = await runtime.running()
             for deployed in apps_to_deploy(wanted, self._apps, self._deployed_counts):
                 await self._deploy(runtime, deployed)
+            self._troubles = {(a.endpoint, a.deployment, a.generation): a.trouble for a in self._apps} | self._refused
             await self._retry_failed(runtime, wanted)
             in_use = self._addresses_in_use()
             if released := replicas_to_release(self._replicas, in_use):

@@ -18,6 +18,7 @@ import httpx
 from router.children import children
 from router.config import GatewayConfig, Ports, kept_secret
 from router.domain.errors import CrossfadeError
+from router.log_files import keep_small
 from router.premises import begin_run, check_ports, end_run, last_run, locked, prepare
 from router.supervisor import Child, GaveUp, sweep
 from router.version import VERSION
@@ -74,6 +75,7 @@ class _Gateway:
         self._say(f"crossfade {VERSION}, data in {data_dir}")
         self._children = {name: Child(spec, self._say) for name, spec in children(config, run_id).items()}
         keepers = [asyncio.create_task(child.keep_running(), name=name) for name, child in self._children.items()]
+        keepers.append(asyncio.create_task(keep_small(config.log_dir, config.envoy_admin_socket), name="log files"))
         code = 0
         try:
             await self._until_stopped(self._serve(config), keepers)
