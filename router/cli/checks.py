@@ -35,7 +35,7 @@ _TRY_ONNXRUNTIME = (
 _TRY_RAY = "import ray, ray.serve; print(ray.__version__)"
 _TRY_ENVOY = (
     "import subprocess; from router.xds.binary import envoy_binary;"
-    "print(subprocess.check_output([envoy_binary(), '--version'], text=True).split('/')[1])"
+    "print(subprocess.check_output([envoy_binary(), '--version'], text=True).split()[-1].split('/')[1])"
 )
 
 
