@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.errors import CrossfadeError
+from router.domain.measurement import Totals
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.routing import Replica, Routing
 from router.domain.traffic import Traffic
@@ -57,6 +58,19 @@ class DataPlane(Protocol):
         """Wait until every connected Envoy has answered the endpoint's latest configuration (or its removal)."""
 
     def proxies(self) -> tuple[ProxyStatus, ...]: ...
+
+
+class Meter(Protocol):
+    """What Envoy counts, as the rollouts see it."""
+
+    def totals(self, endpoint: str) -> Mapping[str, Totals]:
+        """Deployment → what it was asked and did since this process began to count, over all Envoys.
+
+        Never shrinks while the process lives: an Envoy that starts again counts from zero, and is added.
+        """
+
+    async def reported(self, timeout_s: float) -> bool:
+        """Wait for the next report of any Envoy. False when none came in time."""
 
 
 class Store(Protocol):

@@ -14,6 +14,10 @@ ANNOUNCE_EVERY_S = 1.0
 LEASE_S = 5.0
 _STALL_S = 2.0
 
+# A replica's life goes one way. Calls to an asynchronous Ray actor may overtake each other, so that "loading" can
+# arrive after "failed".
+_ORDER = (ReplicaState.LOADING, ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.FAILED)
+
 
 class Directory:
     """`version` grows with every visible change, so that watchers can wait for the next one."""
@@ -26,8 +30,14 @@ class Directory:
         self._looked_s: float | None = None
 
     def announce(self, replica: Replica, now_s: float) -> bool:
-        """Add or renew. Returns whether the replica has been released: no Envoy sends it requests any more."""
-        if self._replicas.get(replica.id) != replica:
+        """Add or renew. Returns whether the replica has been released: no Envoy sends it requests any more.
+
+        What a replica said earlier and arrives later changes nothing.
+        """
+        known = self._replicas.get(replica.id)
+        if known is not None and _ORDER.index(replica.state) < _ORDER.index(known.state):
+            return replica.id in self._released
+        if known != replica:
             if replica.state in (ReplicaState.READY, ReplicaState.FAILED):
                 self._forget(self._failed(replica.endpoint, replica.deployment))
             self._replicas[replica.id] = replica

@@ -49,6 +49,17 @@ def test_a_change_of_state_is_a_new_version() -> None:
     assert directory.version > version
 
 
+def test_words_that_were_overtaken_change_nothing() -> None:
+    directory = Directory()
+    failed = a_replica("r1", ReplicaState.FAILED, "no such file")
+    directory.announce(failed, now_s=0)
+    version = directory.version
+    assert not directory.announce(a_replica("r1", ReplicaState.LOADING), now_s=0)
+    look_every_second(directory, until_s=3 * LEASE_S)
+    assert directory.replicas() == (failed,)
+    assert directory.version == version
+
+
 def test_a_draining_replica_hears_when_it_is_released() -> None:
     directory = Directory()
     draining = replace(a_replica(), state=ReplicaState.DRAINING)

@@ -1,0 +1,40 @@
+"""What was measured of a deployment: counts that only grow. Evidence for a rollout's analysis; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """A histogram of request durations.
+
+    `counts[i]` requests took more than `bounds_ms[i - 1]` and at most `bounds_ms[i]`; the last count, one more than
+    there are bounds, has no upper bound. Two histograms can be added or subtracted when their bounds are the same.
+    """
+
+    bounds_ms: tuple[float, ...] = ()
+    counts: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if len(self.counts) != len(self.bounds_ms) + 1:
+            raise ValueError(f"{len(self.bounds_ms)} bounds need one more count than that, not {len(self.counts)}")
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Everything that a deployment was asked and did, as the data plane counted it.
+
+    `requests`: attempts that reached the deployment and have ended, shielded ones included.
+    `errors`: those among them that failed by its doing: a 5xx or 424, a gRPC status that blames the server, a reset or
+    refused connection, a timeout. A caller's own mistakes (4xx) are requests, and no errors.
+    `latencies`: of the requests that were answered.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    latencies: Latencies = Latencies()
