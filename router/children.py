@@ -67,9 +67,14 @@ def _ray_head(config: GatewayConfig) -> list[str]:
 
 
 def _envoy(config: GatewayConfig) -> list[str]:
+    # Beside replicas, Envoy gets half of the cores: fewer workers find more to do each time they wake up. Measured on
+    # two cores with 32 connections: one worker takes 35 µs a JSON request and 44 µs a gRPC call, two take 44 and 55,
+    # and the gateway answers 18% and 15% more. On a host of its own it gets them all.
+    workers = max(1, len(os.sched_getaffinity(0)) // 2) if config.is_ray_ours else 0
     process = EnvoyProcess(
         node_id=config.gateway_id,
         xds_socket=str(config.xds_socket),
         admin_socket=str(config.envoy_admin_socket),
+        concurrency=workers,
     )
     return envoy_command(process)
