@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass
 
 
@@ -23,6 +25,29 @@ class Latencies:
     @property
     def total(self) -> int:
         return sum(self.counts)
+
+    def __add__(self, other: Latencies) -> Latencies:
+        """Raises `ValueError` when both hold something and their bounds differ."""
+        if not self.total:
+            return other
+        if not other.total:
+            return self
+        if self.bounds_ms != other.bounds_ms:
+            raise ValueError("histograms with different bounds cannot be added")
+        return Latencies(self.bounds_ms, tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)))
+
+    def quantile_ms(self, fraction: float) -> float:
+        """The smallest bound that at least `fraction` of the requests kept to; infinite when none is that large."""
+        wanted, reached = fraction * self.total, 0
+        for bound, count in zip(self.bounds_ms, self.counts, strict=False):
+            reached += count
+            if reached >= wanted:
+                return bound
+        return math.inf
+
+    def count_above(self, bound_ms: float) -> int:
+        """Requests that took longer than `bound_ms`, which is one of the bounds, or infinite."""
+        return sum(self.counts[bisect_left(self.bounds_ms, bound_ms) + 1 :])
 
 
 @dataclass(frozen=True, slots=True)
