@@ -86,8 +86,8 @@ def _row(metric: str, evidence: Evidence, policy: Policy, analyze: Analyze, now:
     alpha, margin = policy.alpha / len(METRICS), margin_of(metric, policy)
     stable, candidate = comparison.whole.stable, comparison.whole.candidate
     bound = upper_bound(candidate, alpha / 2) - lower_bound(stable, alpha / 2)
-    excess, wealth = comparison.excess, comparison.wealth.value
-    if wealth >= 2 / alpha and excess > margin:
+    excess, e_value = comparison.excess, comparison.e_value
+    if e_value >= 2 / alpha and excess > margin:
         result, sentence = Result.FAIL, f"{_told(metric, comparison)}, and that is no chance"
     elif metric == "agreement" and not analyze.min_pairs:
         result, sentence = Result.PASS, f"{_told(metric, comparison)}; no agreement is asked for at this step"
@@ -99,7 +99,7 @@ def _row(metric: str, evidence: Evidence, policy: Policy, analyze: Analyze, now:
     else:
         wanted = _wanted(metric, comparison, margin, alpha, evidence, now)
         result, sentence = Result.INCONCLUSIVE, f"{_told(metric, comparison)}; {wanted}"
-    return Row(metric, result, sentence, stable, candidate, excess, bound, margin, wealth, 2 / alpha)
+    return Row(metric, result, sentence, stable, candidate, excess, bound, margin, e_value, 2 / alpha)
 
 
 def _wanted(metric: str, comparison: Comparison, margin: float, alpha: float, evidence: Evidence, now: datetime) -> str:

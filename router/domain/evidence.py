@@ -14,12 +14,13 @@ from datetime import datetime
 
 from router.domain.measurement import Latencies, Totals
 from router.domain.policy import Policy
-from router.domain.sequential import Tally, Wealth, upper_bound
+from router.domain.sequential import Record, Tally, Wealth, upper_bound
 
 QUANTILES = (0.5, 0.95, 0.99)
 METRICS = ("errors", "latency_p50", "latency_p95", "latency_p99", "agreement")
 
 _BASELINE_ANSWERS = 500  # stable's quantiles are frozen after so many
+_BLOCK_REQUESTS = 20  # a block with fewer of the candidate's says little, so it waits for more
 _RESOLUTION_MS = 1.0  # Envoy measures whole milliseconds
 
 
@@ -76,7 +77,14 @@ class Comparison:
 
     whole: Contrast = Contrast()
     epoch: Contrast = Contrast()
-    wealth: Wealth = field(default_factory=Wealth)
+    at_once: Wealth = field(default_factory=Wealth)  # bets against stable in the same block
+    by_past: Wealth = field(default_factory=Wealth)  # bets against stable in all earlier blocks
+    past: Record = field(default_factory=Record)  # stable's
+
+    @property
+    def e_value(self) -> float:
+        """Of the harm: both games must have found it."""
+        return min(self.at_once.value, self.by_past.value)
 
     @property
     def excess(self) -> float:
@@ -87,26 +95,25 @@ class Comparison:
         return max((self._excess(part) for part in (self.whole, self.epoch) if part.candidate.of), default=0.0)
 
     def in_new_epoch(self) -> Comparison:
-        return replace(self, epoch=Contrast(), wealth=self.wealth.started())
+        return replace(self, epoch=Contrast(), at_once=self.at_once.started(), by_past=self.by_past.started())
 
     def after(self, block: Contrast, margin: float, alpha: float) -> Comparison:
         """`margin` is what stable is taken to do where nothing is known of it."""
-        return Comparison(self.whole + block, self.epoch + block, self._bet(block, margin, alpha))
+        at_once, by_past = self.at_once, self.by_past
+        stable, candidate = block.stable, block.candidate
+        if candidate.of:
+            known = upper_bound(self.past.effective, alpha) if self.past.blocks else margin
+            by_past = by_past.after(candidate.rate, known)
+            failures = stable.hits + candidate.hits
+            if not stable.of:  # then the past is all there is
+                at_once = at_once.after(candidate.rate, known)
+            elif failures:
+                at_once = at_once.after(candidate.hits / failures, candidate.of / (candidate.of + stable.of))
+        return Comparison(self.whole + block, self.epoch + block, at_once, by_past, self.past.after(stable))
 
     def _excess(self, part: Contrast) -> float:
         stable = part.stable if part.stable.of else self.whole.stable
         return part.candidate.rate - stable.rate
-
-    def _bet(self, block: Contrast, margin: float, alpha: float) -> Wealth:
-        stable, candidate = block.stable, block.candidate
-        if not candidate.of:
-            return self.wealth
-        if stable.of:
-            failures = stable.hits + candidate.hits
-            share = candidate.of / (candidate.of + stable.of)
-            return self.wealth.after(candidate.hits / failures, share) if failures else self.wealth
-        before = self.whole.stable
-        return self.wealth.after(candidate.rate, upper_bound(before, alpha) if before.of else margin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +167,7 @@ class Evidence:
     @classmethod
     def of_baseline(cls, stable: Totals, policy: Policy) -> Evidence:
         """Begin with what stable did before the rollout: without it, a switch at once has nothing to compare with."""
-        errors = Comparison(whole=Contrast(stable=Tally(stable.requests, stable.errors)))
+        errors = _remembering(Comparison(), Tally(stable.requests, stable.errors))
         return cls(comparisons=(errors, *cls().comparisons[1:]))._learning(stable.latencies, policy)
 
     def comparison(self, metric: str) -> Comparison:
@@ -180,7 +187,8 @@ class Evidence:
         if not after.thresholds:  # what freezes them is not tested against them
             after = after._learning(report.stable.latencies, policy)
         assert after.block is not None
-        is_full = (now - after.block.since).total_seconds() >= policy.burst_s
+        arrived = after.block.contrasts[0].candidate.of
+        is_full = (now - after.block.since).total_seconds() >= policy.burst_s and not 0 < arrived < _BLOCK_REQUESTS
         return after._closed(policy, now) if is_full else after
 
     def measured(self, measurement: Measurement, policy: Policy) -> Evidence:
@@ -292,7 +300,7 @@ class Evidence:
         # The answers that froze them are stable's first record, for when it has no traffic to compare with.
         errors, *quantiles, agreement = self.comparisons
         known = (
-            replace(comparison, whole=Contrast(stable=_slow(baseline, limit.stable_ms)))
+            _remembering(comparison, _slow(baseline, limit.stable_ms))
             for comparison, limit in zip(quantiles, thresholds, strict=True)
         )
         return replace(self, baseline=baseline, thresholds=thresholds, comparisons=(errors, *known, agreement))
@@ -310,6 +318,11 @@ def margin_of(metric: str, policy: Policy) -> float:
     if metric == "errors":
         return policy.error_margin
     return policy.disagreement_margin if metric == "agreement" else policy.slow_margin
+
+
+def _remembering(comparison: Comparison, stable: Tally) -> Comparison:
+    """The comparison, before anything was compared, with what stable did before."""
+    return replace(comparison, whole=Contrast(stable=stable), past=Record().after(stable))
 
 
 def _slow(latencies: Latencies, bound_ms: float) -> Tally:

@@ -38,7 +38,8 @@ def to_plain(value: Any) -> Any:
         case None | bool() | int() | float() | str():
             return value
         case _:
-            return {name: _tagged(getattr(value, name), wanted) for name, wanted in _fields(type(value)).items()}
+            kind: Any = type(value)
+            return {name: _tagged(getattr(value, name), wanted) for name, wanted in _fields(kind).items()}
 
 
 def from_plain(wanted: type[T], plain: object) -> T:
@@ -107,7 +108,7 @@ def _read_dataclass(wanted: Any, plain: Mapping[str, Any], key: str) -> Any:
 
 
 @cache
-def _fields(wanted: type) -> Mapping[str, Any]:
+def _fields(wanted: Any) -> Mapping[str, Any]:
     hints = typing.get_type_hints(wanted)
     return {field.name: hints[field.name] for field in dataclasses.fields(wanted)}
 

@@ -7,13 +7,21 @@ block hang together. So W is an e-process: it ever reaches 1/α with probability
 whatever moment one looks and stops. A large W is evidence; a small one is none for the contrary.
 (Waudby-Smith & Ramdas, Estimating means of bounded random variables by betting, arXiv 2010.09686.)
 
-*What x is.* With m failures in the block, k of them on the candidate, x = k/m, and e = the candidate's share of the
-block's requests, as observed. Given m and both request counts, equal failure rates make k hypergeometric with mean m e,
-so e is exact: the configured weight would not be, because mirrors, retries and several proxies move the share. Routing
-does not look at outcomes, so the counts are exogenous. An incident that hits both sides moves m and not x.
-(Conditioning on m: Lindon & Malek, Anytime-valid inference for multinomial count data, arXiv 2011.03567. Their Beta
-prior is replaced by the stakes below, which bet in one direction only and mean the same at every weight.)
-Without concurrent stable traffic, x = k/n and e = an upper bound of stable's rate from before.
+*What x is.* Two games are played, and harm is proven when both say so.
+- At once: with m failures in the block, k of them on the candidate, x = k/m, and e = the candidate's share of the
+  block's requests, as observed. Given m and both request counts, equal failure rates make k hypergeometric with mean
+  m e, so e is exact: the configured weight would not be, because mirrors, retries and several proxies move the share.
+  Routing does not look at outcomes, so the counts are exogenous. An incident that hits both sides moves m and not x.
+  (Conditioning on m: Lindon & Malek, Anytime-valid inference for multinomial count data, arXiv 2011.03567. Their Beta
+  prior is replaced by the stakes below, which bet in one direction only and mean the same at every weight.)
+- By the past: x = k/n, the candidate's failure rate in the block, and e = an upper bound of stable's mean rate in the
+  blocks before. Where each deployment has bursts of its own, now this one and now that, k/m is larger on average than
+  e, since it is near 1 as often as near 0; k/n is not. It alone would blame the candidate for what hits both sides.
+
+*Bursts.* Failures with one cause are one observation. x does not grow with m, a block lasts longer than a burst does,
+and no block multiplies the wealth by more than `1 + MAX_GAIN`, so several blocks must agree. Stable's counts are
+divided by their design effect (how much more they vary from block to block than independent failures would; Kish,
+Survey Sampling, 1965) before a bound is taken of them.
 
 *Stakes.* A candidate whose odds to be the one that fails are r times the expected ones has alternative mean
 a = r e / (r e + 1 - e); the stake (a - e)/(1 - e) is the best one against it when m = 1. Nobody knows r, so the capital
@@ -22,9 +30,6 @@ is split over `ODDS`. An average of e-processes is one.
 *When it began.* A long healthy past must not pay for a failing present, so part of the capital enters at every change
 of weight: 1/(j (j + 1)) at the j-th, which sums to 1 and needs no number of steps. The first part multiplies over
 all weights, the last sees the present weight alone.
-
-*Bursts.* Ten failures with one cause are one observation: x does not grow with m, a block lasts longer than a burst
-does, and no block multiplies the wealth by more than `1 + MAX_GAIN`, so several blocks must agree.
 
 *Bounds.* Not finding harm proves nothing, so whoever promotes needs an upper bound. For 0/1 outcomes with conditional
 means p_i and any s > 0, exp(-s K - (e^-s - 1) Σ p_i) and exp(s K - (e^s - 1) Σ p_i) are supermartingales, so with
@@ -43,6 +48,7 @@ ODDS = (1.5, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 SLOPES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0)
 MAX_GAIN = 7.0
 
+_SLOPES = tuple((s, -math.expm1(-s), math.expm1(s)) for s in SLOPES)
 _LARGEST = 1e200  # wealth beyond any threshold, and far from overflow
 
 
@@ -63,14 +69,14 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Wealth:
-    """What the bets came to: one account for each of `ODDS`. Nothing is at stake before the first `started`."""
+    """What the bets came to, in one account for each of `ODDS`. Nothing is at stake before the first `started`."""
 
     accounts: tuple[float, ...] = (0.0,) * len(ODDS)
     starts: int = 0
 
     @property
     def value(self) -> float:
-        """The e-value: at least 1/α happens with probability at most α when the candidate is not worse."""
+        """The e-value: it ever reaches 1/α with probability at most α when the candidate is not worse."""
         return sum(self.accounts) / len(self.accounts)
 
     def started(self) -> Wealth:
@@ -97,12 +103,40 @@ def _stake(odds: float, expected: float) -> float:
     return expected * (odds - 1) / (odds * expected + 1 - expected)
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Tallies of many blocks, summed up. `square` is the sum of hits²/of, which tells how much they vary."""
+
+    blocks: int = 0
+    tally: Tally = Tally()
+    square: float = 0.0
+
+    def after(self, block: Tally) -> Record:
+        if not block.of:
+            return self
+        return Record(self.blocks + 1, self.tally + block, self.square + block.hits**2 / block.of)
+
+    @property
+    def design_effect(self) -> float:
+        """The variance from block to block over that of independent hits; at least 1."""
+        if self.blocks < 2 or not self.tally.hits:
+            return 1.0
+        variance = (self.square - self.tally.hits * self.tally.rate) / (self.blocks - 1)
+        return max(1.0, variance / self.tally.rate)
+
+    @property
+    def effective(self) -> Tally:
+        """Independent observations that would tell as much."""
+        effect = self.design_effect
+        return Tally(self.tally.of / effect, self.tally.hits / effect)
+
+
 def upper_bound(tally: Tally, alpha: float) -> float:
     """The rate is at most this, at every moment of a run, with probability 1 - alpha. 1 when nothing is known."""
     if not tally.of:
         return 1.0
     budget = math.log(len(SLOPES) / alpha)
-    return min(1.0, *((s * tally.hits + budget) / (tally.of * -math.expm1(-s)) for s in SLOPES))
+    return min(1.0, *((s * tally.hits + budget) / (tally.of * drop) for s, drop, _ in _SLOPES))
 
 
 def lower_bound(tally: Tally, alpha: float) -> float:
@@ -110,4 +144,4 @@ def lower_bound(tally: Tally, alpha: float) -> float:
     if not tally.of:
         return 0.0
     budget = math.log(len(SLOPES) / alpha)
-    return max(0.0, *((s * tally.hits - budget) / (tally.of * math.expm1(s)) for s in SLOPES))
+    return max(0.0, *((s * tally.hits - budget) / (tally.of * rise) for s, _, rise in _SLOPES))
