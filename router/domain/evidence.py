@@ -79,7 +79,8 @@ class Comparison:
     epoch: Contrast = Contrast()
     at_once: Wealth = field(default_factory=Wealth)  # bets against stable in the same block
     by_past: Wealth = field(default_factory=Wealth)  # bets against stable in all earlier blocks
-    past: Record = field(default_factory=Record)  # stable's
+    stable_past: Record = field(default_factory=Record)
+    candidate_past: Record = field(default_factory=Record)
 
     @property
     def e_value(self) -> float:
@@ -102,14 +103,26 @@ class Comparison:
         at_once, by_past = self.at_once, self.by_past
         stable, candidate = block.stable, block.candidate
         if candidate.of:
-            known = upper_bound(self.past.effective, alpha) if self.past.blocks else margin
+            known = self._most_of_stable(alpha) if self.stable_past.blocks else margin
             by_past = by_past.after(candidate.rate, known)
             failures = stable.hits + candidate.hits
             if not stable.of:  # then the past is all there is
                 at_once = at_once.after(candidate.rate, known)
             elif failures:
                 at_once = at_once.after(candidate.hits / failures, candidate.of / (candidate.of + stable.of))
-        return Comparison(self.whole + block, self.epoch + block, at_once, by_past, self.past.after(stable))
+        return Comparison(
+            whole=self.whole + block,
+            epoch=self.epoch + block,
+            at_once=at_once,
+            by_past=by_past,
+            stable_past=self.stable_past.after(stable),
+            candidate_past=self.candidate_past.after(candidate),
+        )
+
+    def _most_of_stable(self, alpha: float) -> float:
+        """Stable's rate in the past is not above this."""
+        effect = max(self.stable_past.design_effect, self.candidate_past.design_effect)
+        return upper_bound(self.stable_past.thinned(effect), alpha)
 
     def _excess(self, part: Contrast) -> float:
         stable = part.stable if part.stable.of else self.whole.stable
@@ -262,20 +275,23 @@ class Evidence:
         return after._split_seen(errors, policy)
 
     def _split_seen(self, errors: Contrast, policy: Policy) -> Evidence:
-        """Bet on the sample ratio. What the shield sent on to stable was meant for the candidate."""
+        """Bet on the sample ratio. What the shield sent on to stable was meant for the candidate.
+
+        Too little is measured as what is missing to twice the share, so that a small share makes as good a game.
+        """
         epoch = self.epoch
         assert epoch is not None
         share = expected_share(epoch)
         is_retried = policy.shield and epoch.weight_percent
         stable = errors.stable.of - (errors.candidate.hits if is_retried else 0)
         total = errors.candidate.of + max(0, stable)
-        if not total:
+        if not total or not share:
             return self
         seen = errors.candidate.of / total
         return replace(
             self,
             share_high=self.share_high.after(seen, share * (1 + policy.ratio_tolerance)),
-            share_low=self.share_low.after(1 - seen, 1 - share * (1 - policy.ratio_tolerance)),
+            share_low=self.share_low.after(1 - min(1.0, seen / (2 * share)), (1 + policy.ratio_tolerance) / 2),
         )
 
     def _watched(self, report: Report, policy: Policy) -> Evidence:
@@ -322,7 +338,7 @@ def margin_of(metric: str, policy: Policy) -> float:
 
 def _remembering(comparison: Comparison, stable: Tally) -> Comparison:
     """The comparison, before anything was compared, with what stable did before."""
-    return replace(comparison, whole=Contrast(stable=stable), past=Record().after(stable))
+    return replace(comparison, whole=Contrast(stable=stable), stable_past=Record().after(stable))
 
 
 def _slow(latencies: Latencies, bound_ms: float) -> Tally:

@@ -19,9 +19,10 @@ whatever moment one looks and stops. A large W is evidence; a small one is none 
   e, since it is near 1 as often as near 0; k/n is not. It alone would blame the candidate for what hits both sides.
 
 *Bursts.* Failures with one cause are one observation. x does not grow with m, a block lasts longer than a burst does,
-and no block multiplies the wealth by more than `1 + MAX_GAIN`, so several blocks must agree. Stable's counts are
-divided by their design effect (how much more they vary from block to block than independent failures would; Kish,
-Survey Sampling, 1965) before a bound is taken of them.
+and no block multiplies the wealth by more than `1 + MAX_GAIN`, so several blocks must agree. Before a bound is taken of
+stable's counts they are divided by the design effect: how much more failures vary from block to block than independent
+ones would (Kish, Survey Sampling, 1965). The larger one of the two sides counts: a candidate that fails in bursts shows
+that stable's quiet so far may be luck, and one that fails steadily shows no such effect.
 
 *Stakes.* A candidate whose odds to be the one that fails are r times the expected ones has alternative mean
 a = r e / (r e + 1 - e); the stake (a - e)/(1 - e) is the best one against it when m = 1. Nobody knows r, so the capital
@@ -124,11 +125,9 @@ class Record:
         variance = (self.square - self.tally.hits * self.tally.rate) / (self.blocks - 1)
         return max(1.0, variance / self.tally.rate)
 
-    @property
-    def effective(self) -> Tally:
-        """Independent observations that would tell as much."""
-        effect = self.design_effect
-        return Tally(self.tally.of / effect, self.tally.hits / effect)
+    def thinned(self, design_effect: float) -> Tally:
+        """As many independent observations as tell as much."""
+        return Tally(self.tally.of / design_effect, self.tally.hits / design_effect)
 
 
 def upper_bound(tally: Tally, alpha: float) -> float:

@@ -129,7 +129,8 @@ def test_independent_hits_have_no_design_effect_and_bursts_have_theirs() -> None
         even = even.after(Tally(100, 1 + number % 2))
         bursty = bursty.after(Tally(100, 15 if number % 10 == 0 else 0))
     assert even.design_effect == 1
-    assert even.effective == even.tally
+    assert even.thinned(even.design_effect) == even.tally
     assert 10 < bursty.design_effect < 20
-    assert bursty.effective.rate == pytest.approx(bursty.tally.rate)
-    assert upper_bound(bursty.effective, 0.01) > upper_bound(bursty.tally, 0.01)
+    thinned = bursty.thinned(bursty.design_effect)
+    assert thinned.rate == pytest.approx(bursty.tally.rate)
+    assert upper_bound(thinned, 0.01) > upper_bound(bursty.tally, 0.01)
