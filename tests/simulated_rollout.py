@@ -29,7 +29,7 @@ from router.domain.strategy import Analyze, Strategy, canary
 from router.domain.traffic import Traffic
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
-BOUNDS_MS = (5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 65.0, 80.0, 100.0, 150.0)
+BOUNDS_MS = (10.0, 15.0, 20.0, 25.0, 35.0, 50.0, 70.0, 100.0)
 
 
 def lognormal(median_ms: float, spread: float = 0.5) -> tuple[float, ...]:

@@ -113,7 +113,7 @@ def _wanted(metric: str, comparison: Comparison, margin: float, alpha: float, ev
     low, high = 1.0, 2.0**40
     if upper_bound(Tally(known.of * high, known.hits * high), alpha / 2) - floor > margin:
         return f"stays above the margin of {_percent(margin)} as things are"
-    while high / low > 1.01:
+    while high / low > 1.02:
         middle = (low * high) ** 0.5
         is_enough = upper_bound(Tally(known.of * middle, known.hits * middle), alpha / 2) - floor <= margin
         low, high = (low, middle) if is_enough else (middle, high)

@@ -29,8 +29,8 @@ a = r e / (r e + 1 - e); the stake (a - e)/(1 - e) is the best one against it wh
 is split over `ODDS`. An average of e-processes is one.
 
 *When it began.* A long healthy past must not pay for a failing present, so part of the capital enters at every change
-of weight: 1/(j (j + 1)) at the j-th, which sums to 1 and needs no number of steps. The first part multiplies over
-all weights, the last sees the present weight alone.
+of weight: `ENTERS` of what is left, so all parts sum to 1 at most, whatever the number of steps. The first part
+multiplies over all weights, the last sees the present weight alone.
 
 *Bounds.* Not finding harm proves nothing, so whoever promotes needs an upper bound. For 0/1 outcomes with conditional
 means p_i and any s > 0, exp(-s K - (e^-s - 1) Σ p_i) and exp(s K - (e^s - 1) Σ p_i) are supermartingales, so with
@@ -48,6 +48,7 @@ from dataclasses import dataclass
 ODDS = (1.5, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 SLOPES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0)
 MAX_GAIN = 7.0
+ENTERS = 0.15
 
 _SLOPES = tuple((s, -math.expm1(-s), math.expm1(s)) for s in SLOPES)
 _LARGEST = 1e200  # wealth beyond any threshold, and far from overflow
@@ -82,9 +83,8 @@ class Wealth:
 
     def started(self) -> Wealth:
         """The next part of the capital enters."""
-        number = self.starts + 1
-        fresh = 1 / (number * (number + 1))
-        return Wealth(tuple(account + fresh for account in self.accounts), number)
+        fresh = ENTERS * (1 - ENTERS) ** self.starts
+        return Wealth(tuple(account + fresh for account in self.accounts), self.starts + 1)
 
     def after(self, seen: float, expected: float) -> Wealth:
         """The wealth after a block showed `seen` in [0, 1] where at most `expected` was to be expected on average."""

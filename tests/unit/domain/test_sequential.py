@@ -58,7 +58,7 @@ def test_the_capital_that_enters_never_sums_to_more_than_one() -> None:
         wealth = wealth.started()
         values.append(wealth.value)
     assert values == sorted(values)
-    assert values[-1] == pytest.approx(50 / 51)
+    assert 0.99 < values[-1] <= 1
 
 
 def test_a_healthy_past_does_not_pay_for_a_failing_present() -> None:
