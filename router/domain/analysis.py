@@ -126,7 +126,7 @@ def _wanted(metric: str, comparison: Comparison, margin: float, alpha: float, ev
 def _share_mismatch(evidence: Evidence, policy: Policy) -> str:
     """Why the analysis is void: the split that was observed is not the one that was configured. Empty when it is."""
     needed = 2 / policy.alpha
-    if max(evidence.share_high.value, evidence.share_low.value) < needed or evidence.epoch is None:
+    if max(evidence.share_high.value, evidence.share_low.value) < needed:
         return ""
     errors = evidence.comparison("errors").epoch
     total = errors.candidate.of + errors.stable.of
@@ -143,8 +143,8 @@ def _custom_row(metric: CustomMetric, evidence: Evidence) -> Row:
     return Row(metric.name, result, sentence)
 
 
-def _custom_result(metric: CustomMetric, record: CustomRecord | None, epoch: Epoch | None) -> tuple[Result, str]:
-    if record is None or epoch is None or record.epoch != epoch.number:
+def _custom_result(metric: CustomMetric, record: CustomRecord | None, epoch: Epoch) -> tuple[Result, str]:
+    if record is None or record.epoch != epoch.number:
         return Result.INCONCLUSIVE, f"{metric.name}: not measured at this step yet"
     if record.last.value is None:
         return Result.ERROR, f"{metric.name}: could not be measured: {record.last.error}"
@@ -180,7 +180,7 @@ def _told(metric: str, comparison: Comparison) -> str:
 def _more(missing: float, noun: str, arrived: float, evidence: Evidence, now: datetime) -> str:
     """ "about 420 more candidate requests, about 3 min at this rate"; `arrived`: those of the present epoch."""
     count = f"about {_rounded(missing)} more {noun}"
-    elapsed_s = (now - evidence.epoch.since).total_seconds() if evidence.epoch else 0.0
+    elapsed_s = (now - evidence.epoch.since).total_seconds()
     if not arrived or elapsed_s <= 0:
         return f"{count}, and none arrive at present"
     return f"{count}, about {_duration(missing * elapsed_s / arrived)} at this rate"

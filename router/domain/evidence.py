@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from router.domain.measurement import Latencies, Totals
 from router.domain.policy import Policy
@@ -139,6 +139,9 @@ class Epoch:
     since: datetime
 
 
+_BEFORE = Epoch(0, 0, 0, datetime.min.replace(tzinfo=UTC))  # nothing was observed yet
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """Reports that are compared together."""
@@ -166,12 +169,10 @@ class Evidence:
     comparisons: tuple[Comparison, ...] = (Comparison(),) * len(METRICS)
     baseline: Latencies = field(default_factory=Latencies)
     thresholds: tuple[Threshold, ...] = ()
-    epoch: Epoch | None = None
-    block: Block | None = None
-    share_high: Wealth = field(
-        default_factory=Wealth
-    )  # bets that the candidate gets more than its weight, in this epoch ...
-    share_low: Wealth = field(default_factory=Wealth)  # ... and that it gets less
+    epoch: Epoch = _BEFORE
+    block: Block = Block(_BEFORE.since)
+    share_high: Wealth = field(default_factory=Wealth)  # bets that too much of the epoch's traffic is the candidate's
+    share_low: Wealth = field(default_factory=Wealth)  # ... and that too little is
     run: Contrast = Contrast()  # the last few requests, for the breaker
     tripped: str = ""  # what made the breaker trip, in words
     exposure_s: float = 0.0  # share of live traffic x time x excess error rate, summed with its sign
@@ -189,17 +190,14 @@ class Evidence:
     def observed(
         self, report: Report, weight_percent: int, mirror_percent: int, policy: Policy, now: datetime
     ) -> Evidence:
-        """Add a report of what happened while this weight and this mirror were in force."""
+        """Add a report of what happened while this weight and this mirror were in force. Then judge, not before."""
         after = self._in_epoch(weight_percent, mirror_percent, policy, now)
         after = after._watched(report, policy)
-        assert after.epoch is not None
-        assert after.block is not None
         if (now - after.epoch.since).total_seconds() <= policy.settle_s and after.epoch.number > 1:
             return replace(after, block=Block(now))
         after = after._counted(report, weight_percent)
         if not after.thresholds:  # what freezes them is not tested against them
             after = after._learning(report.stable.latencies, policy)
-        assert after.block is not None
         arrived = after.block.contrasts[0].candidate.of
         is_full = (now - after.block.since).total_seconds() >= policy.burst_s and not 0 < arrived < _BLOCK_REQUESTS
         return after._closed(policy, now) if is_full else after
@@ -209,23 +207,22 @@ class Evidence:
         metric = next((metric for metric in policy.metrics if metric.name == measurement.metric), None)
         if metric is None:
             return self
-        number = self.epoch.number if self.epoch else 0
         old = next((record for record in self.custom if record.last.metric == metric.name), None)
         failures = old.failures_in_a_row if old else 0
         if measurement.value is not None:
             failures = 0 if metric.rule.allows(measurement.value) else failures + 1
         others = tuple(record for record in self.custom if record is not old)
-        return replace(self, custom=(*others, CustomRecord(measurement, failures, number)))
+        return replace(self, custom=(*others, CustomRecord(measurement, failures, self.epoch.number)))
 
     def _in_epoch(self, weight_percent: int, mirror_percent: int, policy: Policy, now: datetime) -> Evidence:
         epoch = self.epoch
-        if epoch and (epoch.weight_percent, epoch.mirror_percent) == (weight_percent, mirror_percent):
+        if epoch.number and (epoch.weight_percent, epoch.mirror_percent) == (weight_percent, mirror_percent):
             return self
-        closed = self._closed(policy, now) if epoch else self
+        closed = self._closed(policy, now) if epoch.number else self
         return replace(
             closed,
             comparisons=tuple(comparison.in_new_epoch() for comparison in closed.comparisons),
-            epoch=Epoch(epoch.number + 1 if epoch else 1, weight_percent, mirror_percent, now),
+            epoch=Epoch(epoch.number + 1, weight_percent, mirror_percent, now),
             block=Block(now),
             share_high=Wealth().started(),
             share_low=Wealth().started(),
@@ -249,15 +246,12 @@ class Evidence:
                 Tally(report.answers.pairs, report.answers.disagreements),
             ),
         )
-        assert self.block is not None
         both = zip(self.block.contrasts, contrasts, strict=True)
         return replace(self, block=replace(self.block, contrasts=tuple(old + new for old, new in both)))
 
     def _closed(self, policy: Policy, now: datetime) -> Evidence:
         """Compare the open block and begin the next."""
         block, epoch = self.block, self.epoch
-        assert block is not None
-        assert epoch is not None
         comparisons = tuple(
             comparison.after(contrast, margin_of(metric, policy), policy.alpha / (2 * len(METRICS)))
             for metric, comparison, contrast in zip(METRICS, self.comparisons, block.contrasts, strict=True)
@@ -279,10 +273,8 @@ class Evidence:
 
         Too little is measured as what is missing to twice the share, so that a small share makes as good a game.
         """
-        epoch = self.epoch
-        assert epoch is not None
-        share = expected_share(epoch)
-        is_retried = policy.shield and epoch.weight_percent
+        share = expected_share(self.epoch)
+        is_retried = policy.shield and self.epoch.weight_percent
         stable = errors.stable.of - (errors.candidate.hits if is_retried else 0)
         total = errors.candidate.of + max(0, stable)
         if not total or not share:

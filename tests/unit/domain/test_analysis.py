@@ -30,14 +30,13 @@ def watched(
 ) -> Evidence:
     """The same report every second."""
     evidence = begin or Evidence.of_baseline(totals(2000, 2), policy)
-    since = evidence.block.since if evidence.block else T0
+    since = evidence.block.since if evidence.epoch.number else T0
     for second in range(1, seconds + 1):
         evidence = evidence.observed(report, weight, mirror, policy, since + timedelta(seconds=second))
     return evidence
 
 
 def verdict_on(evidence: Evidence, policy: Policy = POLICY, analyze: Analyze | None = None) -> Verdict:
-    assert evidence.block is not None
     now = evidence.block.since + timedelta(seconds=1)
     return judge(evidence, policy, now, analyze or Analyze(0, 0))
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.domain.analysis import Result, Verdict
@@ -83,6 +83,7 @@ def event_of(rollout: Rollout, happening: Event | str) -> Event:
     return TrafficApplied(rollout.asked) if isinstance(happening, str) else happening
 
 
+@settings(deadline=None)
 @given(rollouts(), scripts)
 def test_traffic_sums_to_100_and_never_moves_onto_who_is_not_ready(
     rollout: Rollout, script: list[tuple[int, Event | str]]
@@ -114,6 +115,7 @@ def test_traffic_sums_to_100_and_never_moves_onto_who_is_not_ready(
             assert rollout.stable_replicas.ready, "the way back is open"
 
 
+@settings(deadline=None)
 @given(rollouts(), scripts)
 def test_a_crash_at_any_event_loses_nothing_and_does_nothing_twice(
     rollout: Rollout, script: list[tuple[int, Event | str]]
@@ -144,6 +146,7 @@ def test_a_crash_at_any_event_loses_nothing_and_does_nothing_twice(
     assert reborn == rollout
 
 
+@settings(deadline=None)
 @given(rollouts(), scripts)
 def test_a_rollout_goes_forward_only_and_its_end_is_the_end(
     rollout: Rollout, script: list[tuple[int, Event | str]]
@@ -172,6 +175,7 @@ def test_a_rollout_goes_forward_only_and_its_end_is_the_end(
         assert wake_at(rollout) is None
 
 
+@settings(deadline=None)
 @given(rollouts())
 def test_when_all_is_well_every_rollout_arrives(rollout: Rollout) -> None:
     now = T0
@@ -196,6 +200,7 @@ def test_when_all_is_well_every_rollout_arrives(rollout: Rollout) -> None:
     assert wanted <= set(weights), "no step is left out"
 
 
+@settings(deadline=None)
 @given(rollouts(), st.integers(0, 3))
 def test_time_that_goes_by_by_itself_is_waited_for_exactly(rollout: Rollout, number: int) -> None:
     """A tick before `wake_at` changes nothing, a tick then does."""

@@ -2,7 +2,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.domain.sequential import MAX_GAIN, ODDS, Record, Tally, Wealth, lower_bound, upper_bound
@@ -32,6 +32,7 @@ def test_a_fair_game_gains_nothing_on_average(candidate: int, stable: int, failu
         assert mean == pytest.approx(before.value)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(0.01, 1), min_size=1, max_size=6),
     st.floats(0.01, 0.99),
@@ -44,6 +45,7 @@ def test_no_distribution_of_what_is_seen_makes_the_game_gain(values: list[float]
     assert sum(before.after(x, mean).value for x in seen) / len(seen) <= before.value * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(st.floats(0.01, 0.99), st.floats(0, 1))
 def test_one_block_never_convinces_alone_and_never_ruins(expected: float, seen: float) -> None:
     before = Wealth().started()
@@ -103,6 +105,7 @@ def test_the_bounds_hold_at_every_look_together(rate: float) -> None:
     assert left <= 2 * alpha
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10_000), st.floats(0, 1), st.floats(1e-5, 0.4))
 def test_the_bounds_lie_around_the_rate(of: int, share: float, alpha: float) -> None:
     tally = Tally(of, round(of * share))
