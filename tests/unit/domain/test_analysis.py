@@ -88,9 +88,19 @@ def test_failures_that_are_no_chance_fail_the_candidate_with_numbers_and_words()
     )
 
 
-def test_an_incident_on_both_sides_is_not_the_candidates() -> None:
-    before = watched(HEALTHY, 60)
-    assert verdict_on(watched(Report(totals(270, 27), totals(30, 3)), 120, begin=before)).result is not Result.FAIL
+def test_what_grows_on_both_sides_is_not_the_candidates() -> None:
+    """Both begin to fail, up to 10% in five minutes. Against stable's past alone that would be proven harm."""
+    evidence = watched(HEALTHY, 60)
+    at_once, by_past = [], []
+    for second in range(300):
+        report = Report(totals(2700, 270 * second // 300), totals(300, 30 * second // 300))
+        evidence = evidence.observed(report, 10, 0, POLICY, T0 + timedelta(seconds=60 + second))
+        at_once.append(evidence.comparison("errors").at_once.value)
+        by_past.append(evidence.comparison("errors").by_past.value)
+    needed = row(verdict_on(evidence), "errors").e_needed
+    assert max(by_past) > needed
+    assert max(at_once) < 1
+    assert evidence.comparison("errors").e_value < 1
 
 
 def test_harm_that_is_proven_but_within_the_margin_does_not_fail() -> None:
