@@ -51,7 +51,8 @@ class CustomMetric:
 class Policy:
     """The rules of one rollout; every default suits an endpoint that nobody has thought about yet.
 
-    Rates and margins are fractions (0.005 is half a percent), durations are seconds.
+    Rates and margins are fractions (0.005 is half a percent), durations are seconds. An error names the key as a spec
+    has it: `keep_old` and `shield` stand beside the steps, the rest under `analysis`.
     """
 
     alpha: float = 0.01  # how often a healthy candidate may be rolled back; split over the metrics
@@ -71,21 +72,21 @@ class Policy:
 
     def __post_init__(self) -> None:
         for key, value, low, high in (
-            ("alpha", self.alpha, 1e-6, 0.5),
-            ("error_margin", self.error_margin, 1e-5, 1.0),
-            ("latency_margin", self.latency_margin, 0.0, 100.0),
-            ("slow_margin", self.slow_margin, 1e-5, 1.0),
-            ("disagreement_margin", self.disagreement_margin, 1e-5, 1.0),
-            ("ratio_tolerance", self.ratio_tolerance, 0.01, 1.0),
-            ("burst_s", self.burst_s, 0.0, 600.0),
-            ("settle_s", self.settle_s, 0.0, 600.0),
-            ("max_wait_s", self.max_wait_s, 1.0, 7 * 24 * 3600.0),
-            ("breaker_error_rate", self.breaker_error_rate, 0.01, 1.0),
-            ("breaker_requests", self.breaker_requests, 1, 1_000_000),
-            ("keep_old_s", self.keep_old_s, 0.0, 30 * 24 * 3600.0),
+            ("analysis.alpha", self.alpha, 1e-6, 0.5),
+            ("analysis.error_margin", self.error_margin, 1e-5, 1.0),
+            ("analysis.latency_margin", self.latency_margin, 0.0, 100.0),
+            ("analysis.slow_margin", self.slow_margin, 1e-5, 1.0),
+            ("analysis.disagreement_margin", self.disagreement_margin, 1e-5, 1.0),
+            ("analysis.ratio_tolerance", self.ratio_tolerance, 0.01, 1.0),
+            ("analysis.burst", self.burst_s, 0.0, 600.0),
+            ("analysis.settle", self.settle_s, 0.0, 600.0),
+            ("analysis.max_wait", self.max_wait_s, 1.0, 7 * 24 * 3600.0),
+            ("analysis.breaker_error_rate", self.breaker_error_rate, 0.01, 1.0),
+            ("analysis.breaker_requests", self.breaker_requests, 1, 1_000_000),
+            ("keep_old", self.keep_old_s, 0.0, 30 * 24 * 3600.0),
         ):
             if not low <= value <= high:
-                raise Invalid(f"analysis.{key}", f"{value:g} is out of range", f"use {low:g} to {high:g}")
+                raise Invalid(key, f"{value:g} is out of range", f"use {low:g} to {high:g}")
         names = [metric.name for metric in self.metrics]
         if len(names) != len(set(names)):
             raise Invalid("analysis.metrics", "two metrics have the same name", "give each its own")

@@ -180,6 +180,12 @@ def _settle_analysis(rollout: Rollout, analyze: Analyze, now: datetime) -> Rollo
     return rollout
 
 
+def _settle_paused(rollout: Rollout, now: datetime) -> Rollout:
+    """What was asked for before the pause may still come into force, but not once a side is lost."""
+    has_way_back = rollout.undoes or rollout.stable_replicas.ready
+    return rollout if rollout.candidate_replicas.ready and has_way_back else replace(rollout, asked=rollout.in_force)
+
+
 def _settle_promoted(rollout: Rollout, now: datetime) -> Rollout:
     if _elapsed_s(rollout, now) < rollout.policy.keep_old_s:
         return rollout
@@ -289,6 +295,7 @@ _SETTLE: Mapping[Phase, Callable[[Rollout, datetime], Rollout]] = MappingProxyTy
     {
         Phase.PENDING: _settle_pending,
         Phase.PROGRESSING: _settle_progressing,
+        Phase.PAUSED: _settle_paused,
         Phase.PROMOTED: _settle_promoted,
         Phase.RETIRING: _settle_retiring,
         Phase.ROLLING_BACK: _settle_going_back,

@@ -282,6 +282,14 @@ def test_resuming_starts_the_steps_clock_again() -> None:
     assert after(rollout, (1061, PASS)).step == SetWeight(100)
 
 
+def test_a_weight_that_is_not_in_force_when_paused_is_taken_back_when_the_way_back_is_lost() -> None:
+    rollout = after(begun((SetWeight(50), SetWeight(100))), (0, BOTH_READY), (1, PauseAsked("ann")))
+    assert asked(rollout) == {"blue": 50, "green": 50}
+    rollout = after(rollout, (2, NO_BLUE))
+    assert asked(rollout) == {"blue": 100}
+    assert asked(after(rollout, (3, BOTH_READY), (4, ResumeAsked("ann")))) == {"blue": 50, "green": 50}
+
+
 @pytest.mark.parametrize("go_on", [ResumeAsked("ann"), PromoteAsked("ann")])
 def test_a_pause_until_promoted_ends_by_an_operator_alone(go_on: Event) -> None:
     rollout = after(begun((SetWeight(10), Pause(), SetWeight(100))), (0, BOTH_READY), (1, green(10)), (9999, Ticked()))
