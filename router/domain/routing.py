@@ -70,13 +70,38 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True)
+class Shield:
+    """A request that goes to `candidate` by weight and fails there is answered by `stable`; the failure still counts.
+
+    Requests that are pinned to the candidate are not shielded: whoever pins wants that one's answer. A request that is
+    under way when the shield goes away may lose it: keep the shield for the length of a request after the candidate's
+    last live traffic.
+    """
+
+    candidate: str
+    stable: str
+
+    def __post_init__(self) -> None:
+        if self.candidate == self.stable:
+            raise ValueError(f"{self.candidate!r} cannot shield itself")
+
+
+@dataclass(frozen=True, slots=True)
 class Routing:
-    """One endpoint as the data plane knows it. `upstreams` are sorted by deployment."""
+    """One endpoint as the data plane knows it. `upstreams` are sorted by deployment.
+
+    `shield` names two of them.
+    """
 
     endpoint: str
     traffic: Traffic
     mirror: Mirror | None
     upstreams: tuple[Upstream, ...]
+    shield: Shield | None = None
+
+    def upstream(self, deployment: str) -> Upstream:
+        """Raises `KeyError`."""
+        return {upstream.deployment: upstream for upstream in self.upstreams}[deployment]
 
 
 def serving_replicas(deployed: DeployedModel, replicas: Iterable[Replica]) -> tuple[Replica, ...]:
@@ -95,8 +120,13 @@ def serving_replicas(deployed: DeployedModel, replicas: Iterable[Replica]) -> tu
     return tuple(sorted(present or ready, key=lambda replica: replica.id))
 
 
-def routing_for(state: EndpointState, traffic: Traffic, replicas: Iterable[Replica]) -> Routing:
-    """The routing that puts `traffic` in force over the replicas that are ready."""
+def routing_for(
+    state: EndpointState, traffic: Traffic, replicas: Iterable[Replica], shield: Shield | None = None
+) -> Routing:
+    """The routing that puts `traffic` in force over the replicas that are ready.
+
+    A shield that names a deployment that is gone is left out.
+    """
     of_endpoint = [replica for replica in replicas if replica.endpoint == state.endpoint.name]
     upstreams = tuple(
         Upstream(
@@ -113,4 +143,10 @@ def routing_for(state: EndpointState, traffic: Traffic, replicas: Iterable[Repli
     # A mirror that cannot answer would only cost Envoy failed requests.
     alive = {upstream.deployment for upstream in upstreams if upstream.addresses}
     mirror = state.endpoint.mirror
-    return Routing(state.endpoint.name, traffic, mirror if mirror and mirror.deployment in alive else None, upstreams)
+    return Routing(
+        endpoint=state.endpoint.name,
+        traffic=traffic,
+        mirror=mirror if mirror and mirror.deployment in alive else None,
+        upstreams=upstreams,
+        shield=shield if shield and {shield.candidate, shield.stable} <= state.deployments.keys() else None,
+    )

@@ -30,6 +30,7 @@ _KEPT_STATS = {
                 "regex": r"http\.scoring\.(downstream_rq_(total|active|time|[1-5]xx)|downstream_cx_(total|active))"
             }
         },
+        {"prefix": "attempts."},
         {"prefix": "server."},
         {"prefix": "listener_manager."},
         {"prefix": "cluster_manager."},
@@ -96,6 +97,9 @@ def bootstrap(process: EnvoyProcess) -> dict[str, Any]:
         "stats_config": {
             "stats_matcher": {"inclusion_list": _KEPT_STATS},
         },
+        "stats_flush_interval": "0.5s",
+        "stats_eviction_interval": "5s",
+        "stats_sinks": [_telemetry_sink(process)],
         "overload_manager": _overload_manager(process),
     }
 
@@ -117,6 +121,32 @@ def _xds_cluster(socket: str) -> dict[str, Any]:
                     "http2_protocol_options": {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}
                 },
             }
+        },
+    }
+
+
+def _telemetry_sink(process):
+    string = {"@type": "type.googleapis.com/xds.type.matcher.v3.StringMatcher"}
+    return {
+        "name": "envoy.stat_sinks.open_telemetry",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.stat_sinks.open_telemetry.v3.SinkConfig",
+            "grpc_service": {
+                "envoy_grpc": {"cluster_name": XDS_CLUSTER},
+                "timeout": "5s",
+                "initial_metadata": [{"key": "x-crossfade-proxy", "value": process.node_id}],
+            },
+            "report_counters_as_deltas": True,
+            "report_histograms_as_deltas": True,
+            "custom_metric_conversions": {
+                "matcher_list": {"matchers": [{
+                    "predicate": {"not_matcher": {"single_predicate": {
+                        "input": {"name": "name", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.matching.common_inputs.stats.v3.StatFullNameMatchInput"}},
+                        "value_match": {"prefix": "attempts."},
+                    }}},
+                    "on_match": {"action": {"name": "drop", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.stat_sinks.open_telemetry.v3.SinkConfig.DropAction"}}},
+                }]}
+            },
         },
     }
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
 from envoy.config.core.v3 import base_pb2, config_source_pb2, health_check_pb2, protocol_pb2
+from envoy.extensions.clusters.aggregate.v3 import cluster_pb2 as aggregate_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
-from router.domain.routing import Upstream
+from router.domain.routing import Routing, Shield, Upstream
 from router.xds.gateway import TOKEN_HEADER, Gateway
-from router.xds.names import ENDPOINTS, SERVER_CLUSTER, Key, cluster_name, stat_name
-from router.xds.resources import Resource, packed, resource
+from router.xds.names import ENDPOINTS, SERVER_CLUSTER, Key, cluster_name, shield_name, stat_name
+from router.xds.resources import Resource, milliseconds, packed, resource
+from router.xds.retries import shield_policy
 
 # Below the 3600 s after which a replica closes an idle connection, so that Envoy never writes into a closing one.
 UPSTREAM_IDLE_TIMEOUT_S = 1800
 
 _SERVER_MAX_REQUESTS = 1024
+# How much of what stable may have under way can be requests that failed on the candidate. Over it, the failure is shown:
+# stable's own callers come first.
+_SHIELD_PERCENT = 20
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -32,6 +36,39 @@ def deployment_cluster(endpoint: str, upstream: Upstream, gateway: Gateway) -> R
 def server_cluster(gateway: Gateway) -> Resource:
     """Who answers server-level calls. Asked whether it lives: a server that says "not ready" is right to say so."""
     return _cluster(SERVER_CLUSTER, _SERVER_MAX_REQUESTS, "/v2/health/live", gateway)
+
+
+def shield_cluster(routing: Routing, shield: Shield, gateway: Gateway) -> Resource:
+    """The candidate's replicas first, stable's behind them: they are those clusters' own, connections included.
+
+    The retry policy hangs on the cluster and not on the route, so stable's own share keeps its own.
+    """
+    name = shield_name(routing.endpoint, shield.candidate, shield.stable)
+    options = _http1_with_trailers()
+    options.retry_policy.CopyFrom(shield_policy(gateway))
+    message = cluster_pb2.Cluster(
+        name=name,
+        alt_stat_name=stat_name(name),
+        connect_timeout=milliseconds(gateway.connect_timeout_ms),
+        lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED,
+        cluster_type=cluster_pb2.Cluster.CustomClusterType(
+            name="envoy.clusters.aggregate",
+            typed_config=packed(
+                aggregate_pb2.ClusterConfig(
+                    clusters=[cluster_name(routing.endpoint, shield.candidate), cluster_name(routing.endpoint, shield.stable)]
+                )
+            ),
+        ),
+        circuit_breakers=circuit_breaker_pb2.CircuitBreakers(
+            thresholds=[
+                circuit_breaker_pb2.CircuitBreakers.Thresholds(
+                    max_retries=UInt32Value(value=max(1, routing.upstream(shield.stable).max_requests * _SHIELD_PERCENT // 100))
+                )
+            ]
+        ),
+        typed_extension_protocol_options={_HTTP_OPTIONS: packed(options)},
+    )
+    return resource(name, message)
 
 
 def _cluster(name: str, max_requests: int, health_path: str, gateway: Gateway) -> Resource:
@@ -132,9 +169,3 @@ def token_header(gateway: Gateway) -> Any:
         header=base_pb2.HeaderValue(key=TOKEN_HEADER, value=gateway.token),
         append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
     )
-
-
-def milliseconds(value: int) -> Any:
-    duration = Duration()
-    duration.FromTimedelta(timedelta(milliseconds=value))
-    return duration

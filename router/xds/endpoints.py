@@ -21,7 +21,7 @@ STANDBY_SIZE = 8
 def addresses_of(cluster: Resource, addresses: Iterable[Address]) -> Resource:
     """The replicas of one deployment."""
     message = endpoint_pb2.ClusterLoadAssignment(
-        cluster_name=cluster.key.name, endpoints=[_locality(addresses, priority=0)]
+        cluster_name=cluster.key.name, endpoints=[_locality(addresses, priority=0, hostname=cluster.key.name.rpartition("/")[2])]
     )
     return resource(cluster.key.name, message).following(cluster)
 
@@ -59,12 +59,12 @@ def _rank(address: Address) -> tuple[str, Address]:
     return hashlib.sha256(str(address).encode()).hexdigest(), address
 
 
-def _locality(addresses: Iterable[Address], priority: int) -> Any:
+def _locality(addresses: Iterable[Address], priority: int, hostname: str = "") -> Any:
     return endpoint_components_pb2.LocalityLbEndpoints(
         priority=priority,
         lb_endpoints=[
             endpoint_components_pb2.LbEndpoint(
-                endpoint=endpoint_components_pb2.Endpoint(address=envoy_address(address))
+                endpoint=endpoint_components_pb2.Endpoint(address=envoy_address(address), hostname=hostname)
             )
             for address in sorted(addresses, key=str)
         ],

@@ -10,6 +10,8 @@ from router.domain.endpoint import MIB
 TOKEN_HEADER = "x-crossfade-gateway"
 # On a reply: the work was not begun, send the request elsewhere.
 RETRY_HEADER = "x-crossfade-retry"
+# On a request: it must not be sent twice, whatever happens.
+NO_RETRY_HEADER = "x-crossfade-no-retry"
 # On a reply: who answered. On a request: who shall answer.
 DEPLOYMENT_HEADER = "x-crossfade-deployment"
 PIN_HEADERS = (DEPLOYMENT_HEADER, "azureml-model-deployment")

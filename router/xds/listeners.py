@@ -8,6 +8,7 @@ from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
 from envoy.config.core.v3 import address_pb2, config_source_pb2, extension_pb2, protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
+from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2 as filter_mutation_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
@@ -16,11 +17,12 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from router.xds.access_log import json_access_log
+from router.xds.attempts import attempt_logs
 from router.xds.gateway import MODEL_HEADER, ORIGINAL_PATH_HEADER, TOKEN_HEADER, Gateway
 from router.xds.local_replies import local_reply_config
 from router.xds.names import LISTENER_NAME
 from router.xds.resources import Resource, packed, resource
-from router.xds.routes import BUFFER_FILTER
+from router.xds.routes import BUFFER_FILTER, SHIELD_FILTER
 from router.xds.translation import translation_filters, unless_streaming
 
 STAT_PREFIX = "scoring"  # statistics are called http.scoring.…
@@ -122,7 +124,11 @@ def _http_filters(gateway: Gateway) -> list[Any]:
     return [
         unless_streaming(BUFFER_FILTER, packed(whole_request)),
         *translation_filters(),
-        hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router_pb2.Router())),
+        # Runs only where a route says what it shall do.
+        hcm_pb2.HttpFilter(
+            name=SHIELD_FILTER, typed_config=packed(filter_mutation_pb2.HeaderMutation()), disabled=True
+        ),
+        hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router_pb2.Router(upstream_log=attempt_logs()))),
     ]
 
 

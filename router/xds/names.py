@@ -37,6 +37,11 @@ def cluster_name(endpoint: str, deployment: str) -> str:
     return f"{endpoint}/{deployment}"
 
 
+def shield_name(endpoint: str, candidate: str, stable: str) -> str:
+    """The cluster of requests that go to `candidate` and, when that fails, to `stable`."""
+    return f"{endpoint}/{candidate}/{stable}"
+
+
 def stat_name(cluster: str) -> str:
     """The cluster's name in Envoy's statistics, where a dot separates words. `cluster_of_stat` is its inverse."""
     return cluster.replace(".", "~")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
 
 from router.xds.names import Key
 
@@ -52,6 +54,12 @@ def packed(message: Any) -> Any:
 
 def type_url(message: Any) -> str:
     return f"type.googleapis.com/{message.DESCRIPTOR.full_name}"
+
+
+def milliseconds(value: int) -> Any:
+    duration = Duration()
+    duration.FromTimedelta(timedelta(milliseconds=value))
+    return duration
 
 
 def _digest(content: bytes) -> str:

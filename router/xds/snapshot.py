@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from router.domain.routing import Address, Routing
-from router.xds.clusters import deployment_cluster, server_cluster
+from router.xds.clusters import deployment_cluster, server_cluster, shield_cluster
 from router.xds.endpoints import Standby, addresses_of, server_addresses
 from router.xds.gateway import Gateway
 from router.xds.listeners import gateway_listener
@@ -71,6 +71,8 @@ class Snapshot:
             else:
                 cluster = deployment_cluster(routing.endpoint, upstream, self._gateway)
                 resources += [cluster, addresses_of(cluster, upstream.addresses)]
+        if routing.shield is not None:
+            resources.append(shield_cluster(routing, routing.shield, self._gateway))
         return resources
 
     def _replace(self, group: str, resources: Iterable[Resource]) -> frozenset[Key]:

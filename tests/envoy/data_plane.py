@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from router.domain.routing import Routing, Upstream
+from router.domain.routing import Routing, Shield, Upstream
 from router.domain.traffic import Mirror, Traffic
 from router.ports import Acknowledged
 from router.xds.bootstrap import EnvoyProcess, envoy_command
@@ -60,9 +60,10 @@ class DataPlane:
         *upstreams: Upstream,
         traffic: dict[str, int] | None = None,
         mirror: Mirror | None = None,
+        shield: Shield | None = None,
     ) -> None:
         """Set it and wait until Envoy has it."""
-        self.xds.set_endpoint(routing(name, *upstreams, traffic=traffic, mirror=mirror))
+        self.xds.set_endpoint(routing(name, *upstreams, traffic=traffic, mirror=mirror, shield=shield))
         outcome = await self.xds.applied(name, DEADLINE_S)
         assert outcome == Acknowledged(), outcome
 
@@ -98,11 +99,15 @@ def upstream(
 
 
 def routing(
-    name: str, *upstreams: Upstream, traffic: dict[str, int] | None = None, mirror: Mirror | None = None
+    name: str,
+    *upstreams: Upstream,
+    traffic: dict[str, int] | None = None,
+    mirror: Mirror | None = None,
+    shield: Shield | None = None,
 ) -> Routing:
     shares = {upstreams[0].deployment: 100} if traffic is None else traffic
     ordered = tuple(sorted(upstreams, key=lambda upstream: upstream.deployment))
-    return Routing(name, Traffic.of(shares), mirror, ordered)
+    return Routing(name, Traffic.of(shares), mirror, ordered, shield)
 
 
 def free_ports(count: int) -> list[int]:
