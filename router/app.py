@@ -34,8 +34,10 @@ from router.plan import Rules
 from router.ports import Runtime
 from router.reconciler import Reconciler
 from router.server_state import server_view
+from router.telemetry import AttemptMeter
 from router.version import VERSION
 from router.xds.gateway import Gateway
+from router.xds.reports import reports_service
 from router.xds.server import XdsServer
 from serving.listener import Listener
 from serving.protocol import server_handler
@@ -67,6 +69,7 @@ class ControlPlane:
                 server_socket=str(config.server_socket),
             )
         )
+        self.meter = AttemptMeter()
         self.reconciler = Reconciler(self.desired, self.xds, self.store, self.events, config.ray_address)
         self.operations = Operations(
             self.desired,
@@ -92,7 +95,7 @@ class ControlPlane:
         metrics = Listener(self.metrics.handler(), token=b"", max_body_bytes=_MAX_SERVER_BODY_BYTES)
         await server_calls.open_unix(str(config.server_socket))
         self.reconciler.start_routing()
-        await self.xds.start(str(config.xds_socket))
+        await self.xds.start(str(config.xds_socket), reports_service(self.meter.take))
         self.xds.release()
         await metrics.open_tcp(config.bind, config.ports.metrics)
         admin = uvicorn.Server(

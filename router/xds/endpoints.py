@@ -18,10 +18,10 @@ from router.xds.resources import Resource, resource
 STANDBY_SIZE = 8
 
 
-def addresses_of(cluster: Resource, addresses: Iterable[Address]) -> Resource:
-    """The replicas of one deployment."""
+def addresses_of(cluster: Resource, deployment: str, addresses: Iterable[Address]) -> Resource:
+    """The replicas of one deployment. They bear its name: who answered, also behind a shield."""
     message = endpoint_pb2.ClusterLoadAssignment(
-        cluster_name=cluster.key.name, endpoints=[_locality(addresses, priority=0, hostname=cluster.key.name.rpartition("/")[2])]
+        cluster_name=cluster.key.name, endpoints=[_locality(addresses, priority=0, hostname=deployment)]
     )
     return resource(cluster.key.name, message).following(cluster)
 

@@ -17,7 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from router.xds.access_log import json_access_log
-from router.xds.attempts import attempt_logs
+from router.xds.attempts import attempt_logs, timeout_log
 from router.xds.gateway import MODEL_HEADER, ORIGINAL_PATH_HEADER, TOKEN_HEADER, Gateway
 from router.xds.local_replies import local_reply_config
 from router.xds.names import LISTENER_NAME
@@ -65,7 +65,7 @@ def _connection_manager(gateway: Gateway) -> Any:
         codec_type=_Hcm.AUTO,
         scoped_routes=_scoped_routes(),
         http_filters=_http_filters(gateway),
-        access_log=[json_access_log(gateway.access_log)],
+        access_log=[json_access_log(gateway.access_log), timeout_log()],
         local_reply_config=local_reply_config(),
         # Clients are not trusted with Envoy's own headers. No address is internal unless internal_address_config says
         # so, whereas an empty one makes all private addresses internal.

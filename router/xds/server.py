@@ -76,15 +76,18 @@ class XdsServer:
         self._server: Any = None
         self.pushed = Pushed()
 
-    async def start(self, socket_path: str) -> None:
-        """Listen on a unix socket that only this user may open. Raises `OSError` when it cannot be made."""
+    async def start(self, socket_path: str, *services: Any) -> None:
+        """Listen on a unix socket that only this user may open. Raises `OSError` when it cannot be made.
+
+        `services`: gRPC handlers of what else Envoys may call there.
+        """
         _remove_stale(socket_path)
         server = grpc.aio.server(options=_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(
             self._serve, request_deserializer=discovery_pb2.DeltaDiscoveryRequest.FromString
         )
         server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(_SERVICE, {"DeltaAggregatedResources": handler})]
+            [grpc.method_handlers_generic_handler(_SERVICE, {"DeltaAggregatedResources": handler}), *services]
         )
         with _only_for_me():
             try:

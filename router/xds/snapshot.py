@@ -70,7 +70,7 @@ class Snapshot:
                 resources += [self._wanted[Key(kind, name)] for kind in (CLUSTER, ENDPOINTS)]
             else:
                 cluster = deployment_cluster(routing.endpoint, upstream, self._gateway)
-                resources += [cluster, addresses_of(cluster, upstream.addresses)]
+                resources += [cluster, addresses_of(cluster, upstream.deployment, upstream.addresses)]
         if routing.shield is not None:
             resources.append(shield_cluster(routing, routing.shield, self._gateway))
         return resources

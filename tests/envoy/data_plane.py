@@ -18,8 +18,10 @@ import httpx
 from router.domain.routing import Routing, Shield, Upstream
 from router.domain.traffic import Mirror, Traffic
 from router.ports import Acknowledged
+from router.telemetry import AttemptMeter
 from router.xds.bootstrap import EnvoyProcess, envoy_command
 from router.xds.gateway import Gateway
+from router.xds.reports import reports_service
 from router.xds.server import XdsServer
 from tests.envoy.replica import MAX_BODY_BYTES, TOKEN, Replica
 from tests.envoy.waiting import DEADLINE_S
@@ -35,6 +37,7 @@ class DataPlane:
     server: Replica  # stands for the control plane's answers to server-level calls
     http: httpx.AsyncClient
     envoy: asyncio.subprocess.Process
+    meter: AttemptMeter
     _replicas: list[Replica] = field(default_factory=list)
 
     @property
@@ -183,7 +186,8 @@ async def data_plane(endpoints: Iterable[Routing] = ()) -> AsyncIterator[DataPla
         xds = XdsServer(gateway)
         for one in endpoints:
             xds.set_endpoint(one)
-        await xds.start(str(folder / "xds"))
+        meter = AttemptMeter()
+        await xds.start(str(folder / "xds"), reports_service(meter.take))
         xds.release()
         log = folder / "envoy.log"
         stack.callback(lambda: print(log.read_text()))  # pytest shows it when a test fails
@@ -191,7 +195,7 @@ async def data_plane(endpoints: Iterable[Routing] = ()) -> AsyncIterator[DataPla
         await listening(gateway.http_port)
         client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.http_port}", timeout=DEADLINE_S)
         http = await stack.enter_async_context(client)
-        plane = DataPlane(folder, gateway, xds, server, http, envoy)
+        plane = DataPlane(folder, gateway, xds, server, http, envoy, meter)
         yield plane
         await plane.xds.stop()
         for replica in plane._replicas:
