@@ -124,10 +124,8 @@ def _http_filters(gateway: Gateway) -> list[Any]:
     return [
         unless_streaming(BUFFER_FILTER, packed(whole_request)),
         *translation_filters(),
-        # Runs only where a route says what it shall do.
-        hcm_pb2.HttpFilter(
-            name=SHIELD_FILTER, typed_config=packed(filter_mutation_pb2.HeaderMutation()), disabled=True
-        ),
+        # Does what a route says. Not `disabled` until then: that is decided before a gRPC call has found its route.
+        hcm_pb2.HttpFilter(name=SHIELD_FILTER, typed_config=packed(filter_mutation_pb2.HeaderMutation())),
         hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router_pb2.Router(upstream_log=attempt_logs()))),
     ]
 
