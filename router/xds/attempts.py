@@ -53,10 +53,16 @@ _OUTCOME = {
     Tag.NOT_BEGUN: f"%RESP({RETRY_HEADER})%",
 }
 
-# Microseconds, sixteen to a decade, from 0.1 ms to a quarter of an hour: each 12 to 20% above the one before. Envoy
-# keeps two significant digits of a value, so with bounds of two digits no request is ever counted on the wrong side.
+# Microseconds, sixteen to a decade, from 0.1 ms to a quarter of an hour: each 12 to 20% above the one before.
 _MANTISSAS = (10, 12, 14, 16, 18, 21, 24, 28, 32, 37, 43, 49, 56, 65, 75, 86)
-BOUNDS_US = tuple(mantissa * 10**exponent for exponent in range(1, 8) for mantissa in _MANTISSAS)
+_DECADES = tuple(10**exponent for exponent in range(1, 8))
+BOUNDS_US = tuple(mantissa * decade for decade in _DECADES for mantissa in _MANTISSAS)
+
+# How Envoy is told of them. It keeps two digits of a value, 12 for all from 12,000 to 12,999, and counts as "below 12000"
+# what it keeps as 12, too. So a bound is named by the middle of what is kept just below it: 11,500 for 12,000.
+THRESHOLDS_US = tuple(
+    (9.95 if mantissa == 10 else mantissa - 0.5) * decade for decade in _DECADES for mantissa in _MANTISSAS
+)
 
 
 def attempt_logs() -> list[Any]:

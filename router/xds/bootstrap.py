@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from router.xds.attempts import BOUNDS_US, DURATION, STAT_PREFIX
+from router.xds.attempts import DURATION, STAT_PREFIX, THRESHOLDS_US
 from router.xds.binary import envoy_binary
 
 XDS_CLUSTER = "xds"
@@ -97,7 +97,7 @@ def bootstrap(process: EnvoyProcess) -> dict[str, Any]:
         "static_resources": {"clusters": [_xds_cluster(process.xds_socket)]},
         "stats_config": {
             "stats_matcher": {"inclusion_list": _KEPT_STATS},
-            "histogram_bucket_settings": [{"match": {"prefix": DURATION}, "buckets": list(BOUNDS_US)}],
+            "histogram_bucket_settings": [{"match": {"prefix": DURATION}, "buckets": list(THRESHOLDS_US)}],
         },
         "stats_flush_interval": "0.25s",
         "stats_eviction_interval": "10s",

@@ -10,7 +10,7 @@ import grpc
 
 from router.domain.measurement import Latencies, Totals
 from router.telemetry import Increment
-from router.xds.attempts import BOUNDS_US, COUNT, DURATION, TIMED_OUT, Tag
+from router.xds.attempts import BOUNDS_US, COUNT, DURATION, THRESHOLDS_US, TIMED_OUT, Tag
 from router.xds.names import cluster_of_stat
 from router.xds.otlp import EXPORT_METHOD, EXPORT_SERVICE, export_request
 from router.xds.retries import FAILED_GRPC_STATUSES, FAILED_STATUSES
@@ -101,7 +101,7 @@ def _is_failure(tags: _Tags) -> bool:
 
 
 def _durations(point: Any) -> Totals | None:
-    if tuple(point.explicit_bounds) != BOUNDS_US:
+    if tuple(point.explicit_bounds) != THRESHOLDS_US:
         log.warning("an envoy of another version measures with other bounds: start it again")
         return None
     return Totals(latencies=Latencies(BOUNDS_MS, tuple(point.bucket_counts)))

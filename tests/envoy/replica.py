@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ class Replica:
     cancelled: int = 0
     answer: Answer | None = None
     is_ready: bool = True
+    holds_for_s: float = 0.0  # how long after a request its answer is sent
     _listener: Listener | None = None
 
     async def start(self) -> Replica:
@@ -53,6 +55,8 @@ class Replica:
         response = self.answer(request) if self.answer else usual_answer(self.name, request)
         if response is None:
             return self._count_cancelled
+        if self.holds_for_s:
+            return asyncio.get_running_loop().call_later(self.holds_for_s, reply, response).cancel
         reply(response)
         return None
 

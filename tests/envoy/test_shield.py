@@ -36,7 +36,7 @@ def grpc_status(code: int) -> Answer:
         if not request.headers.get(b"content-type", b"").startswith(b"application/grpc"):
             return status(500)(request)
         headers = [(b"content-type", b"application/grpc"), (b"grpc-status", b"%d" % code), (b"grpc-message", b"no")]
-        return HttpResponse(200, [*headers, (b"content-length", b"0")], [])
+        return HttpResponse(200, headers, [])
 
     return answer
 

@@ -7,7 +7,7 @@ import pytest
 
 from router.domain.measurement import Latencies, Totals
 from router.telemetry import Increment
-from router.xds.attempts import BOUNDS_US, COUNT, DURATION, TIMED_OUT
+from router.xds.attempts import COUNT, DURATION, THRESHOLDS_US, TIMED_OUT
 from router.xds.otlp import export_request
 from router.xds.reports import BOUNDS_MS, increments
 
@@ -25,7 +25,7 @@ class Message:
     def count(self, name: str, tags: dict[str, str], value: int = 1) -> "Message":
         return self._tagged(self._metrics.add(name=name).sum.data_points.add(as_int=value), tags)
 
-    def durations(self, tags: dict[str, str], counts: dict[int, int], bounds: tuple[int, ...] = BOUNDS_US) -> "Message":
+    def durations(self, tags: dict[str, str], counts: dict[int, int], bounds: tuple[float, ...] = THRESHOLDS_US) -> "Message":
         point = self._metrics.add(name=DURATION).histogram.data_points.add(explicit_bounds=bounds)
         point.bucket_counts.extend(counts.get(index, 0) for index in range(len(bounds) + 1))
         return self._tagged(point, tags)
@@ -130,7 +130,7 @@ def test_dots_in_names_survive() -> None:
 
 
 def test_durations_are_a_histogram_in_milliseconds() -> None:
-    (one,) = Message().durations(WHO, {0: 2, 5: 7, len(BOUNDS_US): 1}).read()
+    (one,) = Message().durations(WHO, {0: 2, 5: 7, len(BOUNDS_MS): 1}).read()
 
     latencies = one.totals.latencies
     assert latencies.bounds_ms == BOUNDS_MS
