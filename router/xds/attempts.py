@@ -1,15 +1,13 @@
 """Attempts: how Envoy counts what each deployment was asked and did, and how long it took.
 
 A request that is retried, or shielded, is several attempts. The router logs each of them when it ends (`upstream_log`),
-and the log is no file: `envoy.access_loggers.stats` makes each entry a counter whose tags say what happened, and a value
-in a histogram of microseconds. So an attempt is counted once, with all that a verdict on it needs, also when the client
-never sees it. (Envoy's own statistics of a cluster know no gRPC status, mix what replicas did with what clients were
-told, and time in whole milliseconds.) Mirrored requests have a router of their own and are not counted.
+and the log is no file: `envoy.access_loggers.stats` makes each entry a counter whose tags say what happened, and a
+value in a histogram of microseconds. So an attempt is counted once, with all that a verdict on it needs, also when the
+client never sees it. (Envoy's own statistics of a cluster know no gRPC status, mix what replicas did with what clients
+were told, and time in whole milliseconds.) Mirrored requests have a router of their own and are not counted.
 
 Envoy pushes the counters as differences, and forgets those that nobody has touched for a while: an idle deployment
 costs nothing, and an Envoy that starts again needs no care. reports.py reads what is pushed.
-
-Measured (2-core machine, CPU of Envoy per request): see benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -58,8 +56,8 @@ _MANTISSAS = (10, 12, 14, 16, 18, 21, 24, 28, 32, 37, 43, 49, 56, 65, 75, 86)
 _DECADES = tuple(10**exponent for exponent in range(1, 8))
 BOUNDS_US = tuple(mantissa * decade for decade in _DECADES for mantissa in _MANTISSAS)
 
-# How Envoy is told of them. It keeps two digits of a value, 12 for all from 12,000 to 12,999, and counts as "below 12000"
-# what it keeps as 12, too. So a bound is named by the middle of what is kept just below it: 11,500 for 12,000.
+# How Envoy is told of them. It keeps two digits of a value, 12 for all from 12,000 to 12,999, and counts all that it
+# keeps as 12 as "below 12,000". So a bound is named by the middle of what is kept just below it: 11,500 for 12,000.
 THRESHOLDS_US = tuple(
     (9.95 if mantissa == 10 else mantissa - 0.5) * decade for decade in _DECADES for mantissa in _MANTISSAS
 )

@@ -130,7 +130,7 @@ def _xds_cluster(socket: str) -> dict[str, Any]:
 def _attempts_sink() -> dict[str, Any]:
     """Pushes what attempts.py counts, and nothing else, to the control plane.
 
-    Differences, and only of what has changed: a report about 1,000 endpoints of which nobody asks one is not sent at all.
+    Differences, and only of what has changed: of 1,000 endpoints that nobody asks, nothing is sent at all.
     """
     sink = "envoy.extensions.stat_sinks.open_telemetry.v3.SinkConfig"
     name = "envoy.extensions.matching.common_inputs.stats.v3.StatFullNameMatchInput"

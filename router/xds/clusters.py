@@ -22,8 +22,9 @@ from router.xds.retries import shield_policy
 UPSTREAM_IDLE_TIMEOUT_S = 1800
 
 _SERVER_MAX_REQUESTS = 1024
-# How much of what stable may have under way can be requests that failed on the candidate. Over it, the failure is shown:
-# stable's own callers come first.
+# How much of what stable may have under way can be requests that failed on the candidate. Over it, the failure is
+# shown: stable's own callers come first. (A retry budget would not do: Envoy relates it to what is under way on the
+# cluster itself, and nothing ever is on one that only lends the replicas of others.)
 _SHIELD_PERCENT = 20
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -55,14 +56,19 @@ def shield_cluster(routing: Routing, shield: Shield, gateway: Gateway) -> Resour
             name="envoy.clusters.aggregate",
             typed_config=packed(
                 aggregate_pb2.ClusterConfig(
-                    clusters=[cluster_name(routing.endpoint, shield.candidate), cluster_name(routing.endpoint, shield.stable)]
+                    clusters=[
+                        cluster_name(routing.endpoint, shield.candidate),
+                        cluster_name(routing.endpoint, shield.stable),
+                    ]
                 )
             ),
         ),
         circuit_breakers=circuit_breaker_pb2.CircuitBreakers(
             thresholds=[
                 circuit_breaker_pb2.CircuitBreakers.Thresholds(
-                    max_retries=UInt32Value(value=max(1, routing.upstream(shield.stable).max_requests * _SHIELD_PERCENT // 100))
+                    max_retries=UInt32Value(
+                        value=max(1, routing.upstream(shield.stable).max_requests * _SHIELD_PERCENT // 100)
+                    )
                 )
             ]
         ),

@@ -126,7 +126,9 @@ def _http_filters(gateway: Gateway) -> list[Any]:
         *translation_filters(),
         # Does what a route says. Not `disabled` until then: that is decided before a gRPC call has found its route.
         hcm_pb2.HttpFilter(name=SHIELD_FILTER, typed_config=packed(filter_mutation_pb2.HeaderMutation())),
-        hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router_pb2.Router(upstream_log=attempt_logs()))),
+        hcm_pb2.HttpFilter(
+            name="envoy.filters.http.router", typed_config=packed(router_pb2.Router(upstream_log=attempt_logs()))
+        ),
     ]
 
 

@@ -17,7 +17,7 @@ from router.decisions import (
     replicas_to_release,
     wanted_apps,
 )
-from router.domain.routing import ReplicaState, routing_for
+from router.domain.routing import ReplicaState, Shield, routing_for
 from router.domain.traffic import Traffic
 from router.ports import RunningApp
 from tests.fake_world import replica_of
@@ -91,3 +91,9 @@ def test_only_a_failure_of_the_present_generation_counts() -> None:
     assert failure_of(NEW_BLUE, [failed]) == ""
     assert failure_of(GREEN, [failed]) == ""
     assert failure_of(BLUE, [replace(failed, endpoint="other")]) == ""
+
+
+def test_a_routing_keeps_the_shield_as_long_as_both_deployments_exist() -> None:
+    shield, traffic = Shield("green", "blue"), Traffic.of({"blue": 100})
+    assert routing_for(state({"blue": 100}, BLUE, GREEN), traffic, [], shield).shield == shield
+    assert routing_for(state({"blue": 100}, BLUE), traffic, [], shield).shield is None

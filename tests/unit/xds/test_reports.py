@@ -1,11 +1,12 @@
 """What Envoys push about attempts: whose they were, and how they are judged."""
 
 import logging
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from router.domain.measurement import Latencies, Totals
+from router.domain.measurement import Totals
 from router.telemetry import Increment
 from router.xds.attempts import COUNT, DURATION, THRESHOLDS_US, TIMED_OUT
 from router.xds.otlp import export_request
@@ -25,7 +26,9 @@ class Message:
     def count(self, name: str, tags: dict[str, str], value: int = 1) -> "Message":
         return self._tagged(self._metrics.add(name=name).sum.data_points.add(as_int=value), tags)
 
-    def durations(self, tags: dict[str, str], counts: dict[int, int], bounds: tuple[float, ...] = THRESHOLDS_US) -> "Message":
+    def durations(
+        self, tags: dict[str, str], counts: dict[int, int], bounds: tuple[float, ...] = THRESHOLDS_US
+    ) -> "Message":
         point = self._metrics.add(name=DURATION).histogram.data_points.add(explicit_bounds=bounds)
         point.bucket_counts.extend(counts.get(index, 0) for index in range(len(bounds) + 1))
         return self._tagged(point, tags)
@@ -124,7 +127,9 @@ def test_what_was_not_drawn_by_weight_is_left_out(tags: dict[str, str]) -> None:
 
 
 def test_dots_in_names_survive() -> None:
-    message = Message().count(COUNT, WHO | {"cluster": "fraud~v1.2/blue~b".replace(".", "~"), "host": "blue.b"} | OUTCOME)
+    message = Message().count(
+        COUNT, WHO | {"cluster": "fraud~v1.2/blue~b".replace(".", "~"), "host": "blue.b"} | OUTCOME
+    )
 
     assert [(one.endpoint, one.deployment) for one in message.read()] == [("fraud.v1.2", "blue.b")]
 
@@ -141,7 +146,7 @@ def test_durations_are_a_histogram_in_milliseconds() -> None:
 def test_bounds_are_fine_enough_and_reach_from_a_tenth_of_a_millisecond_to_minutes() -> None:
     assert BOUNDS_MS[0] == 0.1
     assert BOUNDS_MS[-1] >= 600_000
-    assert all(1.1 < after / before <= 1.2 for before, after in zip(BOUNDS_MS, BOUNDS_MS[1:], strict=False))
+    assert all(1.1 < after / before <= 1.2 for before, after in pairwise(BOUNDS_MS))
 
 
 def test_durations_on_another_scale_are_refused_and_said(caplog: pytest.LogCaptureFixture) -> None:

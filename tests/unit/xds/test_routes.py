@@ -4,10 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 from envoy.config.route.v3 import route_pb2
+from envoy.extensions.filters.http.header_mutation.v3.header_mutation_pb2 import HeaderMutationPerRoute
 
-from router.domain.routing import Routing
+from router.domain.routing import Routing, Shield
 from router.xds.names import CLUSTER, ENDPOINTS, Key
-from router.xds.routes import endpoint_routes
+from router.xds.routes import SHIELD_FILTER, endpoint_routes
 from tests.unit.xds.world import GATEWAY, routing, upstream
 
 
@@ -61,3 +62,41 @@ def test_routes_need_every_cluster_that_a_request_may_be_pinned_to() -> None:
     needs = endpoint_routes(routing("fraud", upstream("blue"), upstream("green")), GATEWAY).needs
 
     assert needs == {Key(kind, name) for kind in (CLUSTER, ENDPOINTS) for name in ("fraud/blue", "fraud/green")}
+
+
+def test_only_the_candidates_share_by_weight_goes_through_the_shield() -> None:
+    wanted = routing(
+        "fraud",
+        upstream("blue", version="1"),
+        upstream("green", version="2"),
+        traffic={"blue": 90, "green": 10},
+        shield=Shield("green", "blue"),
+    )
+
+    *others, live = routes_of(wanted)
+
+    assert weights(live) == {"fraud/blue": 90, "fraud/green/blue": 10}
+    assert {route.route.cluster for route in others} == {"", "fraud/blue", "fraud/green"}
+
+
+def test_a_shielded_attempt_may_take_half_of_the_requests_time() -> None:
+    wanted = routing(
+        "fraud", upstream("blue"), upstream("green"), traffic={"green": 100}, shield=Shield("green", "blue")
+    )
+
+    live = routes_of(wanted)[-1]
+
+    said = HeaderMutationPerRoute.FromString(live.typed_per_filter_config[SHIELD_FILTER].value)
+    (mutation,) = said.mutations.request_mutations
+    assert live.route.cluster == "fraud/green/blue"
+    assert live.route.timeout.seconds == 5
+    assert (mutation.append.header.key, mutation.append.header.value) == (
+        "x-envoy-upstream-rq-per-try-timeout-ms",
+        "2500",
+    )
+
+
+def test_routes_wait_for_the_shields_cluster() -> None:
+    wanted = routing("fraud", upstream("blue"), upstream("green"), shield=Shield("green", "blue"))
+
+    assert Key(CLUSTER, "fraud/green/blue") in endpoint_routes(wanted, GATEWAY).needs

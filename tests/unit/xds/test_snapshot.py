@@ -6,7 +6,7 @@ import pytest
 from envoy.config.endpoint.v3 import endpoint_pb2
 
 from benchmarks.xds import pushed_by_one_weight_change
-from router.domain.routing import Address, UnixAddress
+from router.domain.routing import Address, Shield, UnixAddress
 from router.domain.traffic import Mirror
 from router.xds.endpoints import STANDBY_SIZE, Standby
 from router.xds.names import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SCOPE, Key, group_of
@@ -15,6 +15,7 @@ from tests.unit.xds.world import GATEWAY, routing, upstream
 
 BLUE, GREEN = upstream("blue", "/run/b1"), upstream("green", "/run/g1")
 FRAUD = routing("fraud", BLUE, GREEN)
+SCOPE_OF_FRAUD = Key(SCOPE, "endpoint/fraud")
 
 
 def snapshot_of(*routings: object) -> Snapshot:
@@ -53,6 +54,21 @@ def test_an_endpoint_is_a_scope_its_routes_and_two_resources_for_each_deployment
 )
 def test_only_what_depends_on_a_change_changes(after: object, changed: set[Key]) -> None:
     assert snapshot_of(FRAUD).set_endpoint(after) == changed
+
+
+def test_a_shield_is_one_more_cluster_and_goes_without_a_trace() -> None:
+    shielded = replace(FRAUD, shield=Shield("green", "blue"))
+    snapshot = snapshot_of(FRAUD)
+    before = dict(snapshot.wanted)
+
+    assert snapshot.set_endpoint(shielded) == {
+        Key(CLUSTER, "fraud/green/blue"),
+        Key(ROUTES, "endpoint/fraud"),
+        SCOPE_OF_FRAUD,
+    }
+    assert group_of(Key(CLUSTER, "fraud/green/blue")) == "fraud"
+    snapshot.set_endpoint(FRAUD)
+    assert dict(snapshot.wanted) == before
 
 
 def test_a_new_replica_changes_addresses_alone() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.domain.routing import Routing, UnixAddress, Upstream
+from router.domain.routing import Routing, Shield, UnixAddress, Upstream
 from router.domain.traffic import Mirror, Traffic
 from router.xds.gateway import Gateway
 from router.xds.names import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SCOPE, Key, routes_name
@@ -24,10 +24,14 @@ def upstream(deployment: str, *sockets: str, version: str = "1", max_requests: i
 
 
 def routing(
-    endpoint: str, *upstreams: Upstream, traffic: dict[str, int] | None = None, mirror: Mirror | None = None
+    endpoint: str,
+    *upstreams: Upstream,
+    traffic: dict[str, int] | None = None,
+    mirror: Mirror | None = None,
+    shield: Shield | None = None,
 ) -> Routing:
     shares = {upstreams[0].deployment: 100} if traffic is None else traffic
-    return Routing(endpoint, Traffic.of(shares), mirror, upstreams)
+    return Routing(endpoint, Traffic.of(shares), mirror, upstreams, shield)
 
 
 def cluster(name: str, version: str = "1") -> Resource:
