@@ -78,6 +78,7 @@ class EndpointView(Shape):
     state: str = Field(description="ready, updating, failed, rejected or idle (no traffic asked for).")
     auth_mode: str
     allow_anonymous: bool
+    sticky: dict[str, str | bool] = Field(description="As in a spec; empty when every request is drawn anew.")
     traffic: dict[str, int] = Field(description="Asked for.")
     mirror_traffic: dict[str, int] = Field(description="Asked for.")
     in_force: InForceView = Field(description="What the proxies have acknowledged.")

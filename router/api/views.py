@@ -32,6 +32,7 @@ def endpoint_view(state: EndpointState, status: EndpointStatus) -> shapes.Endpoi
         state=summary(state, status),
         auth_mode=str(endpoint.auth_mode),
         allow_anonymous=endpoint.allow_anonymous,
+        sticky=to_plain(endpoint).get("sticky", {}),
         traffic=endpoint.traffic.as_dict(),
         mirror_traffic=_mirror(endpoint.mirror),
         in_force=shapes.InForceView(

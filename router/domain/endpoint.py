@@ -11,6 +11,7 @@ from types import MappingProxyType
 from router.domain.errors import Conflict, Invalid, NotFound
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.names import RESERVED_ENDPOINT_NAMES, checked_name
+from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
 
 MIB = 1024 * 1024
@@ -107,6 +108,7 @@ class Endpoint:
     mirror: Mirror | None = None
     auth_mode: AuthMode = AuthMode.NONE
     allow_anonymous: bool = False
+    sticky: Sticky | None = None
 
     def __post_init__(self) -> None:
         checked_name("name", self.name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
 
 
@@ -98,6 +99,7 @@ class Routing:
     mirror: Mirror | None
     upstreams: tuple[Upstream, ...]
     shield: Shield | None = None
+    sticky: Sticky | None = None
 
     def upstream(self, deployment: str) -> Upstream:
         """Raises `KeyError`."""
@@ -149,4 +151,5 @@ def routing_for(
         mirror=mirror if mirror and mirror.deployment in alive else None,
         upstreams=upstreams,
         shield=shield if shield and {shield.candidate, shield.stable} <= state.deployments.keys() else None,
+        sticky=state.endpoint.sticky,
     )

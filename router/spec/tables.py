@@ -10,7 +10,7 @@ from __future__ import annotations
 from router.domain.endpoint import MIB, AuthMode, Backend, Batching, Deployment, Endpoint, RequestSettings, Resources
 from router.domain.names import RESERVED_ENDPOINT_NAMES
 from router.spec.sections import Key, Section
-from router.spec.values import Flag, Model, Name, Number, OneOf, Percents, Size, Whole
+from router.spec.values import Flag, Model, Name, Number, OneOf, Percents, Size, StickyKey, Whole
 
 RESOURCES = Section(
     Resources,
@@ -93,6 +93,13 @@ ENDPOINT = Section(
             Percents(is_single=True),
             "At most one deployment that gets a copy of this percent of the requests; its answers are thrown away. "
             "It must have no live traffic. Left out: stays as it is.",
+        ),
+        Key(
+            "sticky",
+            "sticky",
+            StickyKey(),
+            "A client stays on its deployment while traffic moves one way; known by a header, a cookie or its address: "
+            "{header: x-user-id}, {cookie: NAME} or {client: true}. Left out: every request is drawn anew.",
         ),
     ),
 )

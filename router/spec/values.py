@@ -12,6 +12,7 @@ from typing import Any
 from router.domain.errors import Invalid
 from router.domain.model_ref import SCHEMES, ModelRef
 from router.domain.names import checked_name
+from router.domain.sticky import Sticky, StickyBy
 from router.domain.traffic import Mirror, Traffic
 from router.spec.nodes import MapNode, Node, ScalarNode, describe
 from router.spec.reading import NOT_YET, WRONG, At, distinct_entries
@@ -199,6 +200,48 @@ class Model:
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "pattern": f"^({'|'.join(SCHEMES)}):.+"}
+
+
+@dataclass(frozen=True, slots=True)
+class StickyKey:
+    """`{header: NAME}`, `{cookie: NAME}` or `{client: true}`."""
+
+    def read(self, node: Node, at: At) -> Any:
+        allowed = "use {header: x-user-id}, {cookie: NAME} or {client: true}"
+        if not isinstance(node, MapNode):
+            return at.wrong(node, f"must be a mapping, not {describe(node)}", allowed)
+        entries = list(distinct_entries(node, at))
+        if len(entries) != 1:
+            return at.wrong(node, f"has {len(entries)} keys instead of one", allowed)
+        ((word, key, value),) = entries
+        here = at.key(word)
+        if word not in set(StickyBy):
+            return here.wrong(key, "is not a key here", allowed)
+        by = StickyBy(word)
+        given = value.value if isinstance(value, ScalarNode) else None
+        if by is StickyBy.CLIENT:
+            return Sticky(by) if given is True else here.wrong(value, f"must be true, not {describe(value)}", allowed)
+        if not isinstance(given, str):
+            return here.wrong(value, f"must be text, not {describe(value)}", allowed)
+        try:
+            return Sticky(by, given)
+        except Invalid as error:
+            return here.wrong(value, error.message, error.hint)
+
+    def plain(self, value: Sticky | None) -> Any:
+        if value is None:
+            return None
+        return {str(value.by): True if value.by is StickyBy.CLIENT else value.name}
+
+    def schema(self) -> dict[str, Any]:
+        name = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
+        return {
+            "type": "object",
+            "properties": {"header": name, "cookie": name, "client": {"const": True}},
+            "additionalProperties": False,
+            "minProperties": 1,
+            "maxProperties": 1,
+        }
 
 
 _PERCENT = Whole(0, 100)

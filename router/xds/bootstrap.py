@@ -99,7 +99,7 @@ def bootstrap(process: EnvoyProcess) -> dict[str, Any]:
             "stats_matcher": {"inclusion_list": _KEPT_STATS},
             "histogram_bucket_settings": [{"match": {"prefix": DURATION}, "buckets": list(THRESHOLDS_US)}],
         },
-        "stats_flush_interval": "0.25s",
+        "stats_flush_interval": "0.5s",
         "stats_eviction_interval": "10s",
         "stats_sinks": [_attempts_sink()],
         "overload_manager": _overload_manager(process),

@@ -26,6 +26,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 
 from router.domain.routing import Routing, Shield, Upstream
+from router.domain.sticky import Sticky, StickyBy
 from router.xds.clusters import token_header
 from router.xds.gateway import DEPLOYMENT_HEADER, LIMITS_METADATA, MODEL_HEADER, PIN_HEADERS, RETRY_HEADER, Gateway
 from router.xds.names import CLUSTER, ENDPOINTS, ROUTES, Key, cluster_name, routes_name, shield_name
@@ -195,6 +196,9 @@ class _Routes:
             route.route.cluster = name
             route.MergeFrom(rc.Route(**how))
             return route
+        if self._routing.sticky is not None:
+            route.route.weighted_clusters.use_hash_policy.value = True
+            route.route.hash_policy.append(_hashed(self._routing.sticky))
         for upstream, weight in live:
             name, how = self._target(upstream, shield, timeout_ms)
             cluster = rc.WeightedCluster.ClusterWeight(name=name, weight=UInt32Value(value=weight), **how)
@@ -243,6 +247,18 @@ def _first_try(timeout_ms: int) -> Any:
     return header_mutation_pb2.HeaderMutationPerRoute(
         mutations=header_mutation_pb2.Mutations(request_mutations=[mutation])
     )
+
+
+def _hashed(sticky: Sticky) -> Any:
+    """What is hashed to choose among the weighted clusters. Nothing there to hash: chance decides, as without it."""
+    policy = rc.RouteAction.HashPolicy
+    match sticky.by:
+        case StickyBy.HEADER:
+            return policy(header=policy.Header(header_name=sticky.name))
+        case StickyBy.COOKIE:
+            return policy(cookie=policy.Cookie(name=sticky.name))
+        case StickyBy.CLIENT:
+            return policy(connection_properties=policy.ConnectionProperties(source_ip=True))
 
 
 def _answered_by(deployment: str) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from router.domain.routing import Routing, Shield, Upstream
+from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
 from router.ports import Acknowledged
 from router.telemetry import AttemptMeter
@@ -64,9 +65,10 @@ class DataPlane:
         traffic: dict[str, int] | None = None,
         mirror: Mirror | None = None,
         shield: Shield | None = None,
+        sticky: Sticky | None = None,
     ) -> None:
         """Set it and wait until Envoy has it."""
-        self.xds.set_endpoint(routing(name, *upstreams, traffic=traffic, mirror=mirror, shield=shield))
+        self.xds.set_endpoint(routing(name, *upstreams, traffic=traffic, mirror=mirror, shield=shield, sticky=sticky))
         outcome = await self.xds.applied(name, DEADLINE_S)
         assert outcome == Acknowledged(), outcome
 
@@ -107,10 +109,11 @@ def routing(
     traffic: dict[str, int] | None = None,
     mirror: Mirror | None = None,
     shield: Shield | None = None,
+    sticky: Sticky | None = None,
 ) -> Routing:
     shares = {upstreams[0].deployment: 100} if traffic is None else traffic
     ordered = tuple(sorted(upstreams, key=lambda upstream: upstream.deployment))
-    return Routing(name, Traffic.of(shares), mirror, ordered, shield)
+    return Routing(name, Traffic.of(shares), mirror, ordered, shield, sticky)
 
 
 def free_ports(count: int) -> list[int]:

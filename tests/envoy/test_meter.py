@@ -8,6 +8,7 @@ import tritonclient.grpc.aio as triton_grpc
 
 from router.domain.measurement import Totals
 from router.domain.traffic import Mirror
+from router.metrics import MetricsPage
 from router.ports import Acknowledged
 from router.telemetry import AttemptMeter
 from router.xds.reports import BOUNDS_MS, reports_service
@@ -202,3 +203,19 @@ async def test_a_control_plane_that_starts_again_counts_from_there_on() -> None:
             await plane.infer("fraud")
 
         await counted(meter, "fraud", 5)
+
+
+async def test_what_is_counted_for_rollouts_is_not_on_the_metrics_page(plane: DataPlane) -> None:
+    await plane.endpoint("shown", upstream("blue", await plane.replica("blue")))
+    await plane.infer("shown")
+    await counted(plane.meter, "shown", 1)
+    page = MetricsPage(str(plane.folder / "admin"), lambda: "")
+    shown: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    page.handler()(HttpRequest(b"GET", b"/metrics", {}, b""), lambda reply: shown.set_result(b"".join(reply.body)))
+
+    text = (await shown).decode()
+    await page.close()
+    assert 'envoy_cluster_upstream_rq_total{envoy_cluster_name="shown/blue"} 1' in text
+    assert "envoy_server_uptime" in text
+    assert "attempts" not in text

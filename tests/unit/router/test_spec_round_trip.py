@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from router.domain.endpoint import Batching, Deployment, Endpoint, RequestSettings, Resources
 from router.domain.errors import Invalid
 from router.domain.model_ref import ModelRef
+from router.domain.sticky import Sticky, StickyBy
 from router.domain.traffic import Mirror, Traffic
 from router.spec import SpecProblems, SpecSource, json_schema, read_documents, read_specs, to_plain, to_yaml
 from router.spec.changes import KEEP, Scale, TrafficChange, read_scale, read_traffic_change
@@ -27,6 +28,17 @@ models = st.one_of(
     st.builds(
         lambda text: ModelRef("package", text), st.from_regex(r"[a-z]{1,9}/[a-zA-Z0-9._/-]{1,20}", fullmatch=True)
     ),
+)
+
+
+stickies = (
+    st.none()
+    | st.just(Sticky(StickyBy.CLIENT))
+    | st.builds(
+        Sticky,
+        st.sampled_from([StickyBy.HEADER, StickyBy.COOKIE]),
+        st.from_regex(r"[A-Za-z0-9_-]{1,12}", fullmatch=True),
+    )
 )
 
 
@@ -45,7 +57,7 @@ def endpoints(draw: st.DrawFn) -> Endpoint:
     mirror = draw(st.none() | st.builds(Mirror, names, st.integers(1, 100)))
     if mirror is not None and mirror.deployment in traffic.deployments:
         mirror = None
-    return Endpoint(draw(names), traffic, mirror, allow_anonymous=draw(st.booleans()))
+    return Endpoint(draw(names), traffic, mirror, allow_anonymous=draw(st.booleans()), sticky=draw(stickies))
 
 
 deployments = st.builds(
@@ -130,6 +142,12 @@ def test_the_schema_is_a_schema_and_describes_every_key() -> None:
         {"kind": "Endpoint"},
         {"kind": "Endpoint", "name": "a", "trafic": {}},
         {"kind": "Endpoint", "name": "a", "traffic": {"b": "100"}},
+        {"kind": "Endpoint", "name": "a", "sticky": {}},
+        {"kind": "Endpoint", "name": "a", "sticky": {"client": False}},
+        {"kind": "Endpoint", "name": "a", "sticky": {"client": True, "header": "x"}},
+        {"kind": "Endpoint", "name": "a", "sticky": {"header": "two words"}},
+        {"kind": "Endpoint", "name": "a", "sticky": {"body": "x"}},
+        {"kind": "Endpoint", "name": "a", "sticky": "client"},
         {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "hf://x"},
         {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:/x", "resources": {"cpu": 0}},
     ],

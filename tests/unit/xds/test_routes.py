@@ -100,3 +100,10 @@ def test_routes_wait_for_the_shields_cluster() -> None:
     wanted = routing("fraud", upstream("blue"), upstream("green"), shield=Shield("green", "blue"))
 
     assert Key(CLUSTER, "fraud/green/blue") in endpoint_routes(wanted, GATEWAY).needs
+
+
+def test_without_stickiness_nothing_is_hashed() -> None:
+    live = routes_of(routing("fraud", upstream("blue"), upstream("green"), traffic={"blue": 50, "green": 50}))[-1]
+
+    assert not live.route.hash_policy
+    assert not live.route.weighted_clusters.HasField("use_hash_policy")
