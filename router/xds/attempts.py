@@ -8,6 +8,12 @@ were told, and time in whole milliseconds.) Mirrored requests have a router of t
 
 Envoy pushes the counters as differences, and forgets those that nobody has touched for a while: an idle deployment
 costs nothing, and an Envoy that starts again needs no care. reports.py reads what is pushed.
+
+Measured (2-core machine, wrk, medians of 7 turns each, CPU of Envoy per JSON request): 43.6 µs without any of this,
+44.6 with it, 47.5 with half of the requests going through a shield that has nothing to do; turns differ by ±2.
+1,000 endpoints of two deployments, at four reports a second, which is twice what bootstrap.py asks for: idle, 4.8% of a
+core for Envoy instead of 3.1%, and nothing for the control plane; all 2,000 busy, 3.2 MB a report, which the control
+plane reads with 20% of a core.
 """
 
 from __future__ import annotations

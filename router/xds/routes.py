@@ -210,7 +210,7 @@ class _Routes:
         if shield is None or shield.candidate != upstream.deployment:
             answered_by = _answered_by(upstream.deployment)
             return cluster_name(self._endpoint, upstream.deployment), {"response_headers_to_add": [answered_by]}
-        # Replicas bear the name of their deployment. Costs 0.3 µs more than a literal.
+        # Replicas bear the name of their deployment. (attempts.py has what a shield costs.)
         answered_by = _answered_by("%UPSTREAM_HOST_NAME%")
         first_try = {SHIELD_FILTER: packed(_first_try(timeout_ms))}
         name = shield_name(self._endpoint, shield.candidate, shield.stable)

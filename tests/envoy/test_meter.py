@@ -165,7 +165,7 @@ async def test_durations_fall_into_the_bucket_that_bounds_them(plane: DataPlane)
         before = list(counts)
 
 
-async def test_several_envoys_add_up_and_one_that_starts_again_takes_nothing_away() -> None:
+async def test_an_envoy_that_starts_again_adds_to_what_was_counted() -> None:
     async with data_plane() as plane:
         blue = await plane.replica("blue")
         await plane.endpoint("fraud", upstream("blue", blue))
