@@ -16,8 +16,8 @@ from serving.exchange import Cancel, Handler, HttpRequest, HttpResponse, Reply
 
 _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 
-# What Envoy keeps for operators. Not what it counts for rollouts (router/xds/attempts.py): that has a hundred buckets a
-# deployment, and begins at zero again after each idle spell.
+# What Envoy keeps for operators. Not what it counts for rollouts (router/xds/attempts.py): a hundred buckets for each
+# deployment.
 _SHOWN = "^(cluster|http|server|listener_manager|cluster_manager|control_plane|overload)[.]"
 
 Observe = Callable[[], str]

@@ -6,8 +6,8 @@ value in a histogram of microseconds. So an attempt is counted once, with all th
 client never sees it. (Envoy's own statistics of a cluster know no gRPC status, mix what replicas did with what clients
 were told, and time in whole milliseconds.) Mirrored requests have a router of their own and are not counted.
 
-Envoy pushes the counters as differences, and forgets those that nobody has touched for a while: an idle deployment
-costs nothing, and an Envoy that starts again needs no care. reports.py reads what is pushed.
+Envoy pushes the counters as differences and only those that changed: nobody is sent anything about an idle deployment,
+and an Envoy that starts again needs no care. reports.py reads what is pushed.
 
 Measured (2-core machine, wrk, medians of 7 turns each, CPU of Envoy per JSON request): 43.6 µs without any of this,
 44.6 with it, 47.5 with half of the requests going through a shield that has nothing to do; turns differ by ±2.

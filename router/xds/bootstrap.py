@@ -100,7 +100,6 @@ def bootstrap(process: EnvoyProcess) -> dict[str, Any]:
             "histogram_bucket_settings": [{"match": {"prefix": DURATION}, "buckets": list(THRESHOLDS_US)}],
         },
         "stats_flush_interval": "0.5s",
-        "stats_eviction_interval": "10s",
         "stats_sinks": [_attempts_sink()],
         "overload_manager": _overload_manager(process),
     }
