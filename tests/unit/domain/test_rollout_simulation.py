@@ -1,7 +1,5 @@
 """What the statistics promise, shown on simulated rollouts that are judged at every look. Seeded: no chance is left."""
 
-from dataclasses import replace
-
 import pytest
 
 from router.domain.policy import Policy
@@ -80,5 +78,3 @@ def test_a_wrong_split_voids_the_analysis_and_not_the_candidate(misrouted: float
     outcome = run(World(misrouted=misrouted, look_s=5), 1)
     assert (outcome.phase, outcome.rollout.pause) == (Phase.PAUSED, PauseCause.INCONCLUSIVE)
     assert "look at the routing" in outcome.rollout.reason
-
-
