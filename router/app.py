@@ -181,6 +181,7 @@ def _runtime(config: GatewayConfig) -> Runtime:
         crossfade_version=VERSION,
         socket_dir=str(config.replica_dir) if config.is_ray_ours else "",
         log_dir=str(config.replica_log_dir) if config.is_ray_ours else "",
+        cache_dir=str(config.replica_cache_dir) if config.is_ray_ours else "",
     )
     return RayRuntime(config.ray_address, placement, ReplicaActor)
 

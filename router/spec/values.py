@@ -301,7 +301,7 @@ _OPTION_LENGTH = 4096
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Names → words for somebody else's software, kept as text: pairs, sorted by name. true and false become 1 and 0."""
+    """Names → words for somebody else's software, as pairs of text, sorted by name. true and false become 1 and 0."""
 
     def read(self, node: Node, at: At) -> Any:
         if not isinstance(node, MapNode):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from adapters.onnx_backend import OnnxBackend, OnnxOptions
+from adapters.onnx.backend import OnnxBackend
+from adapters.onnx.options import OnnxOptions
 from benchmarks.models import save
 from serving.errors import ModelFailed
 from serving.ports import Backend

@@ -11,10 +11,10 @@ import ml_dtypes
 import numpy as np
 import onnxruntime
 import pytest
+from adapters.onnx_backend import CPU, CUDA, OnnxBackend, OnnxOptions, execution_providers
 from onnx import TensorProto, helper, numpy_helper
 
-from adapters.onnx_backend import CPU, CUDA, OnnxBackend, OnnxOptions, execution_providers
-from adapters.onnx_signature import has_batch_axis
+from adapters.onnx.signature import has_batch_axis
 from benchmarks.models import save, tiny_mlp, wide_mlp
 from router.domain.errors import ModelUnavailable
 from serving.errors import BadRequest, ModelFailed

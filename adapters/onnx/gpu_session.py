@@ -1,0 +1,125 @@
+"""Opens a session on a GPU: what was planned meets the device here. Nothing falls back to the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from adapters.onnx.cpu_run import CpuRun
+from adapters.onnx.device_plan import GraphPlan, can_be_bound, graph_plan
+from adapters.onnx.device_run import DeviceRun
+from adapters.onnx.nvidia import CudaMemory, DeviceFailed, load_cudart, tensorrt_version
+from adapters.onnx.options import GpuSettings, OnnxOptions
+from adapters.onnx.providers import (
+    CPU,
+    Gpu,
+    ProviderRequest,
+    check_installed,
+    check_started,
+    cuda_request,
+    engine_facts,
+    has_profiles,
+    tensorrt_request,
+    wants_graphs,
+)
+from adapters.onnx.session import open_session, session_settings
+from adapters.onnx.signature import read_signature
+from router.domain.endpoint import Provider
+from router.domain.errors import ModelUnavailable
+from serving.signature import Signature
+
+log = logging.getLogger(__name__)
+
+
+def open_gpu_run(options: OnnxOptions, settings: GpuSettings) -> tuple[Signature, DeviceRun | CpuRun]:
+    """Raises `ModelUnavailable` when the provider is not there, does not start or does not take the model."""
+    path = Path(options.path)
+    check_installed(settings.provider, ort.get_available_providers())
+    try:
+        ort.preload_dlls()  # CUDA and cuDNN from their wheels
+        memory = CudaMemory(load_cudart(ort.cuda_version))
+        gpu = memory.gpu()
+        if settings.provider is Provider.TENSORRT:
+            return _open(options, _tensorrt(options, settings, gpu), memory)
+        if wants_graphs(settings) and (run := _with_graphs(options, settings, gpu, memory)):
+            return run
+        return _open(options, cuda_request(settings, gpu, has_graphs=False), memory)
+    except DeviceFailed as error:
+        raise ModelUnavailable(f"model file {path.name!r} did not load on the GPU: {error}") from error
+
+
+def _open(
+    options: OnnxOptions, providers: list[ProviderRequest], memory: CudaMemory
+) -> tuple[Signature, DeviceRun | CpuRun]:
+    session = _session(options, providers)
+    signature = signature_of(session, Path(options.path))
+    if not can_be_bound(signature):
+        return signature, CpuRun(session, signature)
+    return signature, DeviceRun(session, signature, memory, None, run_options)
+
+
+def _with_graphs(
+    options: OnnxOptions, settings: GpuSettings, gpu: Gpu, memory: CudaMemory
+) -> tuple[Signature, DeviceRun] | None:
+    """None when this model cannot have CUDA graphs; the reason is logged."""
+    path = Path(options.path)
+    try:
+        # Refused by ONNX Runtime when a node runs on the CPU.
+        session = _session(options, cuda_request(settings, gpu, has_graphs=True))
+        signature = signature_of(session, path)
+        plan = graph_plan(signature, settings.max_batch_size)
+        if isinstance(plan, GraphPlan):
+            return signature, DeviceRun(session, signature, memory, plan, run_options)
+        reason = plan
+    except Exception as error:
+        reason = str(error)
+    log.info("the model runs without CUDA graphs", extra={"model": path.name, "reason": reason})
+    return None
+
+
+def _session(options: OnnxOptions, providers: list[ProviderRequest]) -> ort.InferenceSession:
+    session = open_session(Path(options.path), session_settings(options.cpu, is_capped=False), providers)
+    assert options.gpu is not None
+    check_started(options.gpu.provider, session.get_providers())
+    return session
+
+
+def _tensorrt(options: OnnxOptions, settings: GpuSettings, gpu: Gpu) -> list[ProviderRequest]:
+    signature = None
+    if not has_profiles(settings):
+        # The shapes must be known before TensorRT sees the model: a session that optimises nothing tells them.
+        glance = session_settings(options.cpu, is_capped=False)
+        glance.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        signature = signature_of(open_session(Path(options.path), glance, [CPU]), Path(options.path))
+    return tensorrt_request(settings, gpu, signature, _engine_dir(options, settings, gpu))
+
+
+def _engine_dir(options: OnnxOptions, settings: GpuSettings, gpu: Gpu) -> str:
+    """A folder for engines of just this model, software and device; empty when none can be made."""
+    if not options.cache_dir:
+        return ""
+    runtime = f"{ort.__version__} {ort.get_build_info()}"
+    facts = engine_facts(options.sha256, runtime, tensorrt_version(), gpu, settings)
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    folder = Path(options.cache_dir, "tensorrt", digest)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("TensorRT engines are not kept", extra={"reason": str(error)})
+        return ""
+    return str(folder)
+
+
+def signature_of(session: Any, path: Path) -> Signature:
+    return read_signature(session.get_inputs(), session.get_outputs(), path)
+
+
+def run_options(graph_id: int) -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph_id))
+    return options
