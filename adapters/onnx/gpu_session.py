@@ -40,10 +40,15 @@ def open_gpu_run(options: OnnxOptions, settings: GpuSettings) -> tuple[Signature
     """Raises `ModelUnavailable` when the provider is not there, does not start or does not take the model."""
     path = Path(options.path)
     check_installed(settings.provider, ort.get_available_providers())
+    ort.preload_dlls()  # CUDA and cuDNN from their wheels
+    memory = CudaMemory(load_cudart(ort.cuda_version))
     try:
-        ort.preload_dlls()  # CUDA and cuDNN from their wheels
-        memory = CudaMemory(load_cudart(ort.cuda_version))
         gpu = memory.gpu()
+    except DeviceFailed as error:
+        raise ModelUnavailable(
+            f"the deployment asks for a GPU, but CUDA finds none ({error}): it needs an NVIDIA GPU and its driver"
+        ) from error
+    try:
         if settings.provider is Provider.TENSORRT:
             return _open(options, _tensorrt(options, settings, gpu), memory)
         if wants_graphs(settings) and (run := _with_graphs(options, settings, gpu, memory)):
