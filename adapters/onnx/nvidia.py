@@ -56,6 +56,21 @@ def load_cudart(cuda_version: str) -> Any:
     return library
 
 
+def missing_libraries(cuda_version: str) -> list[str]:
+    """Those of the libraries that ONNX Runtime's CUDA needs which this process cannot load, the driver's among them."""
+    major = cuda_version.partition(".")[0]
+    needed = ("libcuda.so.1", f"libcudart.so.{major}", f"libcublas.so.{major}", "libcudnn.so.9")
+    return [name for name in needed if not _can_be_loaded(name)]
+
+
+def _can_be_loaded(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
 def tensorrt_version() -> str:
     """Of the TensorRT library that this process would use; empty when there is none."""
     for name in ("libnvinfer.so.11", "libnvinfer.so.10"):
