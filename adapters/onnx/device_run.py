@@ -83,11 +83,14 @@ class DeviceRun:
             self.close()
             raise
 
+    def has_graph(self, inputs: Mapping[str, np.ndarray]) -> bool:
+        return self._rows_of(inputs) is not None
+
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """Raises ONNX Runtime's errors, CUDA's, or `BadRequest`. More callers than lanes wait for one."""
         lane = self._idle.get()
         try:
-            rows = None if self._graphs is None else self._graphs.rows_of(inputs)
+            rows = self._rows_of(inputs)
             if rows is None:
                 return self._run_plain(lane.loose, inputs, outputs)
             return self._run_graph(lane, rows, inputs, outputs)
@@ -105,6 +108,9 @@ class DeviceRun:
                 lane.fixed.close()
         self._lanes.clear()
         self._session = None
+
+    def _rows_of(self, inputs: Mapping[str, np.ndarray]) -> int | None:
+        return None if self._graphs is None else self._graphs.rows_of(inputs)
 
     def _run_plain(self, slot: Slot, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """Any shapes. ONNX Runtime allocates the outputs on the device, in its arena."""

@@ -23,6 +23,8 @@ from adapters.onnx.nvidia import CudaMemory, DeviceFailed
 from adapters.onnx.options import CpuSettings
 from adapters.onnx.providers import CPU
 from adapters.onnx.session import open_session, session_settings
+from adapters.onnx.staging import Slot
+from benchmarks.gpu import Contenders, compare
 from benchmarks.models import save, tiny_mlp
 from serving.errors import BadRequest
 from serving.signature import Signature
@@ -290,3 +292,15 @@ def test_a_model_of_fixed_shape_runs_from_its_one_graph(tmp_path: Path) -> None:
     bench = Bench(path, 8)
     bench.check(np.arange(6, dtype=np.float32).reshape(2, 3))
     assert [graph for graph, _, _ in bench.served] in ([1], [2])
+
+
+def test_the_gpu_benchmark_compares_all_ways_to_run_a_model(mlp: Path) -> None:
+    plain, graphs = Bench(mlp), Bench(mlp, 2)
+    memory = HostMemory(HostCudart())
+    slot = Slot(memory, (*plain.signature.inputs, *plain.signature.outputs))
+    (line,) = compare(Contenders(plain.signature, plain.session, plain.run, graphs.run, memory, slot), max_batch=1)
+    assert line.rows == 1
+    assert line.graph is not None
+    assert min(line.run, line.staged, line.graph, line.two, line.copy_in, line.copy_out) > 0
+    assert plain.cudart.is_clean
+    assert graphs.cudart.is_clean
