@@ -7,6 +7,7 @@ The replica runs on an event loop and thread of its own, so that nothing Ray doe
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import secrets
@@ -90,7 +91,7 @@ def _local_cache_dir() -> str:
 async def load_model(cache_dir: str, deployed: DeployedModel) -> Model:
     """Load and warm the model of a deployment on this machine. Raises `ModelUnavailable`."""
     spec = deployed.spec
-    options = options_for(deployed, cache_dir)
+    instances = itertools.count()
     model = Model(
         ModelSettings(
             name=spec.endpoint,
@@ -99,5 +100,5 @@ async def load_model(cache_dir: str, deployed: DeployedModel) -> Model:
             max_waiting=spec.request_settings.max_concurrent_requests_per_instance,
         )
     )
-    await model.load(lambda: OnnxBackend(options))
+    await model.load(lambda: OnnxBackend(options_for(deployed, cache_dir, next(instances))))
     return model

@@ -41,7 +41,7 @@ def open_gpu_run(options: OnnxOptions, settings: GpuSettings) -> tuple[Signature
     path = Path(options.path)
     check_installed(settings.provider, ort.get_available_providers())
     ort.preload_dlls()  # CUDA and cuDNN from their wheels
-    memory = CudaMemory(load_cudart(ort.cuda_version))
+    memory = CudaMemory(load_cudart(ort.cuda_version), settings.device_id)
     try:
         gpu = memory.gpu()
     except DeviceFailed as error:

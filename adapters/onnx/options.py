@@ -21,13 +21,15 @@ class CpuSettings:
 class GpuSettings:
     """`provider` is CUDA or TENSORRT, `options` go to it as they are.
 
-    `memory_share`: the part of the device's memory that this session may fill, 0 to 1.
+    `memory_share`: the part of the device's memory that this session may fill, 0 to 1. `device_id` counts the devices
+    that the process may see: Ray hides the others.
     """
 
     provider: Provider = Provider.CUDA
     options: Mapping[str, str] = field(default_factory=dict)
     max_batch_size: int = 64
     memory_share: float = 1.0
+    device_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +46,22 @@ class OnnxOptions:
     cache_dir: str = ""
 
 
-def options_for(deployed: DeployedModel, cache_dir: str) -> OnnxOptions:
-    """The options of one instance of a deployment's model: its share of what the replica may use."""
+def options_for(deployed: DeployedModel, cache_dir: str, instance: int = 0) -> OnnxOptions:
+    """The options of one of a replica's instances, counted from 0: its share of what the replica may use.
+
+    Instances are dealt out to the replica's GPUs, and those on the same one share its memory evenly.
+    """
     spec = deployed.spec
     cpu = CpuSettings(spec.threads_per_instance, spec.execution.is_spinning, spec.resources.memory_bytes)
     gpu = None
     if spec.provider is not Provider.CPU:
+        devices = max(1, int(spec.resources.gpu))
+        instances_on_one = -(-spec.execution.instances_per_replica // devices)
         gpu = GpuSettings(
             spec.provider,
             dict(spec.execution.options),
             spec.batching.max_batch_size,
-            min(1.0, spec.resources.gpu) / spec.execution.instances_per_replica,
+            min(1.0, spec.resources.gpu) / instances_on_one,
+            instance % devices,
         )
     return OnnxOptions(deployed.model.path, deployed.model.sha256, cpu, gpu, cache_dir)

@@ -145,7 +145,7 @@ class Deployment:
 
     def _check_execution(self) -> None:
         """Settings that are fine alone and contradict each other."""
-        provider, resources = self.provider, self.resources
+        provider, resources, instances = self.provider, self.resources, self.execution.instances_per_replica
         if provider is Provider.CPU and resources.gpu > 0:
             raise Invalid(
                 "execution.provider",
@@ -157,6 +157,12 @@ class Deployment:
                 "execution.provider",
                 f"'{provider}' needs a GPU, and resources.gpu is 0",
                 "set resources: {gpu: 1}, or a fraction to share one",
+            )
+        if resources.gpu > instances:
+            raise Invalid(
+                "resources.gpu",
+                f"{resources.gpu:g} GPUs are more than {instances} instances in a replica can use",
+                "an instance uses one GPU: set execution.instances_per_replica to as many, or use instance_count",
             )
         if provider is Provider.CPU and self.execution.options:
             raise Invalid("execution.options", "the provider cpu has none", "use threads and spinning, or remove them")

@@ -51,10 +51,16 @@ def test_threads_are_at_least_one_and_as_asked_for(cpu: float, instances: int, t
     assert options_for(deployed(Resources(cpu), execution), "").cpu.threads == expected
 
 
-@pytest.mark.parametrize(("gpu", "instances", "share"), [(0.5, 1, 0.5), (0.5, 2, 0.25), (1.0, 1, 1.0), (2.0, 1, 1.0)])
+@pytest.mark.parametrize(("gpu", "instances", "share"), [(0.5, 1, 0.5), (0.5, 2, 0.25), (1.0, 1, 1.0), (1.0, 4, 0.25)])
 def test_on_a_gpu_an_instance_gets_its_share_of_the_device_s_memory(gpu: float, instances: int, share: float) -> None:
     options = options_for(deployed(Resources(1.0, gpu), Execution(instances_per_replica=instances)), "")
     assert options.gpu == GpuSettings(Provider.CUDA, {}, 32, share)
+
+
+def test_instances_are_dealt_out_to_the_replica_s_gpus() -> None:
+    model = deployed(Resources(1.0, 2.0), Execution(instances_per_replica=3))
+    settings = [options_for(model, "", instance).gpu for instance in range(3)]
+    assert [(each.device_id, each.memory_share) for each in settings if each] == [(0, 0.5), (1, 0.5), (0, 0.5)]
 
 
 def test_a_provider_that_is_not_installed_is_refused_with_what_to_install() -> None:

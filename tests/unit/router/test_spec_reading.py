@@ -191,6 +191,13 @@ MISTAKES = [
         ],
     ),
     (
+        DEPLOYMENT + "resources: {gpu: 3}\nexecution: {instances_per_replica: 2}\n",
+        [
+            "s.yaml:5:13: resources.gpu: 3 GPUs are more than 2 instances in a replica can use"
+            " (an instance uses one GPU: set execution.instances_per_replica to as many, or use instance_count)"
+        ],
+    ),
+    (
         DEPLOYMENT + "execution: {options: {device_id: 0}}\n",
         [
             "s.yaml:5:13: execution.options: the provider cpu has none (use threads and spinning, or remove them)",

@@ -72,15 +72,15 @@ bytes_ = st.just(0) | st.integers(1, 2**60)
 @st.composite
 def hardware(draw: st.DrawFn) -> dict[str, Any]:
     """`resources` and `execution` that do not contradict each other."""
-    has_gpu, is_spinning = draw(st.booleans()), draw(st.booleans())
+    has_gpu, is_spinning, instances = draw(st.booleans()), draw(st.booleans()), draw(st.integers(1, 64))
     cpu = float(draw(st.integers(1, 64))) if is_spinning else draw(parts)
     providers = [Provider.AUTO, *([Provider.CUDA, Provider.TENSORRT] if has_gpu else [Provider.CPU])]
     return {
-        "resources": Resources(cpu, draw(parts) if has_gpu else 0.0, draw(bytes_)),
+        "resources": Resources(cpu, min(draw(parts), instances) if has_gpu else 0.0, draw(bytes_)),
         "execution": Execution(
             draw(st.sampled_from(providers)),
             draw(options) if has_gpu else (),
-            draw(st.integers(1, 64)),
+            instances,
             draw(st.integers(0, 1024)),
             is_spinning,
         ),
