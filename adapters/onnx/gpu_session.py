@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from adapters.onnx.providers import (
 )
 from adapters.onnx.session import open_session, session_settings
 from adapters.onnx.signature import read_signature
+from adapters.onnx.staging import DeviceMemory
 from router.domain.endpoint import Provider
 from router.domain.errors import ModelUnavailable
 from serving.signature import Signature
@@ -36,9 +38,11 @@ from serving.signature import Signature
 log = logging.getLogger(__name__)
 
 
+Open = Callable[[list[ProviderRequest]], ort.InferenceSession]
+
+
 def open_gpu_run(options: OnnxOptions, settings: GpuSettings) -> tuple[Signature, DeviceRun | CpuRun]:
     """Raises `ModelUnavailable` when the provider is not there, does not start or does not take the model."""
-    path = Path(options.path)
     check_installed(settings.provider, ort.get_available_providers())
     ort.preload_dlls()  # CUDA and cuDNN from their wheels
     memory = CudaMemory(load_cudart(ort.cuda_version), settings.device_id)
@@ -48,34 +52,43 @@ def open_gpu_run(options: OnnxOptions, settings: GpuSettings) -> tuple[Signature
         raise ModelUnavailable(
             f"the deployment asks for a GPU, but CUDA finds none ({error}): it needs an NVIDIA GPU and its driver"
         ) from error
+
+    def open_with(providers: list[ProviderRequest]) -> ort.InferenceSession:
+        session = open_session(Path(options.path), session_settings(options.cpu, is_capped=False), providers)
+        check_started(settings.provider, session.get_providers())
+        return session
+
+    return run_on(gpu, memory, options, settings, open_with)
+
+
+def run_on(
+    gpu: Gpu, memory: DeviceMemory, options: OnnxOptions, settings: GpuSettings, open_with: Open
+) -> tuple[Signature, DeviceRun | CpuRun]:
+    """The way to run a model on this device: what is asked for, in which order. Raises `ModelUnavailable`."""
+    path = Path(options.path)
     try:
         if settings.provider is Provider.TENSORRT:
-            return _open(options, _tensorrt(options, settings, gpu), memory)
-        if wants_graphs(settings) and (run := _with_graphs(options, settings, gpu, memory)):
+            providers = _tensorrt(options, settings, gpu)
+        elif wants_graphs(settings) and (run := _with_graphs(gpu, memory, path, settings, open_with)):
             return run
-        return _open(options, cuda_request(settings, gpu, has_graphs=False), memory)
+        else:
+            providers = cuda_request(settings, gpu, has_graphs=False)
+        session = open_with(providers)
+        signature = signature_of(session, path)
+        if not can_be_bound(signature):
+            return signature, CpuRun(session, signature)
+        return signature, DeviceRun(session, signature, memory, None, run_options)
     except DeviceFailed as error:
         raise ModelUnavailable(f"model file {path.name!r} did not load on the GPU: {error}") from error
 
 
-def _open(
-    options: OnnxOptions, providers: list[ProviderRequest], memory: CudaMemory
-) -> tuple[Signature, DeviceRun | CpuRun]:
-    session = _session(options, providers)
-    signature = signature_of(session, Path(options.path))
-    if not can_be_bound(signature):
-        return signature, CpuRun(session, signature)
-    return signature, DeviceRun(session, signature, memory, None, run_options)
-
-
 def _with_graphs(
-    options: OnnxOptions, settings: GpuSettings, gpu: Gpu, memory: CudaMemory
+    gpu: Gpu, memory: DeviceMemory, path: Path, settings: GpuSettings, open_with: Open
 ) -> tuple[Signature, DeviceRun] | None:
     """None when this model cannot have CUDA graphs; the reason is logged."""
-    path = Path(options.path)
     try:
         # Refused by ONNX Runtime when a node runs on the CPU.
-        session = _session(options, cuda_request(settings, gpu, has_graphs=True))
+        session = open_with(cuda_request(settings, gpu, has_graphs=True))
         signature = signature_of(session, path)
         plan = graph_plan(signature, settings.max_batch_size)
         if isinstance(plan, GraphPlan):
@@ -85,13 +98,6 @@ def _with_graphs(
         reason = str(error)
     log.info("the model runs without CUDA graphs", extra={"model": path.name, "reason": reason})
     return None
-
-
-def _session(options: OnnxOptions, providers: list[ProviderRequest]) -> ort.InferenceSession:
-    session = open_session(Path(options.path), session_settings(options.cpu, is_capped=False), providers)
-    assert options.gpu is not None
-    check_started(options.gpu.provider, session.get_providers())
-    return session
 
 
 def _tensorrt(options: OnnxOptions, settings: GpuSettings, gpu: Gpu) -> list[ProviderRequest]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import mmap
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ def open_cpu_session(options: OnnxOptions) -> ort.InferenceSession:
     path, cpu = Path(options.path), options.cpu
     is_capped = cpu.memory_bytes > 0 and cap_arena(cpu.memory_bytes)
     plain = session_settings(cpu, is_capped)
-    if not options.cache_dir or not _may_be_cached(path):
+    if not options.cache_dir:
         return open_session(path, plain, [CPU])
     cache = GraphCache(Path(options.cache_dir, "graphs"))
     key = cache_key(options)
@@ -96,7 +97,9 @@ def cache_key(options: OnnxOptions) -> str:
 
 
 def keep_optimised(cache: GraphCache, key: str, path: Path, cpu: CpuSettings) -> Path | None:
-    """Write the optimised graph of `path` into the cache. None when that did not work."""
+    """Write the optimised graph of `path` into the cache. None when that cannot be done."""
+    if not _may_be_cached(path):
+        return None
 
     def write(target: Path) -> None:
         saving = session_settings(cpu, is_capped=False)
@@ -162,10 +165,10 @@ def _keep_if_faster(cache: GraphCache, key: str, options: OnnxOptions, is_capped
 
 
 def _may_be_cached(path: Path) -> bool:
-    try:
-        return path.stat().st_size <= MAX_MODEL_BYTES and _EXTERNAL_DATA not in path.read_bytes()
-    except OSError:
+    if path.stat().st_size > MAX_MODEL_BYTES:
         return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(_EXTERNAL_DATA) < 0
 
 
 def _resident_bytes() -> int:
