@@ -10,11 +10,12 @@ from router.domain.endpoint import DeployedModel, Provider
 
 @dataclass(frozen=True, slots=True)
 class CpuSettings:
-    """`memory_bytes` is what the process may use in all; 0 is no limit. It holds for every session of the process."""
+    """`memory_bytes` is what the process may use in all, with `sessions` of this model in it; 0 is no limit."""
 
     threads: int = 1
     is_spinning: bool = False
     memory_bytes: int = 0
+    sessions: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,12 @@ def options_for(deployed: DeployedModel, cache_dir: str, instance: int = 0) -> O
     Instances are dealt out to the replica's GPUs, and those on the same one share its memory evenly.
     """
     spec = deployed.spec
-    cpu = CpuSettings(spec.threads_per_instance, spec.execution.is_spinning, spec.resources.memory_bytes)
+    cpu = CpuSettings(
+        spec.threads_per_instance,
+        spec.execution.is_spinning,
+        spec.resources.memory_bytes,
+        spec.execution.instances_per_replica,
+    )
     gpu = None
     if spec.provider is not Provider.CPU:
         devices = max(1, int(spec.resources.gpu))

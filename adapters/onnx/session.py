@@ -71,7 +71,7 @@ def open_session(path: Path, settings: ort.SessionOptions, providers: Sequence[A
 def open_cpu_session(options: OnnxOptions) -> ort.InferenceSession:
     """From the cache of optimised graphs where that is faster. Raises `ModelUnavailable`."""
     path, cpu = Path(options.path), options.cpu
-    is_capped = cpu.memory_bytes > 0 and cap_arena(cpu.memory_bytes)
+    is_capped = cpu.memory_bytes > 0 and cap_arena(cpu.memory_bytes, cpu.sessions * path.stat().st_size)
     plain = session_settings(cpu, is_capped)
     if not options.cache_dir:
         return open_session(path, plain, [CPU])
@@ -131,11 +131,14 @@ def session_settings(cpu: CpuSettings, is_capped: bool) -> ort.SessionOptions:
     return settings
 
 
-def cap_arena(memory_bytes: int) -> bool:
-    """Let all sessions of this process together fill what it does not use yet of `memory_bytes`. False: no room."""
+def cap_arena(memory_bytes: int, weights_bytes: int) -> bool:
+    """Let all sessions of this process together compute in what it does not use yet of `memory_bytes`. False: no room.
+
+    Weights are not in the arena, but will be in memory soon.
+    """
     with _creating:
         if not _capped:
-            room = memory_bytes - _resident_bytes()
+            room = memory_bytes - _resident_bytes() - weights_bytes
             if room <= 0:
                 log.warning("the memory limit is used up before a model is loaded", extra={"limit": memory_bytes})
                 return False

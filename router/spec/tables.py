@@ -28,7 +28,12 @@ RESOURCES = Section(
     (
         Key("cpu", "cpu", Number(0, 1024, is_above=True), "CPU cores for one replica; fractions are allowed."),
         Key("gpu", "gpu", Number(0, 64), "GPUs for one replica; fractions share a GPU, 0 runs on the CPU."),
-        Key("memory", "memory_bytes", Size(1, 2**60), "Memory for one replica, such as 1Gi. Left out: not limited."),
+        Key(
+            "memory",
+            "memory_bytes",
+            Size(1, 2**60),
+            "Memory for one replica, such as 1Gi. On the CPU, a request beyond it fails. Left out: not limited.",
+        ),
     ),
 )
 

@@ -40,7 +40,7 @@ def signature(*shapes: tuple[int, ...], is_batchable: bool = True) -> Signature:
 
 def test_on_the_cpu_an_instance_gets_its_share_of_the_replica_s_cores() -> None:
     options = options_for(deployed(Resources(5.0, 0.0, 512 * MIB), Execution(instances_per_replica=2)), "/cache")
-    assert options == OnnxOptions("/m", "a" * 64, CpuSettings(2, False, 512 * MIB), None, "/cache")
+    assert options == OnnxOptions("/m", "a" * 64, CpuSettings(2, False, 512 * MIB, sessions=2), None, "/cache")
 
 
 @pytest.mark.parametrize(
