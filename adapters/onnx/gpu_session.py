@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ import onnxruntime as ort
 from adapters.onnx.cpu_run import CpuRun
 from adapters.onnx.device_plan import GraphPlan, can_be_bound, graph_plan
 from adapters.onnx.device_run import DeviceRun
+from adapters.onnx.engine_cache import emptied, engine_folder
 from adapters.onnx.nvidia import CudaMemory, DeviceFailed, load_cudart, tensorrt_version
 from adapters.onnx.options import GpuSettings, OnnxOptions
 from adapters.onnx.providers import (
@@ -68,12 +67,11 @@ def run_on(
     path = Path(options.path)
     try:
         if settings.provider is Provider.TENSORRT:
-            providers = _tensorrt(options, settings, gpu)
+            session = _tensorrt(gpu, options, settings, open_with)
         elif wants_graphs(settings) and (run := _with_graphs(gpu, memory, path, settings, open_with)):
             return run
         else:
-            providers = cuda_request(settings, gpu, has_graphs=False)
-        session = open_with(providers)
+            session = open_with(cuda_request(settings, gpu, has_graphs=False))
         signature = signature_of(session, path)
         if not can_be_bound(signature):
             return signature, CpuRun(session, signature)
@@ -100,30 +98,25 @@ def _with_graphs(
     return None
 
 
-def _tensorrt(options: OnnxOptions, settings: GpuSettings, gpu: Gpu) -> list[ProviderRequest]:
+def _tensorrt(gpu: Gpu, options: OnnxOptions, settings: GpuSettings, open_with: Open) -> ort.InferenceSession:
+    path = Path(options.path)
     signature = None
     if not has_profiles(settings):
         # The shapes must be known before TensorRT sees the model: a session that optimises nothing tells them.
         glance = session_settings(options.cpu, is_capped=False)
         glance.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        signature = signature_of(open_session(Path(options.path), glance, [CPU]), Path(options.path))
-    return tensorrt_request(settings, gpu, signature, _engine_dir(options, settings, gpu))
-
-
-def _engine_dir(options: OnnxOptions, settings: GpuSettings, gpu: Gpu) -> str:
-    """A folder for engines of just this model, software and device; empty when none can be made."""
-    if not options.cache_dir:
-        return ""
+        signature = signature_of(open_session(path, glance, [CPU]), path)
     runtime = f"{ort.__version__} {ort.get_build_info()}"
     facts = engine_facts(options.sha256, runtime, tensorrt_version(), gpu, settings)
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    folder = Path(options.cache_dir, "tensorrt", digest)
+    folder = engine_folder(options.cache_dir, facts) if options.cache_dir else None
+    providers = tensorrt_request(settings, gpu, signature, str(folder) if folder else "")
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        log.warning("TensorRT engines are not kept", extra={"reason": str(error)})
-        return ""
-    return str(folder)
+        return open_with(providers)
+    except ModelUnavailable as error:
+        if folder is None or not emptied(folder):
+            raise
+        log.warning("TensorRT engines are built again", extra={"model": path.name, "reason": str(error)})
+    return open_with(providers)
 
 
 def signature_of(session: Any, path: Path) -> Signature:

@@ -66,7 +66,7 @@ class GraphCache:
                 _touch(path)
                 return path
             log.warning("a cached graph is damaged and is made again", extra={"file": path.name})
-            path.unlink(missing_ok=True)
+            _delete(path)
         return None
 
     def is_known_not_to_pay(self, key: str) -> bool:
@@ -96,7 +96,7 @@ class GraphCache:
 
     def drop(self, path: Path) -> None:
         """The graph at `path` is no good."""
-        path.unlink(missing_ok=True)
+        _delete(path)
 
     def remember_not_to_pay(self, key: str, path: Path) -> None:
         """The graph at `path` loads no faster than its model: do not try again."""
@@ -140,6 +140,13 @@ def _digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("the graph cache cannot be written", extra={"reason": str(error)})
 
 
 def _touch(path: Path) -> None:

@@ -158,3 +158,21 @@ def test_engines_that_cannot_be_kept_are_built_each_time(machine: Machine, tmp_p
     (tmp_path / "file").write_text("")
     machine.run(GpuSettings(Provider.TENSORRT), str(tmp_path / "file"))
     assert "trt_engine_cache_enable" not in machine.asked[0]
+
+
+def test_engines_that_do_not_load_are_built_again_once(machine: Machine, tmp_path: Path) -> None:
+    settings = GpuSettings(Provider.TENSORRT)
+    machine.run(settings, str(tmp_path))
+    engine = Path(machine.asked[0]["trt_engine_cache_path"], "model.engine")
+    engine.write_bytes(b"damaged")
+    machine.refuses = lambda options: "cannot deserialize" if engine.exists() else ""
+    machine.run(settings, str(tmp_path))
+    assert not engine.exists()
+    assert len(machine.asked) == 3
+
+
+def test_a_model_that_tensorrt_refuses_is_not_tried_again(machine: Machine, tmp_path: Path) -> None:
+    machine.refuses = lambda options: "no"
+    with pytest.raises(ModelUnavailable, match="no"):
+        machine.run(GpuSettings(Provider.TENSORRT), str(tmp_path))
+    assert len(machine.asked) == 1
