@@ -2,7 +2,7 @@
 
 What was measured on the CPU (one thread, EPYC, medians, hashing the cached file included):
 - Loading an optimised graph is faster where optimising is most of the work, and not where weights are: 6,000 small
-  nodes 236 → 135 ms, PP-OCRv4 detection 83 → 64 ms, its recognition 139 → 124 ms, MiniLM int8 249 → 255 ms, 64 MB of
+  nodes 236 → 135 ms, PP-OCRv4 recognition 64 → 50 ms, its detection 53 → 47 ms, MiniLM int8 106 → 127 ms, 64 MB of
   weights in 4 layers 24 → 60 ms. So it is tried for loads over `CACHE_FROM_S`, and kept only when it is faster here.
 - The arena never gives memory back: one request of 200,000 rows left 400 MB behind. Without an arena, or shrunk after
   every run, big batches take 12 % longer; small ones do not care. Batches are bounded, so the arena stays, and a
