@@ -29,6 +29,7 @@ def written_plain(document: Document) -> dict[str, Any]:
 def to_yaml(values: Iterable[Endpoint | Deployment]) -> str:
     """YAML documents, separated by `---`."""
     yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False  # in braces, ruamel.yaml leaves `?0` and `:a` bare, and then cannot read them
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel.yaml declares it None
     out = io.StringIO()
     yaml.dump_all([to_plain(value) for value in values], out)

@@ -112,6 +112,16 @@ def test_what_is_written_reads_as_the_same(values: list[Endpoint | Deployment]) 
     assert [document.content for document in from_json] == unique
 
 
+@pytest.mark.parametrize(
+    "word", ["?0", ":a", "- b", "{c", "#d", "yes", "1e3", "", "'", '"\\', "*e", "!f", "g: h", "%i"]
+)
+def test_an_option_s_value_is_read_as_it_was_written_whatever_it_means_to_yaml(word: str) -> None:
+    execution = Execution(options=(("a", word),))
+    value = Deployment("a", "e", ModelRef("file", "/m"), resources=Resources(gpu=1.0), execution=execution)
+    (document,) = read_specs([SpecSource("s.yaml", to_yaml([value]).encode(), "/")])
+    assert document.content == value
+
+
 @settings(max_examples=40, deadline=None)
 @given(endpoints() | deployments)
 def test_the_schema_accepts_what_is_written(value: Endpoint | Deployment) -> None:
