@@ -7,6 +7,9 @@ at the first; a test holds the two together.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from router.domain.endpoint import (
     MIB,
     AuthMode,
@@ -20,6 +23,8 @@ from router.domain.endpoint import (
     Resources,
 )
 from router.domain.names import RESERVED_ENDPOINT_NAMES
+from router.spec.rollout_tables import ROLLOUT
+from router.spec.rollout_values import Translated
 from router.spec.sections import Key, Section
 from router.spec.values import Flag, Model, Name, Number, OneOf, Options, Percents, Size, StickyKey, Whole
 
@@ -191,5 +196,6 @@ DEPLOYMENT = Section(
     later={"scale_settings": "use instance_count"},
 )
 
-KINDS = {"Endpoint": ENDPOINT, "Deployment": DEPLOYMENT}
-KINDS_LATER = ("Rollout",)
+KINDS: Mapping[str, Section | Translated] = MappingProxyType(
+    {"Endpoint": ENDPOINT, "Deployment": DEPLOYMENT, "Rollout": ROLLOUT}
+)
