@@ -26,6 +26,7 @@ class Action(StrEnum):
     CHANGED = "changed"
     UNCHANGED = "unchanged"
     DELETED = "deleted"
+    WAITING = "waiting"  # comes later: something else must be in force first
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from router.events import EventLog
 from router.operations import Operations
 from router.plan import Rules
 from router.ports import ProxyStatus
+from tests.fake_rollouts import MemoryRollouts
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -163,3 +164,4 @@ class Bench:
         self.operations = Operations(
             self.desired, self.store, self.models, self.reconciler, self.events, rules or Rules()
         )
+        self.rollouts = MemoryRollouts(self.desired, self.store, NOON)
