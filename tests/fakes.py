@@ -96,10 +96,16 @@ class ObedientReconciler:
         self.told: list[str] = []
         self.failures: dict[str, str] = {}  # deployment → reason
         self.held: set[str] = set()  # endpoints whose changes do not come into force
+        self.late: set[str] = set()
         self.rejections: dict[str, str] = {}  # endpoint → a proxy's words
 
     def endpoint_changed(self, name: str) -> None:
         self.told.append(name)
+
+    def comes_into_force_later(self, name: str) -> None:
+        """Not at the first look, but at the next."""
+        self.held.add(name)
+        self.late.add(name)
 
     def endpoint_status(self, name: str) -> EndpointStatus:
         state = self._desired.state(name)
@@ -117,6 +123,8 @@ class ObedientReconciler:
         if failed:
             return Failed(f"deployment {failed[0].name!r} failed: {failed[0].reason}")
         if name in self.held:
+            if name in self.late:
+                self.held.discard(name)
             await asyncio.sleep(min(timeout_s, 0.01))
             return Pending("blue: 0 of 1 replicas ready")
         return InForce()

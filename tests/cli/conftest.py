@@ -70,6 +70,7 @@ class Terminal:
             "CROSSFADE_TOKEN": None,
             "CROSSFADE_URL": None,
             "TERMINAL_WIDTH": "200",
+            "COLUMNS": "200",
             **self.env,
         }
         ended = CliRunner().invoke(build(), list(arguments), input=stdin, env=env)
