@@ -38,7 +38,8 @@ def test_status_tells_the_evidence_as_numbers_and_in_a_sentence(terminal: Termin
     begun(terminal, "--strategy", "all_at_once").bench.rollouts.happen("e", UNSURE)
     out = terminal.run("rollout", "status", "e").out
     assert "evidence  inconclusive\n" in out
-    assert "  errors  inconclusive  1/200 against 12/12,000. 0.5% of 200 candidate requests failed" in out
+    assert "\n  errors  inconclusive  1/200 on the candidate, 12/12,000 on stable\n" in out
+    assert "\n    0.5% of 200 candidate requests failed, against stable's 0.1%; needs about 420 more" in out
     assert "about 420 more candidate requests" in " ".join(out.split())
     assert "exposure  as if all the traffic had failed for 0.2 s" in out
     view = terminal.run("rollout", "status", "e", "-o", "json").json
