@@ -15,10 +15,11 @@ from router.admin_ports import (
     Settlement,
 )
 from router.api import shapes
+from router.commits import Done
 from router.domain.endpoint import EndpointState
 from router.domain.traffic import Mirror
 from router.events import Event
-from router.operations import Done, Operations
+from router.operations import Operations
 from router.plan import Change
 from router.ports import ProxyStatus
 from router.spec import to_plain
