@@ -84,6 +84,9 @@ class MemoryStore:
         if rollout.endpoint not in self._states:
             return
         self._rollouts[rollout.id] = (rollout, evidence)
+        of_endpoint = [key for key, (it, _) in self._rollouts.items() if it.endpoint == rollout.endpoint]
+        for forgotten in of_endpoint[:-50]:
+            del self._rollouts[forgotten]
         for what in entries:
             self._entries.setdefault((rollout.id, what.revision), Entry(rollout.id, rollout.endpoint, what))
 

@@ -27,7 +27,15 @@ from router.plan import Rules, plan_scale, plan_traffic
 from router.ports import Meter
 from router.rollout_ports import Comparer, Measures, RolloutStore
 from router.rollouts.clock import Clock
-from router.rollouts.observation import Seen, is_compared, must_be_saved, next_event, report_between, split_asked
+from router.rollouts.observation import (
+    Seen,
+    is_candidate_known,
+    is_compared,
+    must_be_saved,
+    next_event,
+    report_between,
+    split_asked,
+)
 from router.rollouts.telling import Teller
 from router.spec.changes import TrafficChange
 
@@ -68,6 +76,7 @@ class Course:
         self._retry_at: datetime | None = None
         self._trouble = ""
         self._is_report_due = False
+        self._knows_candidate = False
         self._news = asyncio.Event()
         self._lock = asyncio.Lock()
 
@@ -154,7 +163,9 @@ class Course:
     async def _take_what_is_new(self) -> None:
         while (state := self._state()) is not None:
             status = self._surroundings.reconciling.endpoint_status(self._endpoint)
-            event = next_event(self.rollout, state, status, self._surroundings.clock.now())
+            self._knows_candidate = self._knows_candidate or is_candidate_known(self.rollout, status)
+            now = self._surroundings.clock.now()
+            event = next_event(self.rollout, state, status, now, knows_candidate=self._knows_candidate)
             if event is None:
                 return
             before = self.rollout

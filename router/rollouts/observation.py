@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from router.admin_ports import EndpointStatus
+from router.admin_ports import DeploymentCondition, EndpointStatus
 from router.domain.endpoint import EndpointState
 from router.domain.evidence import Answers, Copies, Report
 from router.domain.measurement import Totals
@@ -49,16 +49,29 @@ def split_in_force(status: EndpointStatus) -> Split:
     return Split(status.traffic, status.mirror)
 
 
-def next_event(rollout: Rollout, state: EndpointState, status: EndpointStatus, now: datetime) -> Event | None:
+def is_candidate_known(rollout: Rollout, status: EndpointStatus) -> bool:
+    """Whether its replicas were found, or it is clear that there are none. While they load, it is not.
+
+    A gateway that was started again has nobody ready for a while, which is no loss that a rollout must go back for.
+    """
+    conditions = {deployment.name: deployment.condition for deployment in status.deployments}
+    return conditions.get(rollout.candidate) is not DeploymentCondition.LOADING
+
+
+def next_event(
+    rollout: Rollout, state: EndpointState, status: EndpointStatus, now: datetime, *, knows_candidate: bool = True
+) -> Event | None:
     """What the rollout does not know yet. To be asked again after each event, until there is none.
 
     Traffic is applied when what was asked for is what the rollout asks for, and every Envoy acknowledged just that: an
     acknowledgement of the same split from before does not count, because another one may have been sent since.
+    `knows_candidate`: it was known once (`is_candidate_known`) since the process began.
     """
     if rollout.phase.is_terminal:
         return None
     replicas = ReplicasObserved(_replicas(status, rollout.stable), _replicas(status, rollout.candidate))
-    if (replicas.stable, replicas.candidate) != (rollout.stable_replicas, rollout.candidate_replicas):
+    is_news = (replicas.stable, replicas.candidate) != (rollout.stable_replicas, rollout.candidate_replicas)
+    if is_news and (knows_candidate or not rollout.phase.is_judged):
         return replicas
     is_acknowledged = split_in_force(status) == split_asked(state) == rollout.asked and not status.error
     if is_acknowledged and status.revision == state.revision and rollout.in_force != rollout.asked:
