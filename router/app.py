@@ -123,7 +123,6 @@ class ControlPlane:
                     self,
                     ReplicaLogs(config.replica_log_dir, config.gateway_id),
                     kept_secret(config.admin_token_file),
-                    self.rollouts,
                 ),
                 host=LOOPBACK,
                 port=config.ports.admin,

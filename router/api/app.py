@@ -11,9 +11,7 @@ from router.api.endpoints import endpoint_routes
 from router.api.errors import add_error_replies
 from router.api.gateway import gateway_routes
 from router.api.guards import Guards
-from router.api.rollouts import rollout_routes
 from router.operations import Operations
-from router.rollout_ports import Rollouts
 
 _DESCRIPTION = """The admin API of a Crossfade gateway.
 
@@ -22,9 +20,7 @@ Every call needs `Authorization: Bearer <token>`, except `/api/v1/live`. Errors 
 when the endpoint has moved on, they are refused with 409 and change nothing."""
 
 
-def create_app(
-    operations: Operations, gateway: Gateway, logs: Logs, token: str, rollouts: Rollouts | None = None
-) -> ASGIApp:
+def create_app(operations: Operations, gateway: Gateway, logs: Logs, token: str) -> ASGIApp:
     """The ASGI application. `token` is what callers must show; it may not be empty."""
     if not token:
         raise ValueError("the admin API needs a token")
@@ -40,6 +36,4 @@ def create_app(
     app.include_router(gateway_routes(operations, gateway), prefix="/api")
     app.include_router(endpoint_routes(operations), prefix="/api/v1")
     app.include_router(deployment_routes(operations, logs), prefix="/api/v1")
-    if rollouts is not None:
-        app.include_router(rollout_routes(rollouts), prefix="/api/v1")
     return Guards(app, token)
