@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import uvloop
 
-from adapters.onnx_backend import OnnxBackend, OnnxOptions
+from adapters.onnx.backend import OnnxBackend
+from adapters.onnx.options import OnnxOptions
 from benchmarks.models import tiny_mlp, wide_mlp
 from serving.batcher import Batcher
 from serving.batching import BatchLimits, BatchQueue, Work

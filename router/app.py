@@ -34,6 +34,7 @@ from router.operations import Operations
 from router.plan import Rules
 from router.ports import Runtime
 from router.reconciler import Reconciler
+from router.rollout_ports import Comparer
 from router.rollouts.clock import SystemClock
 from router.rollouts.course import Surroundings
 from router.rollouts.engine import RolloutEngine
@@ -78,13 +79,14 @@ class ControlPlane:
         self.meter = AttemptMeter()
         self.reconciler = Reconciler(self.desired, self.xds, self.store, self.events, config.ray_address)
         commits = Commits(self.desired, self.store, self.reconciler, self.events)
+        self.comparer: Comparer = NothingCompared()
         self.rollouts = RolloutEngine(
             Surroundings(
                 store=self.store,
                 commits=commits,
                 reconciling=self.reconciler,
                 meter=self.meter,
-                comparer=NothingCompared(),
+                comparer=self.comparer,
                 measures=NothingMeasured(),
                 teller=Teller(self.events, NobodyListens()),
                 clock=SystemClock(),
@@ -120,6 +122,8 @@ class ControlPlane:
             uvicorn.Config(
                 create_app(
                     self.operations,
+                    self.rollouts,
+                    self.comparer,
                     self,
                     ReplicaLogs(config.replica_log_dir, config.gateway_id),
                     kept_secret(config.admin_token_file),
@@ -203,6 +207,7 @@ def _runtime(config: GatewayConfig) -> Runtime:
         crossfade_version=VERSION,
         socket_dir=str(config.replica_dir) if config.is_ray_ours else "",
         log_dir=str(config.replica_log_dir) if config.is_ray_ours else "",
+        cache_dir=str(config.replica_cache_dir) if config.is_ray_ours else "",
     )
     return RayRuntime(config.ray_address, placement, ReplicaActor)
 

@@ -17,6 +17,7 @@ from router.domain.errors import CrossfadeError
 
 _CONNECT_TIMEOUT_S = 5.0
 _REPLY_TIMEOUT_S = 120.0  # applying hashes the models first
+_MAX_CALLER_LENGTH = 64
 
 Json = dict[str, Any]
 
@@ -69,12 +70,16 @@ def is_loopback(url: str) -> bool:
 class AdminClient:
     """One connection to one control plane. Raises `Unreachable` and `Refused`."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, by: str = "") -> None:
+        """`by`: who asks, for the audit trail."""
         self._url = url.rstrip("/")
+        headers = {"authorization": f"Bearer {token}"}
+        if by:
+            headers["x-crossfade-by"] = by.encode("ascii", "replace").decode()[:_MAX_CALLER_LENGTH]
         try:
             self._http = httpx.Client(
                 base_url=self._url,
-                headers={"authorization": f"Bearer {token}"},
+                headers=headers,
                 timeout=httpx.Timeout(_REPLY_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
                 trust_env=not is_loopback(url),
             )
@@ -127,6 +132,50 @@ class AdminClient:
         """`{"outcome": "in_force" | "failed" | "pending", "reason": …}`, after at most `timeout_s` (60 at most)."""
         query = {"revision": str(revision), "timeout_s": f"{timeout_s:.3f}"}
         return self._call("GET", f"{_endpoint(name)}/settled", query=query)
+
+    def start_rollout(self, endpoint: str, rollout: Json) -> Json:
+        """`rollout` is a document of kind Rollout; `kind` and `endpoint` may be missing."""
+        return self._call("POST", f"{_endpoint(endpoint)}/rollouts", rollout)
+
+    def rollout(self, endpoint: str) -> Json:
+        """The present or last one."""
+        return self._call("GET", f"{_endpoint(endpoint)}/rollout")
+
+    def rollouts(self, endpoint: str) -> list[Json]:
+        """All that are remembered, the latest first."""
+        rollouts: list[Json] = self._call("GET", f"{_endpoint(endpoint)}/rollouts")["rollouts"]
+        return rollouts
+
+    def rollout_changed(self, endpoint: str, seen: str, timeout_s: float) -> Json:
+        """The latest rollout: at once when its `version` is not `seen`, else after at most `timeout_s` (60 at most)."""
+        query = {"seen": seen, "timeout_s": f"{timeout_s:.3f}"}
+        return self._call("GET", f"{_endpoint(endpoint)}/rollout/changed", query=query)
+
+    def pause_rollout(self, endpoint: str) -> Json:
+        return self._call("POST", f"{_endpoint(endpoint)}/rollout/pause")
+
+    def resume_rollout(self, endpoint: str) -> Json:
+        return self._call("POST", f"{_endpoint(endpoint)}/rollout/resume")
+
+    def promote_rollout(self, endpoint: str, *, is_full: bool = False) -> Json:
+        return self._call("POST", f"{_endpoint(endpoint)}/rollout/promote", {"full": is_full})
+
+    def abort_rollout(self, endpoint: str, reason: str = "") -> Json:
+        return self._call("POST", f"{_endpoint(endpoint)}/rollout/abort", {"reason": reason})
+
+    def undo_rollout(self, endpoint: str) -> Json:
+        """A new rollout, back to where the traffic was."""
+        return self._call("POST", f"{_endpoint(endpoint)}/rollout/undo")
+
+    def rollout_trail(self, endpoint: str, limit: int) -> list[Json]:
+        """The last `limit` entries of the audit trail, oldest first."""
+        entries: list[Json] = self._call("GET", f"{_endpoint(endpoint)}/rollout/trail", query={"limit": str(limit)})[
+            "entries"
+        ]
+        return entries
+
+    def rollout_differences(self, endpoint: str, limit: int) -> Json:
+        return self._call("GET", f"{_endpoint(endpoint)}/rollout/differences", query={"limit": str(limit)})
 
     def follow_events(self, after: int = 0) -> Iterator[Json]:
         """Events with a greater id as they come; ends when the control plane closes the stream."""

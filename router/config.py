@@ -88,6 +88,11 @@ class GatewayConfig:
         return self.log_dir / "replicas"
 
     @property
+    def replica_cache_dir(self) -> Path:
+        """Where replicas keep graphs and engines that were optimised for this machine. It may be deleted any time."""
+        return Path(self.data_dir, "cache")
+
+    @property
     def access_log(self) -> Path:
         return self.log_dir / "access.jsonl"
 

@@ -15,6 +15,7 @@ from typing import Any
 from router.domain.endpoint import AuthMode, DeployedModel, Deployment, Endpoint, EndpointState
 from router.domain.errors import Conflict, Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
+from router.domain.rollout import RolloutSpec
 from router.spec import Document, Problem, SpecProblems, to_plain
 from router.spec.changes import Keep, TrafficChange
 from router.spec.problems import did_you_mean
@@ -25,6 +26,7 @@ class Action(StrEnum):
     CHANGED = "changed"
     UNCHANGED = "unchanged"
     DELETED = "deleted"
+    WAITING = "waiting"  # comes later: something else must be in force first
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +125,17 @@ def _misfits(
         for document in group:
             hint = did_you_mean(document.endpoint_name, states) if states else "add a document of kind Endpoint"
             yield document.problem("endpoint", f"endpoint {document.endpoint_name!r} does not exist", hint)
+    deployments = {document.content.name for document in group if isinstance(document.content, Deployment)}
+    deployments |= state.deployments.keys() if state else set()
+    for document in group:
+        spec = document.content
+        if isinstance(spec, RolloutSpec) and (state or endpoint) and spec.candidate not in deployments:
+            message = f"endpoint {spec.endpoint!r} has no deployment {spec.candidate!r}"
+            yield document.problem("to", message, did_you_mean(spec.candidate, deployments))
     if endpoint is None:
         return
     spec = endpoint.content
     assert isinstance(spec, Endpoint)
-    deployments = {document.content.name for document in group if isinstance(document.content, Deployment)}
-    deployments |= state.deployments.keys() if state else set()
     named = [("traffic", name) for name in sorted(spec.traffic.deployments)]
     named += [("mirror_traffic", spec.mirror.deployment)] if spec.mirror else []
     for key, name in named:
@@ -182,8 +189,9 @@ def _broken_rules(planned: EndpointState, group: Sequence[Document], rules: Rule
     document = _endpoint_document(group)
     if document is not None and (broken := rules.broken_by(planned.endpoint)):
         yield document.problem(broken.key, broken.message, broken.hint)
+    deployments = {doc.content.name: doc for doc in group if isinstance(doc.content, Deployment)}
     for name in _stopped_with_traffic(planned):
-        about = next((document for document in group if document.content.name == name), document)
+        about = deployments.get(name, document)
         assert about is not None  # the traffic or the count comes from one of these documents
         yield about.problem("instance_count", *_stopped_words(planned, name))
 
@@ -204,14 +212,14 @@ def _stopped_words(state: EndpointState, name: str) -> tuple[str, str]:
 
 
 def _difference(old: EndpointState | None, new: EndpointState, group: Sequence[Document]) -> list[Change]:
-    """What happens to every object that the documents describe."""
+    """What happens to every endpoint and deployment that the documents describe; a rollout changes neither."""
     changes = []
     for document in group:
         spec = document.content
         if isinstance(spec, Endpoint):
             before = old.endpoint if old else None
             changes.append(_change(_shown(before), _shown(new.endpoint), spec.name))
-        else:
+        elif isinstance(spec, Deployment):
             deployed = old.deployments.get(spec.name) if old else None
             changes.append(_change(_shown(deployed), _shown(new.deployments[spec.name]), spec.endpoint, spec.name))
     return changes

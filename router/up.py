@@ -131,6 +131,7 @@ class _Gateway:
                 except StartFailed as error:
                     # One endpoint that is not ready must not take the others down.
                     self._say(f"  ! {error}; `crossfade status` says what is missing")
+            await self._start_rollouts(admin)
             self._welcome(config, endpoints)
             await self._follow(admin)
 
@@ -181,13 +182,28 @@ class _Gateway:
                 return _endpoint_words(endpoint)
             await asyncio.sleep(_POLL_S)
 
-    async def _apply(self, admin: httpx.AsyncClient, documents: list[dict[str, Any]]) -> None:
-        """Applying is idempotent, so a control plane that dies meanwhile is simply asked again."""
+    async def _start_rollouts(self, admin: httpx.AsyncClient) -> None:
+        """Those of the specs: they waited for their endpoints, so they are applied once more."""
+        rollouts = [document for document in self._wanted.documents if document["kind"] == "Rollout"]
+        if not rollouts:
+            return
+        try:
+            changes = await self._apply(admin, rollouts)
+        except StartFailed as error:
+            self._say(f"  ! {error}")
+            return
+        for change in changes:
+            verb = {"created": "has started", "unchanged": "is under way or done"}.get(change["action"], "waits")
+            self._say(f"  ✓ rollout of {change['endpoint']} to {change['name']} {verb}")
+
+    async def _apply(self, admin: httpx.AsyncClient, documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The changes. Applying is idempotent, so a control plane that dies meanwhile is simply asked again."""
         while True:
             with contextlib.suppress(httpx.TransportError):
                 answer = await admin.post("/api/v1/apply", json={"documents": documents}, timeout=_APPLY_TIMEOUT_S)
                 if answer.status_code == 200:
-                    return
+                    changes: list[dict[str, Any]] = answer.json()["changes"]
+                    return changes
                 raise StartFailed(f"the specs were refused: {_error_words(answer)}")
             await asyncio.sleep(_POLL_S)
 

@@ -7,16 +7,20 @@ The replica runs on an event loop and thread of its own, so that nothing Ray doe
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import os
 import secrets
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import uvloop
 
-from adapters.onnx_backend import OnnxBackend, OnnxOptions
+from adapters.onnx.backend import OnnxBackend
+from adapters.onnx.options import options_for
 from adapters.ray.directory import RayAnnouncer
 from router.domain.endpoint import DeployedModel
 from serving.model import Model, ModelSettings
@@ -34,7 +38,8 @@ class ReplicaActor:
         self._thread = threading.Thread(target=self._loop.run_forever, name="scoring", daemon=True)
         self._thread.start()
         # Serve retries a constructor in the same process, so the id is made here and not taken from the process.
-        self._service = ReplicaService(secrets.token_hex(6), config, RayAnnouncer(config.gateway_id), load_model)
+        load = partial(load_model, config.cache_dir or _local_cache_dir())
+        self._service = ReplicaService(secrets.token_hex(6), config, RayAnnouncer(config.gateway_id), load)
         try:
             self._on_loop(self._service.start()).result()
         except BaseException:
@@ -77,10 +82,16 @@ def _log_to_serve() -> None:
         logger.propagate = False
 
 
-async def load_model(deployed: DeployedModel) -> Model:
+def _local_cache_dir() -> str:
+    """Where a replica on another host keeps what it prepared for that host: the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(home, "crossfade")
+
+
+async def load_model(cache_dir: str, deployed: DeployedModel) -> Model:
     """Load and warm the model of a deployment on this machine. Raises `ModelUnavailable`."""
     spec = deployed.spec
-    options = OnnxOptions(deployed.model.path, deployed.model.sha256, spec.resources.cpu, spec.resources.gpu)
+    instances = itertools.count()
     model = Model(
         ModelSettings(
             name=spec.endpoint,
@@ -89,5 +100,5 @@ async def load_model(deployed: DeployedModel) -> Model:
             max_waiting=spec.request_settings.max_concurrent_requests_per_instance,
         )
     )
-    await model.load(lambda: OnnxBackend(options))
+    await model.load(lambda: OnnxBackend(options_for(deployed, cache_dir, next(instances))))
     return model

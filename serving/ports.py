@@ -20,6 +20,10 @@ class Backend(Protocol):
     @property
     def signature(self) -> Signature: ...
 
+    @property
+    def parallelism(self) -> int:
+        """How many calls of `run` may overlap, each from a thread of its own, and gain by it."""
+
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """Score one batch.
 

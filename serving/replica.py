@@ -31,7 +31,7 @@ class ReplicaConfig:
     """What a replica needs to know.
 
     `socket_dir`: listen on a unix socket in that folder (Envoy is on this host); when empty, listen on a free port of
-    this node's private address.
+    this node's private address. `cache_dir`: where to keep what is prepared for this machine; empty: the user's.
     """
 
     gateway_id: str
@@ -39,6 +39,7 @@ class ReplicaConfig:
     token: str = field(repr=False)
     crossfade_version: str
     socket_dir: str = ""
+    cache_dir: str = ""
 
 
 class Announcer(Protocol):

@@ -33,6 +33,7 @@ from router.operations import Operations
 from router.plan import Rules
 from router.ports import ProxyStatus
 from router.rollout_ports import Entry
+from tests.fake_rollouts import MemoryRollouts
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -119,10 +120,16 @@ class ObedientReconciler:
         self.told: list[str] = []
         self.failures: dict[str, str] = {}  # deployment → reason
         self.held: set[str] = set()  # endpoints whose changes do not come into force
+        self.late: set[str] = set()
         self.rejections: dict[str, str] = {}  # endpoint → a proxy's words
 
     def endpoint_changed(self, name: str) -> None:
         self.told.append(name)
+
+    def comes_into_force_later(self, name: str) -> None:
+        """Not at the first look, but at the next."""
+        self.held.add(name)
+        self.late.add(name)
 
     def endpoint_status(self, name: str) -> EndpointStatus:
         state = self._desired.state(name)
@@ -143,6 +150,8 @@ class ObedientReconciler:
         if failed:
             return Failed(f"deployment {failed[0].name!r} failed: {failed[0].reason}")
         if name in self.held:
+            if name in self.late:
+                self.held.discard(name)
             await asyncio.sleep(min(timeout_s, 0.01))
             return Pending("blue: 0 of 1 replicas ready")
         return InForce()
@@ -200,5 +209,6 @@ class Bench:
         self.reconciler = ObedientReconciler(self.desired)
         self.events = EventLog(lambda: NOON)
         self.commits = Commits(self.desired, self.store, self.reconciler, self.events)
-        self.rollouts = WayMaker()
-        self.operations = Operations(self.commits, self.models, self.reconciler, self.rollouts, rules or Rules())
+        self.way = WayMaker()
+        self.operations = Operations(self.commits, self.models, self.reconciler, self.way, rules or Rules())
+        self.rollouts = MemoryRollouts(self.desired, self.store, NOON)

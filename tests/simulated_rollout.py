@@ -130,8 +130,7 @@ def _report(chance: random.Random, world: World, rollout: Rollout) -> Report:
     mirrored = binomial(chance, requests, rollout.mirror_percent / 100 * world.misrouted)
     live = binomial(chance, requests, rollout.weight_percent / 100 * world.misrouted)
     candidate = _totals(chance, world, mirrored + live, world.candidate_errors, world.candidate_ms)
-    shielded = candidate.errors if live and world.policy.shield else 0
-    stable = _totals(chance, world, requests - live + shielded, world.stable_errors, world.stable_ms)
+    stable = _totals(chance, world, requests - live, world.stable_errors, world.stable_ms)
     return Report(stable, candidate)
 
 

@@ -53,6 +53,7 @@ class ReplicaPlacement:
     crossfade_version: str
     socket_dir: str
     log_dir: str  # where Ray Serve writes the replicas' logs; empty: where Ray keeps its own
+    cache_dir: str  # see `ReplicaConfig`
 
 
 class RayRuntime:
@@ -130,6 +131,7 @@ class RayRuntime:
             token=placement.token,
             crossfade_version=placement.crossfade_version,
             socket_dir=placement.socket_dir,
+            cache_dir=placement.cache_dir,
         )
         actor_options: dict[str, Any] = {"num_cpus": spec.resources.cpu, "num_gpus": spec.resources.gpu}
         if spec.resources.memory_bytes:

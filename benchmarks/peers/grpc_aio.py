@@ -17,7 +17,8 @@ import numpy as np
 import uvloop
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from adapters.onnx_backend import OnnxBackend, OnnxOptions
+from adapters.onnx.backend import OnnxBackend
+from adapters.onnx.options import OnnxOptions
 from serving.errors import STATUS, ScoringError
 from serving.messages import InferReply, InferRequest
 from serving.model import Model, ModelSettings

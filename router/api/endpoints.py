@@ -9,7 +9,9 @@ from fastapi import APIRouter, Body, Query, Response
 from router.api import shapes
 from router.api.preconditions import ExpectedRevision, set_etag
 from router.api.views import done_view, endpoint_view, every_endpoint, settlement_view
+from router.applying import latest_of
 from router.operations import Operations
+from router.rollout_ports import Rollouts
 from router.spec.changes import read_traffic_change
 
 _CHANGE = Body(
@@ -18,20 +20,20 @@ _CHANGE = Body(
 )
 
 
-def endpoint_routes(operations: Operations) -> APIRouter:
+def endpoint_routes(operations: Operations, rollouts: Rollouts) -> APIRouter:
     routes = APIRouter(tags=["endpoints"])
 
     @routes.get("/endpoints")
     async def endpoints() -> shapes.EndpointsView:
         """Every endpoint with its deployments."""
-        return shapes.EndpointsView(endpoints=every_endpoint(operations))
+        return shapes.EndpointsView(endpoints=every_endpoint(operations, rollouts))
 
     @routes.get("/endpoints/{name}")
     async def endpoint(name: str, response: Response) -> shapes.EndpointView:
         """One endpoint: what was asked for, and what is in force. The ETag is its revision."""
         state = operations.desired.state(name)
         set_etag(response, state.revision)
-        return endpoint_view(state, operations.status(name))
+        return endpoint_view(state, operations.status(name), latest_of(rollouts, name))
 
     @routes.patch("/endpoints/{name}")
     async def change_traffic(

@@ -10,9 +10,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from router.api.views import endpoint_view
+from router.applying import latest_of
 from router.domain.errors import Conflict, CrossfadeError, Invalid, ModelUnavailable, NotFound, StoreFailed
 from router.operations import Operations
 from router.plan import RevisionConflict
+from router.rollout_ports import Rollouts
 from router.spec import Problem, SpecProblems
 from router.spec.problems import did_you_mean
 
@@ -36,12 +38,12 @@ class BadPrecondition(CrossfadeError):
 _STATUS[BadPrecondition] = (400, "bad_precondition")
 
 
-def add_error_replies(app: FastAPI, operations: Operations) -> None:
+def add_error_replies(app: FastAPI, operations: Operations, rollouts: Rollouts) -> None:
     """Every error of this application leaves it as `{"error": {"code", "message", …}}`."""
 
     async def known(_request: Request, error: Exception) -> JSONResponse:
         status, code = next(_STATUS[base] for base in type(error).__mro__ if base in _STATUS)
-        return _reply(status, code, _message(error), **_facts(error, operations))
+        return _reply(status, code, _message(error), **_facts(error, operations, rollouts))
 
     async def unexpected(_request: Request, _error: Exception) -> JSONResponse:
         """The server logs the traceback: Starlette raises the error again after this reply."""
@@ -76,7 +78,7 @@ def _message(error: Exception) -> str:
     return str(error)
 
 
-def _facts(error: Exception, operations: Operations) -> dict[str, Any]:
+def _facts(error: Exception, operations: Operations, rollouts: Rollouts) -> dict[str, Any]:
     """What a caller can act on, beside the message."""
     match error:
         case SpecProblems():
@@ -87,7 +89,8 @@ def _facts(error: Exception, operations: Operations) -> dict[str, Any]:
             return {"hint": did_you_mean(error.name, error.known), "known": list(error.known)}
         case RevisionConflict() if error.endpoint in operations.desired.states:
             state = operations.desired.states[error.endpoint]
-            return {"current": endpoint_view(state, operations.status(error.endpoint)).model_dump(mode="json")}
+            view = endpoint_view(state, operations.status(error.endpoint), latest_of(rollouts, error.endpoint))
+            return {"current": view.model_dump(mode="json")}
     return {}
 
 

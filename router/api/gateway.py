@@ -12,12 +12,15 @@ from fastapi.responses import StreamingResponse
 
 from router.admin_ports import Gateway
 from router.api import shapes
+from router.api.caller import Caller
 from router.api.views import done_view, event_view, every_endpoint, status_view
+from router.applying import apply_documents
 from router.operations import Operations
+from router.rollout_ports import Rollouts
 from router.spec import json_schema, read_documents
 
 
-def gateway_routes(operations: Operations, gateway: Gateway) -> APIRouter:
+def gateway_routes(operations: Operations, gateway: Gateway, rollouts: Rollouts) -> APIRouter:
     routes = APIRouter(tags=["gateway"])
 
     @routes.get("/v1/live")
@@ -28,7 +31,7 @@ def gateway_routes(operations: Operations, gateway: Gateway) -> APIRouter:
     @routes.get("/v1/status")
     async def status() -> shapes.StatusView:
         """Version, addresses, proxies, Ray, and every endpoint with its state."""
-        return status_view(gateway.info(), every_endpoint(operations), datetime.now(UTC))
+        return status_view(gateway.info(), every_endpoint(operations, rollouts), datetime.now(UTC))
 
     @routes.get("/v1/schema")
     async def schema() -> dict[str, Any]:
@@ -36,11 +39,17 @@ def gateway_routes(operations: Operations, gateway: Gateway) -> APIRouter:
         return json_schema()
 
     @routes.post("/v1/apply")
-    async def apply(request: shapes.ApplyRequest) -> shapes.DoneView:
-        """Make spec documents true, all or nothing. Idempotent."""
+    async def apply(request: shapes.ApplyRequest, by: Caller) -> shapes.DoneView:
+        """Make spec documents true, all or nothing. Idempotent.
+
+        A rollout starts once everything else that its endpoint needs is in force. Until then its change is `waiting`:
+        apply the same documents again when /settled says so.
+        """
         documents = await asyncio.to_thread(read_documents, request.documents)
-        done = await operations.apply(documents, is_dry_run=request.dry_run, expected=request.revisions)
-        return done_view(done, is_dry_run=request.dry_run)
+        done, started = await apply_documents(
+            operations, rollouts, documents, by, is_dry_run=request.dry_run, expected=request.revisions
+        )
+        return done_view(done, is_dry_run=request.dry_run, rollouts=started)
 
     @routes.get(
         "/v1/events",

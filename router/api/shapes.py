@@ -5,14 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from router.admin_ports import DeploymentCondition
+from router.api.rollout_shapes import RolloutLineView
+from router.api.shape import Shape
 from router.plan import Action
-
-
-class Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ApplyRequest(Shape):
@@ -34,7 +32,7 @@ class FieldChangeView(Shape):
 
 
 class ChangeView(Shape):
-    kind: Literal["endpoint", "deployment"]
+    kind: Literal["endpoint", "deployment", "rollout"]
     endpoint: str
     name: str
     action: Action
@@ -84,6 +82,7 @@ class EndpointView(Shape):
     in_force: InForceView = Field(description="What the proxies have acknowledged.")
     error: str = Field(description="The last refusal by a proxy, in its words; empty when there is none.")
     deployments: list[DeploymentView]
+    rollout: RolloutLineView | None = Field(description="The one that is under way, or that still keeps the old one.")
 
 
 class EndpointsView(Shape):

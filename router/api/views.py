@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from router.admin_ports import (
@@ -15,17 +16,22 @@ from router.admin_ports import (
     Settlement,
 )
 from router.api import shapes
+from router.api.rollout_views import line_view
+from router.applying import RolloutChange, latest_of
 from router.commits import Done
 from router.domain.endpoint import EndpointState
+from router.domain.rollout import Rollout
 from router.domain.traffic import Mirror
 from router.events import Event
 from router.operations import Operations
 from router.plan import Change
 from router.ports import ProxyStatus
+from router.rollout_ports import Rollouts
 from router.spec import to_plain
 
 
-def endpoint_view(state: EndpointState, status: EndpointStatus) -> shapes.EndpointView:
+def endpoint_view(state: EndpointState, status: EndpointStatus, rollout: Rollout | None = None) -> shapes.EndpointView:
+    """`rollout`: the endpoint's latest."""
     endpoint = state.endpoint
     return shapes.EndpointView(
         name=endpoint.name,
@@ -41,6 +47,7 @@ def endpoint_view(state: EndpointState, status: EndpointStatus) -> shapes.Endpoi
         ),
         error=status.error,
         deployments=[deployment_view(state, status, name) for name in sorted(state.deployments)],
+        rollout=line_view(rollout),
     )
 
 
@@ -83,13 +90,19 @@ def summary(state: EndpointState, status: EndpointStatus) -> str:
     return "idle" if state.endpoint.traffic.is_empty else "ready"
 
 
-def every_endpoint(operations: Operations) -> list[shapes.EndpointView]:
+def every_endpoint(operations: Operations, rollouts: Rollouts) -> list[shapes.EndpointView]:
     states = operations.desired.states
-    return [endpoint_view(states[name], operations.status(name)) for name in sorted(states)]
+    return [endpoint_view(states[name], operations.status(name), latest_of(rollouts, name)) for name in sorted(states)]
 
 
-def done_view(done: Done, *, is_dry_run: bool = False) -> shapes.DoneView:
+def done_view(done: Done, *, is_dry_run: bool = False, rollouts: Iterable[RolloutChange] = ()) -> shapes.DoneView:
     changes = [_change_view(change) for change in done.changes]
+    changes += [
+        shapes.ChangeView(
+            kind="rollout", endpoint=change.endpoint, name=change.candidate, action=change.action, fields=[]
+        )
+        for change in rollouts
+    ]
     return shapes.DoneView(dry_run=is_dry_run, changes=changes, revisions=dict(done.revisions))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli import apply, deployment, doctor, endpoint, invoke, schema, status, up
+from router.cli import apply, deployment, doctor, endpoint, invoke, rollout, schema, status, up
 
 _HELP = """Serve models, and crossfade live traffic from one version to the next.
 
@@ -15,6 +15,7 @@ _HELP = """Serve models, and crossfade live traffic from one version to the next
   crossfade up -f deploy/examples/filetype.yaml     start a gateway
   crossfade status                                  see what runs
   crossfade endpoint update filetype --traffic "blue=90 green=10"
+  crossfade rollout start filetype --to green       move by evidence, and back by itself
 
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage or invalid spec, 3 rolled back or aborted,
@@ -28,13 +29,16 @@ def build() -> typer.Typer:
     app.callback()(_root)
     endpoints = _group("Endpoints: the stable names that clients call.")
     deployments = _group("Deployments: the model versions behind an endpoint.")
+    rollouts = _group("Rollouts: traffic that moves to another deployment by itself, and back when it must.")
     up.register(app)
     apply.register(app)
     app.add_typer(endpoints, name="endpoint")
     app.add_typer(deployments, name="deployment")
+    app.add_typer(rollouts, name="rollout")
     endpoint.register(endpoints)
     invoke.register(endpoints)
     deployment.register(deployments)
+    rollout.register(rollouts)
     status.register(app)
     doctor.register(app)
     schema.register(app)

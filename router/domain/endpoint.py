@@ -25,6 +25,15 @@ class Backend(StrEnum):
     ONNX = "onnx"
 
 
+class Provider(StrEnum):
+    """What computes a model. `AUTO` follows the resources: a GPU when there is one, else the CPU."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+
+
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What one replica may use. `cpu` in cores, `gpu` in devices (fractions allowed), `memory_bytes` 0 = unlimited."""
@@ -77,6 +86,29 @@ class RequestSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Execution:
+    """How a replica runs its model.
+
+    `options` go to the provider as they are, sorted by name. `threads` for one instance, 0 = its share of the replica's
+    cores. `is_spinning`: idle threads wait for work at full speed instead of sleeping.
+    """
+
+    provider: Provider = Provider.AUTO
+    options: tuple[tuple[str, str], ...] = ()
+    instances_per_replica: int = 1
+    threads: int = 0
+    is_spinning: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.instances_per_replica <= 64:
+            raise Invalid("execution.instances_per_replica", "is out of range", "use 1 to 64")
+        if not 0 <= self.threads <= 1024:
+            raise Invalid("execution.threads", f"{self.threads} is out of range", "use 1 to 1024, or 0 for its share")
+        if list(self.options) != sorted(dict(self.options).items()):
+            raise Invalid("execution.options", "are not sorted by name, or one comes twice", "name every option once")
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """One model version running behind an Endpoint."""
 
@@ -87,6 +119,7 @@ class Deployment:
     backend: Backend = Backend.ONNX
     instance_count: int = 1
     resources: Resources = field(default_factory=Resources)
+    execution: Execution = field(default_factory=Execution)
     batching: Batching = field(default_factory=Batching)
     request_settings: RequestSettings = field(default_factory=RequestSettings)
 
@@ -97,6 +130,48 @@ class Deployment:
             checked_name("model_version", self.model_version)
         if not 0 <= self.instance_count <= 1000:
             raise Invalid("instance_count", f"{self.instance_count} is out of range", "use 0 to 1000")
+        self._check_execution()
+
+    @property
+    def provider(self) -> Provider:
+        """`CPU`, `CUDA` or `TENSORRT`, never `AUTO`."""
+        if self.execution.provider is not Provider.AUTO:
+            return self.execution.provider
+        return Provider.CUDA if self.resources.gpu > 0 else Provider.CPU
+
+    @property
+    def threads_per_instance(self) -> int:
+        return self.execution.threads or max(1, int(self.resources.cpu / self.execution.instances_per_replica))
+
+    def _check_execution(self) -> None:
+        """Settings that are fine alone and contradict each other."""
+        provider, resources, instances = self.provider, self.resources, self.execution.instances_per_replica
+        if provider is Provider.CPU and resources.gpu > 0:
+            raise Invalid(
+                "execution.provider",
+                f"'cpu' would leave the GPU unused that resources.gpu: {resources.gpu:g} reserves",
+                "set resources.gpu to 0, or the provider to cuda",
+            )
+        if provider is not Provider.CPU and resources.gpu == 0:
+            raise Invalid(
+                "execution.provider",
+                f"'{provider}' needs a GPU, and resources.gpu is 0",
+                "set resources: {gpu: 1}, or a fraction to share one",
+            )
+        if resources.gpu > instances:
+            raise Invalid(
+                "resources.gpu",
+                f"{resources.gpu:g} GPUs are more than {instances} instances in a replica can use",
+                "an instance uses one GPU: set execution.instances_per_replica to as many, or use instance_count",
+            )
+        if provider is Provider.CPU and self.execution.options:
+            raise Invalid("execution.options", "the provider cpu has none", "use threads and spinning, or remove them")
+        if self.execution.is_spinning and resources.cpu != int(resources.cpu):
+            raise Invalid(
+                "execution.spinning",
+                f"would take a whole core for {resources.cpu:g} of one",
+                "set resources.cpu to a whole number, or spinning to false",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +216,7 @@ class DeployedModel:
             self.model_version,
             spec.backend,
             spec.resources,
+            spec.execution,
             spec.batching.max_batch_size,  # not the latency objective: no replica acts on it
             spec.request_settings,
         )

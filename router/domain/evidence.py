@@ -294,14 +294,12 @@ class Evidence:
         return after._split_seen(errors, policy)
 
     def _split_seen(self, errors: Contrast, policy: Policy) -> Evidence:
-        """Bet on the sample ratio. What the shield sent on to stable was meant for the candidate.
+        """Bet on the sample ratio. (What the shield sends on to stable does not count as stable's.)
 
         Too little is measured as what is missing to twice the share, so that a small share makes as good a game.
         """
         share = expected_share(self.epoch)
-        is_retried = policy.shield and self.epoch.weight_percent
-        stable = errors.stable.of - (errors.candidate.hits if is_retried else 0)
-        total = errors.candidate.of + max(0, stable)
+        total = errors.candidate.of + errors.stable.of
         if not total or not share or self.is_blind_to_copies:
             return self
         seen = errors.candidate.of / total

@@ -60,10 +60,10 @@ class Latencies:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a deployment was asked by weight and did, as the data plane counted it.
+    """What a deployment was asked by chance (by weight, or by copy) and did, as the data plane counted it.
 
-    `requests`: attempts that were sent to the deployment and have ended, those that a shield hid included. Requests
-    that were pinned or mirrored to it, or that it answered in a failed candidate's place, are no fair sample: not in.
+    `requests`: attempts that were sent to the deployment and have ended, copies included, and those that a shield hid.
+    Requests that were pinned to it, or that it answered in a failed candidate's place, are no fair sample: not in.
     `errors`: those among them that failed by its doing: a 5xx, 424 or 429, a gRPC status that blames the server, a
     reset or refused connection, a timeout. A caller's own mistakes (other 4xx) are requests, and no errors. Neither is
     an attempt that the client broke off, or that the deployment had not begun and said so.

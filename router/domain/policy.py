@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from router.domain.errors import Invalid
 from router.domain.names import checked_name
+from router.domain.sources import Source, checked_url
+
+MAX_METRICS = 20
+MAX_NOTIFIED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +38,25 @@ class AtLeast:
 class CustomMetric:
     """A metric of the user's own. It fails when `failures` measurements in a row break the rule.
 
-    Where the values come from (a query, a command, a webhook) is the business of whoever measures.
+    A value is taken from `source` every `every_s` seconds; one that takes longer than `timeout_s` is an error.
     """
 
     name: str
     rule: AtMost | AtLeast
+    source: Source
     failures: int = 3
+    every_s: float = 10.0
+    timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
         checked_name("analysis.metrics.name", self.name)
-        if not 1 <= self.failures <= 1000:
-            raise Invalid("analysis.metrics.failures", f"{self.failures} is out of range", "use 1 to 1000")
+        for key, value, low, high in (
+            ("failures", self.failures, 1, 1000),
+            ("every", self.every_s, 1.0, 3600.0),
+            ("timeout", self.timeout_s, 0.1, 60.0),
+        ):
+            if not low <= value <= high:
+                raise Invalid(f"analysis.metrics.{key}", f"{value:g} is out of range", f"use {low:g} to {high:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +64,7 @@ class Policy:
     """The rules of one rollout; every default suits an endpoint that nobody has thought about yet.
 
     Rates and margins are fractions (0.005 is half a percent), durations are seconds. An error names the key as a spec
-    has it: `keep_old` and `shield` stand beside the steps, the rest under `analysis`.
+    has it: `keep_old`, `shield` and `notify` stand beside the steps, the rest under `analysis`.
     """
 
     alpha: float = 0.01  # how often a healthy candidate may be rolled back; split over the metrics
@@ -69,6 +81,7 @@ class Policy:
     shield: bool = True  # stable answers what fails on the candidate
     keep_old_s: float = 600.0  # after success the old deployment stays at full size for so long
     metrics: tuple[CustomMetric, ...] = ()
+    notify: tuple[str, ...] = ()  # URLs that are told of every announcement
 
     def __post_init__(self) -> None:
         for key, value, low, high in (
@@ -90,3 +103,9 @@ class Policy:
         names = [metric.name for metric in self.metrics]
         if len(names) != len(set(names)):
             raise Invalid("analysis.metrics", "two metrics have the same name", "give each its own")
+        if len(names) > MAX_METRICS:
+            raise Invalid("analysis.metrics", f"{len(names)} are too many", f"use at most {MAX_METRICS}")
+        if len(self.notify) > MAX_NOTIFIED:
+            raise Invalid("notify", f"{len(self.notify)} are too many", f"use at most {MAX_NOTIFIED}")
+        for url in self.notify:
+            checked_url("notify", url)

@@ -18,6 +18,7 @@ from router.domain.analysis import judge
 from router.domain.endpoint import EndpointState
 from router.domain.errors import CrossfadeError, StoreFailed
 from router.domain.evidence import Evidence
+from router.domain.policy import CustomMetric
 from router.domain.rollout import Announce, ApplyTraffic, Command, Event, Rollout, Scale, Ticked, VerdictReached
 from router.domain.rollout_commands import commands_of, wake_at
 from router.domain.rollout_transitions import advance
@@ -40,7 +41,6 @@ from router.rollouts.telling import Teller
 from router.spec.changes import TrafficChange
 
 _EVIDENCE_SAVED_EVERY = timedelta(seconds=1)
-_MEASURED_EVERY = timedelta(seconds=5)
 _RETRY_AFTER = timedelta(seconds=1)
 _SHIELD_MARGIN = timedelta(seconds=1)
 
@@ -101,13 +101,14 @@ class Course:
     async def conduct(self) -> None:
         """Until the rollout has ended, or its endpoint is gone."""
         async with asyncio.TaskGroup() as tasks:
-            measuring = tasks.create_task(self._measure())
+            measuring = [tasks.create_task(self._measure(metric)) for metric in self.rollout.policy.metrics]
             while self._is_present and not self.rollout.phase.is_terminal:
                 self._news.clear()
                 await self.look()
                 if not self.rollout.phase.is_terminal:
                     await self._surroundings.clock.wait(self._news, self._next_moment())
-            measuring.cancel()
+            for measurement in measuring:
+                measurement.cancel()
         self._surroundings.comparer.stop(self._endpoint)
         await self._lower_shield(self._surroundings.clock.now())
 
@@ -173,17 +174,16 @@ class Course:
             if isinstance(event, Ticked) and self.rollout == before:
                 return
 
-    async def _measure(self) -> None:
-        """Sample the user's own metrics. A sample that was begun at another weight says nothing about this one."""
-        clock, metrics = self._surroundings.clock, self.rollout.policy.metrics
-        never = asyncio.Event()
-        while metrics:
-            for metric in metrics if self.rollout.phase.is_judged else ():
+    async def _measure(self, metric: CustomMetric) -> None:
+        """Sample a metric of the user's own. What was begun at another weight says nothing about this one."""
+        clock, never = self._surroundings.clock, asyncio.Event()
+        while True:
+            due = clock.now() + timedelta(seconds=metric.every_s)
+            if self.rollout.phase.is_judged:
                 epoch = self.evidence.epoch.number
                 measurement = await self._surroundings.measures.measure(self.rollout, metric)
                 if self.evidence.epoch.number == epoch:
                     self.evidence = self.evidence.measured(measurement, self.rollout.policy)
-            due = clock.now() + _MEASURED_EVERY
             while clock.now() < due:
                 await clock.wait(never, due)
 

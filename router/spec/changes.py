@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Literal
 
+from router.domain.rollout import RolloutSpec
 from router.domain.traffic import Mirror, Traffic
+from router.spec.documents import read_documents
 from router.spec.nodes import from_plain
 from router.spec.problems import SpecProblems
 from router.spec.reading import WRONG, At, Report
@@ -50,6 +52,17 @@ def read_scale(value: Any) -> Scale:
     """From `{"instance_count": …}`. Raises `SpecProblems`."""
     scale: Scale = _read(_SCALE, value, required="instance_count")
     return scale
+
+
+def read_rollout(endpoint: str, value: Any) -> RolloutSpec:
+    """From a document of kind Rollout in which `kind` and `endpoint` may be missing. Raises `SpecProblems`."""
+    document = {"kind": "Rollout", "endpoint": endpoint, **value} if isinstance(value, dict) else value
+    (read,) = read_documents([document])
+    if not isinstance(read.content, RolloutSpec):
+        raise SpecProblems([read.problem("kind", "is not Rollout", "write kind: Rollout, or leave it out")])
+    if read.content.endpoint != endpoint:
+        raise SpecProblems([read.problem("endpoint", f"is not {endpoint!r}", "leave it out")])
+    return read.content
 
 
 def _read(section: Section, value: Any, required: str = "") -> Any:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.domain.endpoint import Deployment, Endpoint
+from router.domain.rollout import RolloutSpec
 from router.spec.nodes import MapNode, Node, ScalarNode, describe, documents_of, from_plain
 from router.spec.problems import Mark, Problem, SpecProblems, did_you_mean
-from router.spec.reading import NOT_YET, WRONG, At, Report
-from router.spec.tables import KINDS, KINDS_LATER
+from router.spec.reading import WRONG, At, Report
+from router.spec.tables import KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Document:
     """One object of the input. `given`: the top-level keys that were written (what is left out may mean "as it is")."""
 
     index: int
-    content: Endpoint | Deployment
+    content: Endpoint | Deployment | RolloutSpec
     given: frozenset[str]
     mark: Mark | None
     marks: Mapping[str, Mark]
@@ -90,11 +91,8 @@ def _document(node: Node, at: At) -> Document | None:
         return None
     kind = kinds[0].value if isinstance(kinds[0], ScalarNode) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        if isinstance(kind, str) and kind in KINDS_LATER:
-            at.key("kind").wrong(kinds[0], f"{kind} {NOT_YET}", f"one of {known}")
-        else:
-            hint = did_you_mean(kind, KINDS) if isinstance(kind, str) else f"one of {known}"
-            at.key("kind").wrong(kinds[0], f"{describe(kinds[0])} is not a kind of spec", hint)
+        hint = did_you_mean(kind, KINDS) if isinstance(kind, str) else f"one of {known}"
+        at.key("kind").wrong(kinds[0], f"{describe(kinds[0])} is not a kind of spec", hint)
         return None
     section = KINDS[kind]
     content = section.read(node, at, ignored=frozenset({"kind"}))
@@ -107,11 +105,17 @@ def _document(node: Node, at: At) -> Document | None:
 def _duplicates(documents: Iterable[Document]) -> Iterable[Problem]:
     first: dict[tuple[str, ...], Document] = {}
     for document in documents:
-        content = document.content
-        is_endpoint = isinstance(content, Endpoint)
-        identity = (content.name,) if is_endpoint else (document.endpoint_name, content.name)
+        identity: tuple[str, ...]
+        match document.content:
+            case Endpoint(name=name):
+                identity, key, message = ("endpoint", name), "name", f"endpoint {name!r} is described twice"
+            case Deployment(name=name, endpoint=endpoint):
+                identity = ("deployment", endpoint, name)
+                key, message = "name", f"deployment {name!r} is described twice"
+            case RolloutSpec(endpoint=endpoint):
+                identity, key = ("rollout", endpoint), "endpoint"
+                message = f"endpoint {endpoint!r} has a rollout already, and one at a time is all it can have"
         earlier = first.setdefault(identity, document)
         if earlier is not document:
-            what = "endpoint" if is_endpoint else "deployment"
             where = str(earlier.mark) if earlier.mark else f"document {earlier.index + 1}"
-            yield document.problem("name", f"{what} {content.name!r} is described twice", f"first at {where}")
+            yield document.problem(key, message, f"first at {where}")

@@ -38,6 +38,13 @@ class At:
     def key(self, name: str) -> At:
         return At(f"{self.path}.{name}" if self.path else name, self.report)
 
+    def entry(self, number: int, node: Node) -> At:
+        """The place of an entry of a list, counted from 0."""
+        here = At(f"{self.path}[{number}]", self.report)
+        if node.mark:
+            self.report.marks[here.path] = node.mark
+        return here
+
     def wrong(self, node: Node, message: str, hint: str = "") -> Any:
         problem = Problem(self.path, message, hint, self.report.document, node.mark)
         self.report.problems.append(problem)

@@ -7,17 +7,74 @@ at the first; a test holds the two together.
 
 from __future__ import annotations
 
-from router.domain.endpoint import MIB, AuthMode, Backend, Batching, Deployment, Endpoint, RequestSettings, Resources
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from router.domain.endpoint import (
+    MIB,
+    AuthMode,
+    Backend,
+    Batching,
+    Deployment,
+    Endpoint,
+    Execution,
+    Provider,
+    RequestSettings,
+    Resources,
+)
 from router.domain.names import RESERVED_ENDPOINT_NAMES
+from router.spec.rollout_tables import ROLLOUT
+from router.spec.rollout_values import Translated
 from router.spec.sections import Key, Section
-from router.spec.values import Flag, Model, Name, Number, OneOf, Percents, Size, StickyKey, Whole
+from router.spec.values import Flag, Model, Name, Number, OneOf, Options, Percents, Size, StickyKey, Whole
 
 RESOURCES = Section(
     Resources,
     (
         Key("cpu", "cpu", Number(0, 1024, is_above=True), "CPU cores for one replica; fractions are allowed."),
         Key("gpu", "gpu", Number(0, 64), "GPUs for one replica; fractions share a GPU, 0 runs on the CPU."),
-        Key("memory", "memory_bytes", Size(1, 2**60), "Memory for one replica, such as 1Gi. Left out: not limited."),
+        Key(
+            "memory",
+            "memory_bytes",
+            Size(1, 2**60),
+            "Memory for one replica, such as 1Gi. On the CPU, a request beyond it fails. Left out: not limited.",
+        ),
+    ),
+)
+
+EXECUTION = Section(
+    Execution,
+    (
+        Key(
+            "provider",
+            "provider",
+            OneOf(Provider),
+            "What computes the model: cpu, cuda or tensorrt. auto is cuda where resources.gpu is above 0, else cpu.",
+        ),
+        Key(
+            "options",
+            "options",
+            Options(),
+            "Options of ONNX Runtime's provider, passed on as they are, such as {cudnn_conv_algo_search: EXHAUSTIVE}.",
+        ),
+        Key(
+            "instances_per_replica",
+            "instances_per_replica",
+            Whole(1, 64),
+            "How many copies of the model one replica loads; they share its resources and run side by side.",
+        ),
+        Key(
+            "threads",
+            "threads",
+            Whole(0, 1024),
+            "CPU threads that compute one run of the model. 0 is the instance's share of resources.cpu, at least 1.",
+        ),
+        Key(
+            "spinning",
+            "is_spinning",
+            Flag(),
+            "Idle threads wait at full speed: a little faster at low load, for a whole core each. Needs whole cores.",
+        ),
     ),
 )
 
@@ -132,11 +189,13 @@ DEPLOYMENT = Section(
             "How many replicas run. Left out: stays as it is (1 for a new deployment).",
         ),
         Key("resources", "resources", RESOURCES, "What one replica may use."),
+        Key("execution", "execution", EXECUTION, "How a replica runs the model."),
         Key("batching", "batching", BATCHING, "How requests may be joined into one run of the model."),
         Key("request_settings", "request_settings", REQUEST_SETTINGS, "Limits of a single request."),
     ),
     later={"scale_settings": "use instance_count"},
 )
 
-KINDS = {"Endpoint": ENDPOINT, "Deployment": DEPLOYMENT}
-KINDS_LATER = ("Rollout",)
+KINDS: Mapping[str, Section | Translated] = MappingProxyType(
+    {"Endpoint": ENDPOINT, "Deployment": DEPLOYMENT, "Rollout": ROLLOUT}
+)

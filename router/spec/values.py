@@ -293,3 +293,46 @@ class Percents:
             "additionalProperties": _PERCENT.schema(),
         }
         return schema | ({"maxProperties": 1} if self.is_single else {})
+
+
+OPTION_PATTERN = "^[A-Za-z][A-Za-z0-9_.]{0,99}$"
+_OPTION_LENGTH = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Names → words for somebody else's software, as pairs of text, sorted by name. true and false become 1 and 0."""
+
+    def read(self, node: Node, at: At) -> Any:
+        if not isinstance(node, MapNode):
+            return at.wrong(node, f"must map options to values, not {describe(node)}", "such as {device_id: 0}")
+        options: dict[str, str] = {}
+        before = len(at.report.problems)
+        for name, key, value in distinct_entries(node, at):
+            here = at.key(name)
+            if not re.fullmatch(OPTION_PATTERN, name):
+                here.wrong(key, f"{name[:60]!r} is not the name of an option", "use letters, digits and underscores")
+            options[name] = self._text(value, here)
+        return tuple(sorted(options.items())) if len(at.report.problems) == before else WRONG
+
+    def _text(self, node: Node, at: At) -> Any:
+        value = node.value if isinstance(node, ScalarNode) else None
+        if isinstance(value, bool):
+            return str(int(value))
+        if isinstance(value, float) and not math.isfinite(value):
+            value = None
+        text = "" if value is None else str(value)
+        if not isinstance(value, str | int | float) or len(text) > _OPTION_LENGTH:
+            return at.wrong(node, f"must be a text or a number, not {describe(node)}", "write true, 1 or a word")
+        return text
+
+    def plain(self, value: tuple[tuple[str, str], ...]) -> Any:
+        return dict(value) or None
+
+    def schema(self) -> dict[str, Any]:
+        scalar = {"anyOf": [{"type": ["number", "boolean"]}, {"type": "string", "maxLength": _OPTION_LENGTH}]}
+        return {
+            "type": "object",
+            "propertyNames": {"pattern": OPTION_PATTERN},
+            "additionalProperties": scalar,
+        }

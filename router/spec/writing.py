@@ -9,15 +9,21 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from router.domain.endpoint import Deployment, Endpoint
+from router.domain.rollout import RolloutSpec
 from router.spec.documents import Document
+from router.spec.rollout_tables import ROLLOUT
 from router.spec.tables import DEPLOYMENT, ENDPOINT
 
 
-def to_plain(value: Endpoint | Deployment) -> dict[str, Any]:
+def to_plain(value: Endpoint | Deployment | RolloutSpec) -> dict[str, Any]:
     """One document as JSON shows it: `kind`, then every key in the order of the tables, defaults included."""
-    if isinstance(value, Endpoint):
-        return {"kind": "Endpoint", **ENDPOINT.plain(value)}
-    return {"kind": "Deployment", **DEPLOYMENT.plain(value)}
+    match value:
+        case Endpoint():
+            return {"kind": "Endpoint", **ENDPOINT.plain(value)}
+        case Deployment():
+            return {"kind": "Deployment", **DEPLOYMENT.plain(value)}
+        case RolloutSpec():
+            return {"kind": "Rollout", **ROLLOUT.plain(value)}
 
 
 def written_plain(document: Document) -> dict[str, Any]:
@@ -26,9 +32,10 @@ def written_plain(document: Document) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key in document.given}
 
 
-def to_yaml(values: Iterable[Endpoint | Deployment]) -> str:
+def to_yaml(values: Iterable[Endpoint | Deployment | RolloutSpec]) -> str:
     """YAML documents, separated by `---`."""
     yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False  # in braces, ruamel.yaml leaves `?0` and `:a` bare, and then cannot read them
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel.yaml declares it None
     out = io.StringIO()
     yaml.dump_all([to_plain(value) for value in values], out)

@@ -4,7 +4,7 @@ A request that is retried, or shielded, is several attempts. The router logs eac
 and the log is no file: `envoy.access_loggers.stats` makes each entry a counter whose tags say what happened, and a
 value in a histogram of microseconds. So an attempt is counted once, with all that a verdict on it needs, also when the
 client never sees it. (Envoy's own statistics of a cluster know no gRPC status, mix what replicas did with what clients
-were told, and time in whole milliseconds.) Mirrored requests have a router of their own and are not counted.
+were told, and time in whole milliseconds.) Mirrored requests are logged where they pass (mirror_listener.py).
 
 Envoy pushes the counters as differences and only those that changed: nobody is sent anything about an idle deployment,
 and an Envoy that starts again needs no care. reports.py reads what is pushed.

@@ -94,6 +94,7 @@ def bootstrap(process: EnvoyProcess) -> dict[str, Any]:
             "cds_config": ads,
             "lds_config": ads,
         },
+        "bootstrap_extensions": [_internal_listeners()],
         "static_resources": {"clusters": [_xds_cluster(process.xds_socket)]},
         "stats_config": {
             "stats_matcher": {"inclusion_list": _KEPT_STATS},
@@ -102,6 +103,15 @@ def bootstrap(process: EnvoyProcess) -> dict[str, Any]:
         "stats_flush_interval": "0.5s",
         "stats_sinks": [_attempts_sink()],
         "overload_manager": _overload_manager(process),
+    }
+
+
+def _internal_listeners() -> dict[str, Any]:
+    """For mirror_listener.py."""
+    kind = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
+    return {
+        "name": "envoy.bootstrap.internal_listener",
+        "typed_config": {"@type": f"type.googleapis.com/{kind}"},
     }
 
 

@@ -26,7 +26,7 @@ _SERVER_MAX_REQUESTS = 1024
 # shown: stable's own callers come first. (A retry budget would not do: Envoy relates it to what is under way on the
 # cluster itself, and nothing ever is on one that only lends the replicas of others.)
 _SHIELD_PERCENT = 20
-_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def deployment_cluster(endpoint: str, upstream: Upstream, gateway: Gateway) -> Resource:
@@ -72,7 +72,7 @@ def shield_cluster(routing: Routing, shield: Shield, gateway: Gateway) -> Resour
                 )
             ]
         ),
-        typed_extension_protocol_options={_HTTP_OPTIONS: packed(options)},
+        typed_extension_protocol_options={HTTP_OPTIONS: packed(options)},
     )
     return resource(name, message)
 
@@ -102,7 +102,7 @@ def _cluster(name: str, max_requests: int, health_path: str, gateway: Gateway) -
         circuit_breakers=_circuit_breakers(max_requests),
         outlier_detection=_outlier_detection(),
         health_checks=[_health_check(health_path, gateway)],
-        typed_extension_protocol_options={_HTTP_OPTIONS: packed(_http1_with_trailers())},
+        typed_extension_protocol_options={HTTP_OPTIONS: packed(_http1_with_trailers())},
     )
     return resource(name, message, keeps=frozenset({Key(ENDPOINTS, name)}))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
-from envoy.config.core.v3 import address_pb2, config_source_pb2, extension_pb2, protocol_pb2
+from envoy.config.core.v3 import address_pb2, extension_pb2, protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2 as filter_mutation_pb2
@@ -18,16 +18,17 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from router.xds.access_log import json_access_log
 from router.xds.attempts import attempt_logs, timeout_log
-from router.xds.gateway import MODEL_HEADER, ORIGINAL_PATH_HEADER, TOKEN_HEADER, Gateway
+from router.xds.gateway import MIRROR_HEADER, MODEL_HEADER, ORIGINAL_PATH_HEADER, TOKEN_HEADER, Gateway
 from router.xds.local_replies import local_reply_config
 from router.xds.names import LISTENER_NAME
 from router.xds.resources import Resource, packed, resource
 from router.xds.routes import BUFFER_FILTER, SHIELD_FILTER
+from router.xds.scopes import scoped_routes
 from router.xds.translation import translation_filters, unless_streaming
 
 STAT_PREFIX = "scoring"  # statistics are called http.scoring.…
 
-_INTERNAL_HEADERS = (MODEL_HEADER, ORIGINAL_PATH_HEADER, TOKEN_HEADER)
+_INTERNAL_HEADERS = (MIRROR_HEADER, MODEL_HEADER, ORIGINAL_PATH_HEADER, TOKEN_HEADER)
 
 _Hcm = hcm_pb2.HttpConnectionManager
 
@@ -63,7 +64,7 @@ def _connection_manager(gateway: Gateway) -> Any:
     return _Hcm(
         stat_prefix=STAT_PREFIX,
         codec_type=_Hcm.AUTO,
-        scoped_routes=_scoped_routes(),
+        scoped_routes=scoped_routes(),
         http_filters=_http_filters(gateway),
         access_log=[json_access_log(gateway.access_log), timeout_log()],
         local_reply_config=local_reply_config(),
@@ -93,28 +94,6 @@ def _connection_manager(gateway: Gateway) -> Any:
         ),
         request_headers_timeout=Duration(seconds=10),
         stream_idle_timeout=Duration(seconds=300),
-    )
-
-
-def _scoped_routes() -> Any:
-    fragment = hcm_pb2.ScopedRoutes.ScopeKeyBuilder.FragmentBuilder
-    ads = config_source_pb2.ConfigSource(
-        ads=config_source_pb2.AggregatedConfigSource(), resource_api_version=config_source_pb2.V3
-    )
-    return hcm_pb2.ScopedRoutes(
-        name="endpoints",
-        scope_key_builder=hcm_pb2.ScopedRoutes.ScopeKeyBuilder(
-            fragments=[
-                fragment(
-                    header_value_extractor=fragment.HeaderValueExtractor(
-                        name=":path", element_separator="/", index=index
-                    )
-                )
-                for index in (2, 3)  # /v2/models/fraud/…: "", "v2", "models", "fraud"
-            ]
-        ),
-        rds_config_source=ads,
-        scoped_rds=hcm_pb2.ScopedRds(scoped_rds_config_source=ads),
     )
 
 

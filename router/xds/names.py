@@ -22,6 +22,8 @@ GATEWAY_GROUP = ""
 SERVER_CLUSTER = "server"
 SERVER_ROUTES = "server"
 LISTENER_NAME = "gateway"
+MIRROR_LISTENER = "mirror"
+MIRROR_CLUSTER = "mirror"
 
 _ENDPOINT_PREFIX = "endpoint/"
 

@@ -14,7 +14,7 @@ from router.xds.attempts import BOUNDS_US, COUNT, DURATION, THRESHOLDS_US, TIMED
 from router.xds.names import cluster_of_stat
 from router.xds.otlp import EXPORT_METHOD, EXPORT_SERVICE, export_request
 from router.xds.retries import FAILED_GRPC_STATUSES, FAILED_STATUSES
-from router.xds.routes import LIVE_ROUTE
+from router.xds.routes import LIVE_ROUTE, MIRROR_ROUTE
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def reports_service(take: Callable[[Iterable[Increment]], None]) -> Any:
 
 
 def increments(message: Any) -> Iterator[Increment]:
-    """From an ExportMetricsServiceRequest. Of attempts that were not drawn by weight, nothing."""
+    """From an ExportMetricsServiceRequest. Of attempts that somebody asked for by name, nothing."""
     for resource in message.resource_metrics:
         for scope in resource.scope_metrics:
             for metric in scope.metrics:
@@ -57,11 +57,11 @@ class _Asked(NamedTuple):
 
 
 def _asked(tags: _Tags) -> _Asked | None:
-    """Whose attempt it was. None when it was not by weight, or what stable did in the candidate's place.
+    """Whose attempt it was. None when it was neither by weight nor a copy, or what stable did in the candidate's place.
 
     That would be no fair sample of either: only requests that had failed already.
     """
-    if tags.get(Tag.ROUTE) != LIVE_ROUTE:
+    if tags.get(Tag.ROUTE) not in (LIVE_ROUTE, MIRROR_ROUTE):
         return None
     endpoint, _, behind = cluster_of_stat(tags.get(Tag.CLUSTER, "")).partition("/")
     deployment = behind.partition("/")[0]

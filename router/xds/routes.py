@@ -4,9 +4,10 @@ Model-level gRPC calls arrive here under HTTP paths (translation.py), so one tre
 `/v2/models/<endpoint>[/versions/<version>]/<rest>`. The order of the routes is the order of precedence:
 
 1. refused before anything else: the gRPC tree called by hand, a body over the limit
-2. pinned by header, first `x-crossfade-deployment`, then the Azure name
-3. pinned by model version
-4. by weight, with a mirrored copy
+2. copies that come back from the mirror
+3. pinned by header, first `x-crossfade-deployment`, then the Azure name
+4. pinned by model version
+5. by weight, with a mirrored copy
 """
 
 from __future__ import annotations
@@ -28,16 +29,34 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 from router.domain.routing import Routing, Shield, Upstream
 from router.domain.sticky import Sticky, StickyBy
 from router.xds.clusters import token_header
-from router.xds.gateway import DEPLOYMENT_HEADER, LIMITS_METADATA, MODEL_HEADER, PIN_HEADERS, RETRY_HEADER, Gateway
-from router.xds.names import CLUSTER, ENDPOINTS, ROUTES, Key, cluster_name, routes_name, shield_name
+from router.xds.gateway import (
+    DEPLOYMENT_HEADER,
+    LIMITS_METADATA,
+    MIRROR_HEADER,
+    MODEL_HEADER,
+    PIN_HEADERS,
+    RETRY_HEADER,
+    Gateway,
+)
+from router.xds.names import (
+    CLUSTER,
+    ENDPOINTS,
+    MIRROR_CLUSTER,
+    ROUTES,
+    Key,
+    cluster_name,
+    routes_name,
+    shield_name,
+)
 from router.xds.resources import Resource, milliseconds, packed, resource
 from router.xds.retries import retry_policy
 
 BUFFER_FILTER = "crossfade.buffer"
 SHIELD_FILTER = "crossfade.shield"
 
-# The name of the routes whose requests are drawn by weight: the only ones that can be compared.
+# The names of the routes whose requests are drawn by chance: the only ones that can be compared.
 LIVE_ROUTE = "live"
+MIRROR_ROUTE = "mirrored"
 
 _UNLIMITED = 2**62
 
@@ -90,7 +109,13 @@ class _Routes:
         host = rc.VirtualHost(
             name=self._endpoint,
             domains=["*"],
-            routes=[*self._refusals(), *self._header_pins(), *self._version_pins(), self._weighted()],
+            routes=[
+                *self._refusals(),
+                *self._mirrored(),
+                *self._header_pins(),
+                *self._version_pins(),
+                self._weighted(),
+            ],
             retry_policy=retry_policy(self._gateway),
             metadata=_limits(self._max_request_bytes),
             # Retries and mirrors replay the body, so all of it is kept.
@@ -132,6 +157,22 @@ class _Routes:
             ),
         ]
 
+    def _mirrored(self) -> list[Any]:
+        """Copies that come back by mirror_listener.py. One that arrives when its mirror has gone is a mere pin."""
+        mirror = self._routing.mirror
+        if mirror is None:
+            return []
+        upstream = self._routing.upstream(mirror.deployment)
+        pinned = _header(DEPLOYMENT_HEADER, exact=mirror.deployment)
+        match = self._under(self._prefix, rc.HeaderMatcher(name=MIRROR_HEADER, present_match=True), pinned)
+        route = self._to(match, [(upstream, 100)])
+        route.name = MIRROR_ROUTE
+        # Over a little before the original's time is: so it ends here as timed out, and not there as broken off.
+        timeout = milliseconds(max(1, upstream.request_timeout_ms * 19 // 20))
+        route.route.timeout.CopyFrom(timeout)
+        route.route.max_grpc_timeout.CopyFrom(timeout)
+        return [route]
+
     def _header_pins(self) -> list[Any]:
         routes = []
         for header in PIN_HEADERS:
@@ -172,7 +213,11 @@ class _Routes:
         if mirror is not None:
             route.route.request_mirror_policies.append(
                 rc.RouteAction.RequestMirrorPolicy(
-                    cluster=cluster_name(self._endpoint, mirror.deployment),
+                    cluster=MIRROR_CLUSTER,
+                    request_headers_mutations=[
+                        mutation_rules_pb2.HeaderMutation(append=_overwritten(MIRROR_HEADER, "1")),
+                        mutation_rules_pb2.HeaderMutation(append=_overwritten(DEPLOYMENT_HEADER, mirror.deployment)),
+                    ],
                     runtime_fraction=base_pb2.RuntimeFractionalPercent(
                         default_value=percent_pb2.FractionalPercent(numerator=mirror.percent)
                     ),
@@ -238,12 +283,8 @@ def _first_try(timeout_ms: int) -> Any:
     A client whose own deadline is shorter than that half gets a single attempt. The retry policy has a field for it,
     which Envoy heeds on routes only, where it would bind stable's own share as well; so it is said by a header.
     """
-    header = base_pb2.HeaderValue(key="x-envoy-upstream-rq-per-try-timeout-ms", value=str(max(1, timeout_ms // 2)))
-    mutation = mutation_rules_pb2.HeaderMutation(
-        append=base_pb2.HeaderValueOption(
-            header=header, append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
-        )
-    )
+    per_try = _overwritten("x-envoy-upstream-rq-per-try-timeout-ms", str(max(1, timeout_ms // 2)))
+    mutation = mutation_rules_pb2.HeaderMutation(append=per_try)
     return header_mutation_pb2.HeaderMutationPerRoute(
         mutations=header_mutation_pb2.Mutations(request_mutations=[mutation])
     )
@@ -262,8 +303,12 @@ def _hashed(sticky: Sticky) -> Any:
 
 
 def _answered_by(deployment: str) -> Any:
+    return _overwritten(DEPLOYMENT_HEADER, deployment)
+
+
+def _overwritten(header: str, value: str) -> Any:
     return base_pb2.HeaderValueOption(
-        header=base_pb2.HeaderValue(key=DEPLOYMENT_HEADER, value=deployment),
+        header=base_pb2.HeaderValue(key=header, value=value),
         append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
     )
 

@@ -13,6 +13,7 @@ from router.xds.clusters import deployment_cluster, server_cluster, shield_clust
 from router.xds.endpoints import Standby, addresses_of, server_addresses
 from router.xds.gateway import Gateway
 from router.xds.listeners import gateway_listener
+from router.xds.mirror_listener import mirror_cluster, mirror_listener
 from router.xds.names import CLUSTER, ENDPOINTS, GATEWAY_GROUP, Key, cluster_name
 from router.xds.resources import Resource
 from router.xds.routes import endpoint_routes, endpoint_scope
@@ -34,6 +35,8 @@ class Snapshot:
             [
                 self._server_cluster,
                 self._server_addresses(),
+                mirror_cluster(gateway),
+                mirror_listener(),
                 gateway_listener(gateway),
                 server_routes(gateway),
                 *server_scopes(),

@@ -7,53 +7,15 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 
 from router.admin_ports import RayStatus
 from router.api import create_app
 from router.api.guards import MAX_BODY_BYTES
 from router.ports import ProxyStatus
+from tests.api.admin import SPECS, TOKEN, Admin, error_of
+from tests.fake_rollouts import TwoPairs
 from tests.fakes import Bench, FixedGateway, FixedLogs
-
-TOKEN = "correct-horse"
-SPECS = [
-    {"kind": "Endpoint", "name": "e", "traffic": {"blue": 100}, "mirror_traffic": {"green": 5}},
-    {"kind": "Deployment", "name": "blue", "endpoint": "e", "model": "file:/blue.onnx"},
-    {"kind": "Deployment", "name": "green", "endpoint": "e", "model": "file:/green.onnx", "model_version": "2"},
-]
-
-
-class Admin:
-    """A client of the API, with the fakes behind it at hand."""
-
-    def __init__(self) -> None:
-        self.bench = Bench()
-        self.gateway = FixedGateway()
-        self.app = create_app(self.bench.operations, self.gateway, FixedLogs(), TOKEN)
-        self.http = self.client({"authorization": f"Bearer {TOKEN}"})
-
-    def client(self, headers: dict[str, str]) -> httpx.AsyncClient:
-        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url="http://admin", headers=headers)
-
-    async def apply(self, *specs: dict[str, Any], **keys: Any) -> httpx.Response:
-        return await self.http.post("/api/v1/apply", json={"documents": list(specs), **keys})
-
-
-@pytest.fixture
-async def admin() -> AsyncIterator[Admin]:
-    made = Admin()
-    yield made
-    await made.http.aclose()
-
-
-def error_of(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    assert reply.status_code == status, reply.text
-    error: dict[str, Any] = reply.json()["error"]
-    assert error["code"] == code
-    assert error["message"]
-    return error
 
 
 async def test_applying_twice_creates_once(admin: Admin) -> None:
@@ -354,4 +316,4 @@ async def test_unknown_paths_and_methods_are_told_in_the_same_shape(admin: Admin
 
 def test_a_gateway_without_a_token_does_not_open_its_api() -> None:
     with pytest.raises(ValueError, match="needs a token"):
-        create_app(Bench().operations, FixedGateway(), FixedLogs(), "")
+        create_app(Bench().operations, Bench().rollouts, TwoPairs(), FixedGateway(), FixedLogs(), "")

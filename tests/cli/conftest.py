@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from router.api import create_app
 from router.cli.application import build
+from tests.fake_rollouts import TwoPairs
 from tests.fakes import Bench, FixedGateway, FixedLogs
 
 TOKEN = "correct-horse"
@@ -69,6 +70,7 @@ class Terminal:
             "CROSSFADE_TOKEN": None,
             "CROSSFADE_URL": None,
             "TERMINAL_WIDTH": "200",
+            "COLUMNS": "200",
             **self.env,
         }
         ended = CliRunner().invoke(build(), list(arguments), input=stdin, env=env)
@@ -87,6 +89,6 @@ class Terminal:
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     bench, gateway = Bench(), FixedGateway()
     (tmp_path / "admin.token").write_text(f"{TOKEN}\n")
-    served = Served(create_app(bench.operations, gateway, FixedLogs(), TOKEN))
+    served = Served(create_app(bench.operations, bench.rollouts, TwoPairs(), gateway, FixedLogs(), TOKEN))
     yield Terminal(served.url, tmp_path, bench, gateway)
     served.stop()

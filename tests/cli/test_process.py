@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from router.cli.checks import Finding, Verdict, examine, port_finding
+from router.cli.checks import Finding, Verdict, cuda_finding, examine, port_finding
 from router.client import AdminClient, Refused
 from tests.cli.conftest import TOKEN, Terminal
 from tests.cli.test_commands import SPEC
@@ -120,8 +120,30 @@ def test_the_doctor_finds_this_environment_fit(tmp_path: Path) -> None:
     for check in ("python", "packages", "onnxruntime", "ray", "envoy", "data directory"):
         assert findings[check].verdict is Verdict.OK, findings[check]
     assert "CPU" in findings["onnxruntime"].detail
+    assert "CUDA" in findings["cuda"].detail
     assert "1.40" in findings["envoy"].detail
     assert {f"port {port}" for port in (8000, 8001, 8002, 8003)} <= findings.keys()
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "version", "missing", "tensorrt", "verdict", "detail", "advice"),
+    [
+        (True, "13.0", [], "101300", Verdict.OK, "all libraries found; TensorRT 101300", ""),
+        (True, "13.0", [], "", Verdict.OK, "all libraries found; no TensorRT", ""),
+        (True, "13.0", ["libcudnn.so.9"], "", Verdict.WARN, "not found: libcudnn.so.9", "extra `gpu`"),
+        (False, "13.0", ["libcuda.so.1"], "", Verdict.OK, "not found: libcuda.so.1", ""),
+        (True, "", [], "", Verdict.WARN, "has no CUDA", "onnxruntime-gpu"),
+        (False, "", [], "", Verdict.OK, "has no CUDA", ""),
+    ],
+)
+def test_the_doctor_says_whether_cuda_could_run_and_advises_where_there_is_a_gpu(
+    has_gpu: bool, version: str, missing: list[str], tensorrt: str, verdict: Verdict, detail: str, advice: str
+) -> None:
+    finding = cuda_finding(has_gpu, version, missing, tensorrt)
+    assert finding.verdict is verdict
+    assert detail in finding.detail
+    assert advice in finding.advice
+    assert bool(finding.advice) is bool(advice)
 
 
 def test_the_doctor_says_who_has_a_port(terminal: Terminal) -> None:

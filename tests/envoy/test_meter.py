@@ -136,15 +136,50 @@ async def test_a_replica_that_refuses_connections_is_an_error_each_time(plane: D
     assert (await counted(plane.meter, "refusing", 1 + tries))["blue"].errors == tries
 
 
-async def test_mirrored_requests_are_not_counted(plane: DataPlane) -> None:
+async def test_copies_count_for_who_gets_them_as_live_requests_do(plane: DataPlane) -> None:
     blue, green = await plane.replica("blue"), await plane.replica("green")
     await plane.endpoint("shadowed", upstream("blue", blue), upstream("green", green), mirror=Mirror("green", 100))
 
-    for _ in range(20):
-        await plane.infer("shadowed")
-    await eventually(lambda: len(green.requests), 20)
+    for _ in range(10):
+        await plane.infer("shadowed", headers={"x-crossfade-no-retry": "1"})
+    async with triton_grpc.InferenceServerClient(plane.grpc_address) as client:
+        for _ in range(10):
+            await client.infer("shadowed", [])
+        totals = await counted(plane.meter, "shadowed", 40)
+        assert (totals["blue"].requests, totals["blue"].errors) == (20, 0)
+        assert (totals["green"].requests, totals["green"].errors) == (20, 0)
+        assert totals["green"].latencies.total == 20
 
-    assert set(await counted(plane.meter, "shadowed", 20)) == {"blue"}
+        for status, answer in enumerate((with_status(500), with_status(424), grpc_failure(b"13")), start=1):
+            green.answer = answer
+            await (client.infer("shadowed", []) if status == 3 else plane.infer("shadowed"))
+            totals = await counted(plane.meter, "shadowed", 40 + 2 * status)
+            assert (totals["blue"].errors, totals["green"].errors) == (0, status)
+
+
+async def test_a_copy_that_hangs_is_an_error(plane: DataPlane) -> None:
+    blue, green = await plane.replica("blue"), await plane.replica("green")
+    green.answer = never
+    slow = upstream("green", green, timeout_ms=200)
+    await plane.endpoint("stuck", upstream("blue", blue, timeout_ms=200), slow, mirror=Mirror("green", 100))
+
+    await plane.infer("stuck")
+
+    assert (await counted(plane.meter, "stuck", 2))["green"].errors == 1
+
+
+async def test_nobody_can_pass_a_request_off_as_a_copy(plane: DataPlane) -> None:
+    blue, green = await plane.replica("blue"), await plane.replica("green")
+    await plane.endpoint("forged", upstream("blue", blue), upstream("green", green), mirror=Mirror("green", 100))
+
+    pinned = {"x-crossfade-mirrored": "1", "x-crossfade-deployment": "green"}
+    assert (await plane.infer("forged", headers=pinned)).headers["x-crossfade-deployment"] == "green"
+    await plane.infer("forged")
+
+    assert {name: totals.requests for name, totals in (await counted(plane.meter, "forged", 2)).items()} == {
+        "blue": 1,
+        "green": 1,
+    }
 
 
 async def test_durations_fall_into_the_bucket_that_bounds_them(plane: DataPlane) -> None:

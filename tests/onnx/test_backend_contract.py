@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from adapters.onnx_backend import OnnxBackend, OnnxOptions
+from adapters.onnx.backend import OnnxBackend
+from adapters.onnx.options import OnnxOptions
 from benchmarks.models import save
 from serving.errors import ModelFailed
 from serving.ports import Backend
@@ -90,3 +92,12 @@ def test_a_failure_of_the_model_is_model_failed_and_the_next_run_works(backend: 
         backend.run({"x": rows_of(1, POISON)}, ["double"])
     assert str(failure.value)
     np.testing.assert_array_equal(backend.run({"x": rows_of(1)}, ["double"])[0], rows_of(2))
+
+
+def test_as_many_runs_as_it_says_may_overlap(backend: Backend) -> None:
+    assert backend.parallelism >= 1
+    requests = [rows_of(*range(1, 2 + at % 5)) for at in range(40)]
+    with ThreadPoolExecutor(backend.parallelism) as callers:
+        answers = list(callers.map(lambda x: backend.run({"x": x}, ["double"])[0], requests))
+    for x, answer in zip(requests, answers, strict=True):
+        np.testing.assert_array_equal(answer, 2 * x)

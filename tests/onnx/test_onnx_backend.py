@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ml_dtypes
@@ -13,17 +14,24 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from adapters.onnx_backend import CPU, CUDA, OnnxBackend, OnnxOptions, execution_providers
-from adapters.onnx_signature import has_batch_axis
-from benchmarks.models import save, tiny_mlp, wide_mlp
+from adapters.onnx.backend import OnnxBackend
+from adapters.onnx.nvidia import tensorrt_version
+from adapters.onnx.options import GpuSettings, OnnxOptions
+from adapters.onnx.signature import has_batch_axis
+from benchmarks.models import save, tiny_mlp
+from router.domain.endpoint import Provider
 from router.domain.errors import ModelUnavailable
 from serving.errors import BadRequest, ModelFailed
 
 Dims = Sequence[int | str | None]
 
 
-def opened(path: Path, sha256: str, **options: float) -> OnnxBackend:
-    return OnnxBackend(OnnxOptions(str(path), sha256, **options))
+HAS_GPU = os.path.exists("/dev/nvidiactl")
+needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="this machine has no NVIDIA GPU")
+
+
+def opened(path: Path, sha256: str) -> OnnxBackend:
+    return OnnxBackend(OnnxOptions(str(path), sha256))
 
 
 def identity(folder: Path, element: int, shape: Dims = ("N", 2)) -> OnnxBackend:
@@ -234,40 +242,53 @@ def test_a_dynamically_quantised_model_is_not_batchable(tmp_path: Path) -> None:
     assert not opened(path, save(path, nodes, [x], [y])).signature.is_batchable
 
 
-def test_gpu_is_never_replaced_by_cpu_in_silence() -> None:
-    assert execution_providers(0, [CUDA, CPU]) == [CPU]
-    assert [provider[0] for provider in execution_providers(0.5, [CUDA, CPU])[:1]] == [CUDA]
-    with pytest.raises(ModelUnavailable, match="onnxruntime-gpu"):
-        execution_providers(1, [CPU])
+def on_gpu(path: Path, sha256: str, cache: Path, provider: Provider = Provider.CUDA, **options: str) -> OnnxBackend:
+    settings = GpuSettings(provider, options, max_batch_size=8)
+    return OnnxBackend(OnnxOptions(str(path), sha256, gpu=settings, cache_dir=str(cache)))
 
 
-def test_a_gpu_that_does_not_start_refuses_the_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("provider", [Provider.CUDA, Provider.TENSORRT])
+@pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_refuses_the_model(tmp_path: Path, provider: Provider) -> None:
     path = tmp_path / "mlp.onnx"
-    sha256 = tiny_mlp(path)
-    if os.path.exists("/dev/nvidia0"):
-        pytest.skip("this machine has a GPU")
     with pytest.raises(ModelUnavailable, match="asks for a GPU"):
-        opened(path, sha256, gpu=1)
+        on_gpu(path, tiny_mlp(path), tmp_path, provider)
 
 
 @pytest.mark.gpu
-def test_a_gpu_that_starts_answers_as_the_cpu_does(tmp_path: Path) -> None:
-    if not os.path.exists("/dev/nvidia0"):
-        pytest.skip("no NVIDIA GPU")
+@needs_gpu
+@pytest.mark.parametrize("options", [{}, {"enable_cuda_graph": "0"}], ids=["graphs", "plain"])
+def test_a_gpu_that_starts_answers_as_the_cpu_does(tmp_path: Path, options: dict[str, str]) -> None:
     path = tmp_path / "mlp.onnx"
     sha256 = tiny_mlp(path)
-    x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
-    on_gpu, on_cpu = (opened(path, sha256, gpu=gpu).run({"x": x}, ["y"])[0] for gpu in (1, 0))
-    np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-2, atol=1e-2)
+    there, here = on_gpu(path, sha256, tmp_path, **options), opened(path, sha256)
+    assert there.parallelism == 2
+    requests = [np.random.default_rng(rows).standard_normal((rows, 64)).astype(np.float32) for rows in range(1, 20)]
+    with ThreadPoolExecutor(2) as callers:
+        answers = list(callers.map(lambda x: there.run({"x": x}, ["y"])[0], requests * 10))
+    for x, answer in zip(requests * 10, answers, strict=True):
+        np.testing.assert_allclose(answer, here.run({"x": x}, ["y"])[0], rtol=1e-2, atol=1e-2)  # TF32
+    there.close()
 
 
-def test_onnx_runtime_gets_as_many_threads_as_the_replica_has_cores(tmp_path: Path) -> None:
-    path = tmp_path / "wide.onnx"
-    sha256 = wide_mlp(path)
-    before = len(os.listdir("/proc/self/task"))
-    backend = opened(path, sha256, cpu=0.5)
-    backend.run({"x": np.ones((1, 2048), np.float32)}, ["y"])
-    assert len(os.listdir("/proc/self/task")) == before
-    two = opened(path, sha256, cpu=2)
-    two.run({"x": np.ones((1, 2048), np.float32)}, ["y"])
-    assert len(os.listdir("/proc/self/task")) == before + 1
+@pytest.mark.gpu
+@needs_gpu
+def test_text_on_a_gpu_replica_is_scored_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "text.onnx"
+    x, y = (helper.make_tensor_value_info(name, TensorProto.STRING, ["N"]) for name in "xy")
+    backend = on_gpu(path, save(path, [helper.make_node("Identity", ["x"], ["y"])], [x], [y]), tmp_path)
+    assert backend.run({"x": np.array([b"one"], object)}, ["y"])[0].tolist() == [b"one"]
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_tensorrt_answers_as_the_cpu_does_and_keeps_its_engine(tmp_path: Path) -> None:
+    if not tensorrt_version():
+        pytest.skip("the TensorRT libraries are not installed")
+    path = tmp_path / "mlp.onnx"
+    sha256 = tiny_mlp(path)
+    x = np.random.default_rng(0).standard_normal((5, 64)).astype(np.float32)
+    for _ in range(2):  # the second time from the engine cache
+        (answer,) = on_gpu(path, sha256, tmp_path, Provider.TENSORRT).run({"x": x}, ["y"])
+        np.testing.assert_allclose(answer, opened(path, sha256).run({"x": x}, ["y"])[0], rtol=1e-2, atol=1e-2)
+    assert list((tmp_path / "tensorrt").rglob("*.engine"))

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from adapters.onnx_backend import OnnxBackend, OnnxOptions
+from adapters.onnx.backend import OnnxBackend
+from adapters.onnx.options import OnnxOptions
 from benchmarks.models import save, tiny_mlp, wide_mlp
 from serving.batcher import Batcher
 from serving.batching import BatchLimits, BatchQueue, Outcome, Work

@@ -6,6 +6,7 @@ from router.domain.analysis import Result, Row, Verdict, judge
 from router.domain.evidence import Answers, Evidence, Measurement, Report
 from router.domain.measurement import Latencies, Totals
 from router.domain.policy import AtMost, CustomMetric, Policy
+from router.domain.sources import WebhookAnswer
 from router.domain.strategy import Analyze
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -168,7 +169,7 @@ def test_agreement_is_waited_for_where_a_step_asks_for_it() -> None:
     assert verdict_on(watched(pairs, 120, weight=0, mirror=10), analyze=asks).result is Result.PASS
 
 
-METRIC = CustomMetric("drift", AtMost(0.2), failures=2)
+METRIC = CustomMetric("drift", AtMost(0.2), WebhookAnswer("http://drift"), failures=2)
 OWN = Policy(metrics=(METRIC,))
 
 

@@ -12,11 +12,14 @@ from router.domain.measurement import Latencies, Totals
 from router.domain.plain import from_plain, to_plain
 from router.domain.policy import AtLeast, AtMost, CustomMetric, Policy
 from router.domain.rollout import Rollout, RolloutSpec, Split, Standing, start
+from router.domain.sources import CommandOutput, PrometheusQuery
 from router.domain.strategy import Analyze, ForSeconds, Pause, SetMirror, SetWeight, Strategy
 from router.domain.traffic import Mirror, Traffic
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
-POLICY = Policy(alpha=0.02, metrics=(CustomMetric("drift", AtMost(1)), CustomMetric("hits", AtLeast(0.5), failures=2)))
+DRIFT = CustomMetric("drift", AtMost(1), CommandOutput(("drift", "--hours", "1")))
+HITS = CustomMetric("hits", AtLeast(0.5), PrometheusQuery("http://prometheus:9090", "hits"), failures=2)
+POLICY = Policy(alpha=0.02, metrics=(DRIFT, HITS), notify=("http://pager/hook",))
 STEPS = (SetMirror(10), Analyze(30, 20, 5), Pause(ForSeconds(3.5)), Pause(), SetWeight(100))
 
 

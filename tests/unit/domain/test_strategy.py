@@ -2,6 +2,7 @@ import pytest
 
 from router.domain.errors import Invalid
 from router.domain.policy import AtLeast, AtMost, CustomMetric, Policy
+from router.domain.sources import CommandOutput, PrometheusQuery, WebhookAnswer, checked_url
 from router.domain.strategy import (
     STRATEGIES,
     Analyze,
@@ -122,9 +123,47 @@ def test_a_policy_out_of_range_is_refused_naming_the_key(arguments: dict[str, fl
 
 
 def test_two_metrics_of_one_name_are_refused() -> None:
-    metric = CustomMetric("drift", AtMost(0.1))
+    metric = CustomMetric("drift", AtMost(0.1), WebhookAnswer("http://drift"))
     with pytest.raises(Invalid, match="same name"):
         Policy(metrics=(metric, metric))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "drift",
+        "ftp://host/",
+        "http:///path",
+        "http://host:port/",
+        "http://host:99999/",
+        "http://[::1/",
+        "http://host/a b",
+        "http://höst/",
+        "http://ann:secret@host/",
+        "http://host/" + "x" * 5000,
+    ],
+)
+def test_what_is_no_url_or_holds_a_secret_is_refused(url: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        checked_url("notify", url)
+    assert caught.value.key == "notify"
+    with pytest.raises(Invalid):
+        Policy(notify=(url,))
+
+
+def test_a_metric_that_nobody_could_measure_is_refused() -> None:
+    assert checked_url("notify", "https://[::1]:8443/hook?team=ml") == "https://[::1]:8443/hook?team=ml"
+    for broken in (
+        lambda: CommandOutput(()),
+        lambda: CommandOutput(("", "x")),
+        lambda: CommandOutput(("drift", "a\0b")),
+        lambda: PrometheusQuery("http://prometheus:9090", " "),
+        lambda: PrometheusQuery("prometheus:9090", "up"),
+        lambda: WebhookAnswer("drift"),
+    ):
+        with pytest.raises(Invalid):
+            broken()
 
 
 def test_a_rule_includes_its_limit() -> None:

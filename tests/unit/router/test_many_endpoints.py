@@ -16,7 +16,7 @@ import pytest
 from router.admin_ports import DeploymentCondition, EndpointStatus
 from router.conditions import deployment_status
 from router.decisions import replicas_by_endpoint
-from router.domain.endpoint import Batching, DeployedModel
+from router.domain.endpoint import Batching, DeployedModel, Execution
 from router.domain.routing import Replica, ReplicaState
 from router.domain.traffic import Traffic
 from router.metrics import gateway_metrics
@@ -131,6 +131,7 @@ BLUE = deployed("blue")
         (replace(BLUE.spec, instance_count=7), False),
         (replace(BLUE.spec, batching=Batching(max_batch_size=7)), True),
         (replace(BLUE.spec, model_version="7"), True),
+        (replace(BLUE.spec, execution=Execution(threads=7)), True),
     ],
 )
 def test_replicas_are_replaced_only_for_what_they_act_on(spec: Any, is_new: bool) -> None:

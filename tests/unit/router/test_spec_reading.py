@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.domain.endpoint import Batching, Deployment, Endpoint, RequestSettings, Resources
+from router.domain.endpoint import Batching, Deployment, Endpoint, Execution, Provider, RequestSettings, Resources
 from router.domain.model_ref import ModelRef
 from router.domain.traffic import Mirror, Traffic
 from router.spec import SpecProblems, SpecSource, read_documents, read_specs
@@ -25,7 +25,13 @@ model: package://magika/models/standard_v3_3/model.onnx
 model_version: "3.3"
 backend: onnx
 instance_count: 2
-resources: {cpu: 0.5, gpu: 0, memory: 1Gi}
+resources: {cpu: 2, gpu: 0.5, memory: 1Gi}
+execution:
+  provider: tensorrt
+  options: {trt_fp16_enable: true, trt_max_workspace_size: 1073741824, cudnn_conv_algo_search: DEFAULT}
+  instances_per_replica: 2
+  threads: 3
+  spinning: true
 batching: {max_batch_size: 16, latency_slo_ms: 20}
 request_settings: {request_timeout_ms: 100, max_concurrent_requests_per_instance: 7, max_request_size: 2Mi}
 """
@@ -49,7 +55,18 @@ def test_every_key_of_the_contract_arrives_in_the_domain() -> None:
         model=ModelRef("package", "magika/models/standard_v3_3/model.onnx"),
         model_version="3.3",
         instance_count=2,
-        resources=Resources(0.5, 0.0, 1024**3),
+        resources=Resources(2.0, 0.5, 1024**3),
+        execution=Execution(
+            Provider.TENSORRT,
+            (
+                ("cudnn_conv_algo_search", "DEFAULT"),
+                ("trt_fp16_enable", "1"),
+                ("trt_max_workspace_size", "1073741824"),
+            ),
+            instances_per_replica=2,
+            threads=3,
+            is_spinning=True,
+        ),
         batching=Batching(16, 20),
         request_settings=RequestSettings(100, 7, 2 * 1024**2),
     )
@@ -88,13 +105,16 @@ MISTAKES = [
         "kind: Endpoint\nauth_mode: none\n",
         ["s.yaml:1:1: the key 'name' is missing (The stable public name that clients call: /v2/models/<name>/infer.)"],
     ),
-    ("name: a\n", ["s.yaml:1:1: the key 'kind' is missing (one of Endpoint, Deployment)"]),
+    ("name: a\n", ["s.yaml:1:1: the key 'kind' is missing (one of Endpoint, Deployment, Rollout)"]),
     (
         "kind: Endpont\nname: a\n",
         ["s.yaml:1:7: kind: the text 'Endpont' is not a kind of spec (did you mean 'Endpoint'?)"],
     ),
-    ("kind: 3\n", ["s.yaml:1:7: kind: the number 3 is not a kind of spec (one of Endpoint, Deployment)"]),
-    ("- a\n", ["s.yaml:1:1: a document must be a mapping, not a list (begin with kind: Endpoint, Deployment)"]),
+    ("kind: 3\n", ["s.yaml:1:7: kind: the number 3 is not a kind of spec (one of Endpoint, Deployment, Rollout)"]),
+    (
+        "- a\n",
+        ["s.yaml:1:1: a document must be a mapping, not a list (begin with kind: Endpoint, Deployment, Rollout)"],
+    ),
     ("kind: Endpoint\nname: a\n1: b\n", ["s.yaml:3:1: the number 1 cannot be a key (put it in quotes)"]),
     ("", ["there is no document in the input (begin with kind: Endpoint or kind: Deployment)"]),
     ("# only a comment\n---\n", ["there is no document in the input (begin with kind: Endpoint or kind: Deployment)"]),
@@ -158,6 +178,54 @@ MISTAKES = [
         "kind: Endpoint\nname: stats\n",
         ["s.yaml:2:7: name: 'stats' is reserved by the protocol (choose another name)"],
     ),
+    # settings that contradict each other
+    (
+        DEPLOYMENT + "execution: {provider: cuda}\n",
+        [
+            "s.yaml:5:13: execution.provider: 'cuda' needs a GPU, and resources.gpu is 0"
+            " (set resources: {gpu: 1}, or a fraction to share one)"
+        ],
+    ),
+    (
+        DEPLOYMENT + "resources: {gpu: 0.5}\nexecution:\n  provider: cpu\n",
+        [
+            "s.yaml:7:3: execution.provider: 'cpu' would leave the GPU unused that resources.gpu: 0.5 reserves"
+            " (set resources.gpu to 0, or the provider to cuda)"
+        ],
+    ),
+    (
+        DEPLOYMENT + "resources: {gpu: 3}\nexecution: {instances_per_replica: 2}\n",
+        [
+            "s.yaml:5:13: resources.gpu: 3 GPUs are more than 2 instances in a replica can use"
+            " (an instance uses one GPU: set execution.instances_per_replica to as many, or use instance_count)"
+        ],
+    ),
+    (
+        DEPLOYMENT + "execution: {options: {device_id: 0}}\n",
+        [
+            "s.yaml:5:13: execution.options: the provider cpu has none (use threads and spinning, or remove them)",
+        ],
+    ),
+    (
+        DEPLOYMENT + "resources: {cpu: 0.5}\nexecution: {spinning: true}\n",
+        [
+            "s.yaml:6:13: execution.spinning: would take a whole core for 0.5 of one"
+            " (set resources.cpu to a whole number, or spinning to false)"
+        ],
+    ),
+    (
+        DEPLOYMENT + "execution: {provider: gpu, thread: 2, options: {a: [1], b-c: 1, d: .inf}}\n",
+        [
+            "s.yaml:5:23: execution.provider: must be one of auto, cpu, cuda, tensorrt, not the text 'gpu'"
+            " (use auto or cpu or cuda or tensorrt)",
+            "s.yaml:5:28: execution.thread: is not a key here (did you mean 'threads'?)",
+            "s.yaml:5:52: execution.options.a: must be a text or a number, not a list (write true, 1 or a word)",
+            "s.yaml:5:57: execution.options.b-c: 'b-c' is not the name of an option"
+            " (use letters, digits and underscores)",
+            "s.yaml:5:68: execution.options.d: must be a text or a number, not the number inf"
+            " (write true, 1 or a word)",
+        ],
+    ),
     # traffic that does not make sense
     (
         "kind: Endpoint\nname: a\ntraffic: {blue: 60, green: 30}\n",
@@ -201,10 +269,6 @@ MISTAKES = [
     (
         "kind: Deployment\nname: b\nendpoint: e\nmodel: hf://a/b\n",
         ["s.yaml:4:8: model: the scheme 'hf' is not in this version of Crossfade yet (use package or file)"],
-    ),
-    (
-        "kind: Rollout\nendpoint: a\n",
-        ["s.yaml:1:7: kind: Rollout is not in this version of Crossfade yet (one of Endpoint, Deployment)"],
     ),
     (
         "kind: Deployment\nname: b\nendpoint: e\nmodel: ./m.onnx\n",

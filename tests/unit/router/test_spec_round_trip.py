@@ -10,14 +10,14 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from router.domain.endpoint import Batching, Deployment, Endpoint, RequestSettings, Resources
+from router.domain.endpoint import Batching, Deployment, Endpoint, Execution, Provider, RequestSettings, Resources
 from router.domain.errors import Invalid
 from router.domain.model_ref import ModelRef
 from router.domain.sticky import Sticky, StickyBy
 from router.domain.traffic import Mirror, Traffic
 from router.spec import SpecProblems, SpecSource, json_schema, read_documents, read_specs, to_plain, to_yaml
 from router.spec.changes import KEEP, Scale, TrafficChange, read_scale, read_traffic_change
-from router.spec.tables import BATCHING, DEPLOYMENT, KINDS, REQUEST_SETTINGS, RESOURCES
+from router.spec.tables import BATCHING, DEPLOYMENT, EXECUTION, KINDS, REQUEST_SETTINGS, RESOURCES
 from router.spec.values import Number, Size, Whole
 
 names = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,8}[A-Za-z0-9])?", fullmatch=True).filter(
@@ -60,19 +60,41 @@ def endpoints(draw: st.DrawFn) -> Endpoint:
     return Endpoint(draw(names), traffic, mirror, allow_anonymous=draw(st.booleans()), sticky=draw(stickies))
 
 
+options = st.dictionaries(
+    st.from_regex(r"[A-Za-z][A-Za-z0-9_.]{0,9}", fullmatch=True),
+    st.text(st.characters(exclude_categories=["C", "Z"]), max_size=20),
+    max_size=3,
+).map(lambda some: tuple(sorted(some.items())))
+parts = st.integers(1, 64 * 10_000).map(lambda ten_thousandths: ten_thousandths / 10_000)
+bytes_ = st.just(0) | st.integers(1, 2**60)
+
+
+@st.composite
+def hardware(draw: st.DrawFn) -> dict[str, Any]:
+    """`resources` and `execution` that do not contradict each other."""
+    has_gpu, is_spinning, instances = draw(st.booleans()), draw(st.booleans()), draw(st.integers(1, 64))
+    cpu = float(draw(st.integers(1, 64))) if is_spinning else draw(parts)
+    providers = [Provider.AUTO, *([Provider.CUDA, Provider.TENSORRT] if has_gpu else [Provider.CPU])]
+    return {
+        "resources": Resources(cpu, min(draw(parts), instances) if has_gpu else 0.0, draw(bytes_)),
+        "execution": Execution(
+            draw(st.sampled_from(providers)),
+            draw(options) if has_gpu else (),
+            instances,
+            draw(st.integers(0, 1024)),
+            is_spinning,
+        ),
+    }
+
+
 deployments = st.builds(
-    Deployment,
+    lambda hardware, **rest: Deployment(**hardware, **rest),
+    hardware(),
     name=names,
     endpoint=names,
     model=models,
     model_version=st.just("") | names,
     instance_count=st.integers(0, 1000),
-    resources=st.builds(
-        Resources,
-        st.integers(1, 1024 * 10_000).map(lambda parts: parts / 10_000),
-        st.integers(0, 64 * 10_000).map(lambda parts: parts / 10_000),
-        st.just(0) | st.integers(1, 2**60),
-    ),
     batching=st.builds(Batching, st.integers(1, 65536), st.integers(1, 600_000)),
     request_settings=st.builds(
         RequestSettings, st.integers(1, 3_600_000), st.integers(1, 1_000_000), st.integers(1024, 1024**3)
@@ -88,6 +110,16 @@ def test_what_is_written_reads_as_the_same(values: list[Endpoint | Deployment]) 
     assert [document.content for document in from_yaml] == unique
     from_json = read_documents([to_plain(value) for value in unique])
     assert [document.content for document in from_json] == unique
+
+
+@pytest.mark.parametrize(
+    "word", ["?0", ":a", "- b", "{c", "#d", "yes", "1e3", "", "'", '"\\', "*e", "!f", "g: h", "%i"]
+)
+def test_an_option_s_value_is_read_as_it_was_written_whatever_it_means_to_yaml(word: str) -> None:
+    execution = Execution(options=(("a", word),))
+    value = Deployment("a", "e", ModelRef("file", "/m"), resources=Resources(gpu=1.0), execution=execution)
+    (document,) = read_specs([SpecSource("s.yaml", to_yaml([value]).encode(), "/")])
+    assert document.content == value
 
 
 @settings(max_examples=40, deadline=None)
@@ -150,6 +182,8 @@ def test_the_schema_is_a_schema_and_describes_every_key() -> None:
         {"kind": "Endpoint", "name": "a", "sticky": "client"},
         {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "hf://x"},
         {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:/x", "resources": {"cpu": 0}},
+        {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:/x", "execution": {"options": {"a b": 1}}},
+        {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:/x", "execution": {"options": {"a": []}}},
     ],
 )
 def test_the_schema_refuses_what_the_parser_refuses(wrong: dict[str, Any]) -> None:
@@ -160,7 +194,7 @@ def test_the_schema_refuses_what_the_parser_refuses(wrong: dict[str, Any]) -> No
 
 BOUNDED = [
     (section.builds, key.attribute, key.kind)
-    for section in (RESOURCES, BATCHING, REQUEST_SETTINGS)
+    for section in (RESOURCES, EXECUTION, BATCHING, REQUEST_SETTINGS)
     for key in section.keys
     if isinstance(key.kind, Whole | Number | Size)
 ]

@@ -18,6 +18,7 @@ from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.policy import AtMost, CustomMetric, Policy
 from router.domain.rollout import Announce, Page, Phase, RolloutSpec, Split, Standing, start
 from router.domain.routing import Replica, ReplicaState, TcpAddress, UnixAddress
+from router.domain.sources import WebhookAnswer
 from router.domain.strategy import canary
 from router.domain.traffic import Mirror, Traffic
 from router.ports import Store
@@ -97,7 +98,12 @@ def test_replicas_are_remembered_as_a_whole(store: Store) -> None:
 
 ROLLOUT = start(
     "r1",
-    RolloutSpec("e", "green", canary(), Policy(metrics=(CustomMetric("lag", AtMost(3)),))),
+    RolloutSpec(
+        "e",
+        "green",
+        canary(),
+        Policy(metrics=(CustomMetric("lag", AtMost(3), WebhookAnswer("http://127.0.0.1:1/lag")),)),
+    ),
     Standing(Split(Traffic.of({"blue": 100})), {"blue": 1, "green": 1}),
     "ann",
     NOON,

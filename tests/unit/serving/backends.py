@@ -21,6 +21,8 @@ class DoublingBackend:
     `row_counts` remembers the rows of every run; `gate`, when given, holds every run up until it is set.
     """
 
+    parallelism = 1
+
     def __init__(self, columns: int = 2, is_batchable: bool = True, gate: threading.Event | None = None) -> None:
         self.row_counts: list[int] = []
         self.thread_names: set[str] = set()

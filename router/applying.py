@@ -1,0 +1,151 @@
+"""Applying spec documents that may hold rollouts: everything else first, then the rollouts of what is in force.
+
+A rollout owns its endpoint's traffic. So `traffic` and `mirror_traffic` beside a rollout say where a new endpoint
+begins; of one that has traffic the rollout alone moves it, and applying the same file again does not move it back. For
+the same reason the old deployment of a rollout that is done keeps the size that the rollout gave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from router.admin_ports import InForce
+from router.commits import Done
+from router.domain.endpoint import Deployment, Endpoint
+from router.domain.errors import Conflict, NotFound
+from router.domain.rollout import Phase, Rollout, RolloutSpec
+from router.domain.traffic import Traffic
+from router.operations import Operations
+from router.plan import Action
+from router.rollout_ports import Rollouts
+from router.spec import Document, Problem, SpecProblems
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutChange:
+    """What became of a rollout's document."""
+
+    endpoint: str
+    candidate: str
+    action: Action
+
+
+def latest_of(rollouts: Rollouts, endpoint: str) -> Rollout | None:
+    """None when the endpoint has had no rollout."""
+    try:
+        return rollouts.latest(endpoint)
+    except NotFound:
+        return None
+
+
+async def apply_documents(
+    operations: Operations,
+    rollouts: Rollouts,
+    documents: Sequence[Document],
+    by: str,
+    *,
+    is_dry_run: bool = False,
+    expected: Mapping[str, int] | None = None,
+) -> tuple[Done, tuple[RolloutChange, ...]]:
+    """Idempotent: a rollout that is under way, or whose candidate has all the traffic already, is left alone.
+
+    Raises what `Operations.apply` and `Rollouts.start` raise, and `Conflict` while another rollout is under way.
+    """
+    asked = [document for document in documents if isinstance(document.content, RolloutSpec)]
+    wanted = [document for document in asked if not _is_true(operations, rollouts, document)]
+    if problems := [problem for document in wanted for problem in _obstacles(operations, document, documents)]:
+        raise SpecProblems(problems)
+    reduced = [_without_what_rollouts_own(operations, rollouts, document, asked) for document in documents]
+    done = await operations.apply(reduced, is_dry_run=is_dry_run, expected=expected, by=by)
+    changes = []
+    for document in asked:
+        spec, action = document.content, Action.UNCHANGED
+        assert isinstance(spec, RolloutSpec)
+        if document in wanted:
+            action = Action.CREATED
+            if not is_dry_run:
+                action = await _started(operations, rollouts, spec, done.revisions[spec.endpoint], by)
+        changes.append(RolloutChange(spec.endpoint, spec.candidate, action))
+    return done, tuple(changes)
+
+
+async def _started(operations: Operations, rollouts: Rollouts, spec: RolloutSpec, revision: int, by: str) -> Action:
+    if not isinstance(await operations.wait_settled(spec.endpoint, revision, 0.0), InForce):
+        return Action.WAITING
+    await rollouts.start(spec, by)
+    return Action.CREATED
+
+
+def _is_true(operations: Operations, rollouts: Rollouts, document: Document) -> bool:
+    """Whether there is nothing to start. Raises `Conflict` when another rollout is in the way."""
+    spec = document.content
+    assert isinstance(spec, RolloutSpec)
+    rollout = latest_of(rollouts, spec.endpoint)
+    is_same = rollout is not None and _spec_of(rollout) == spec
+    if rollout and not rollout.phase.is_decided:
+        if is_same and rollout.phase in (Phase.PENDING, Phase.PROGRESSING, Phase.PAUSED):
+            return True
+        raise Conflict(
+            f"endpoint {spec.endpoint!r} has another rollout, to {rollout.candidate!r} ({rollout}): wait until it has "
+            f"ended, or end it: crossfade rollout abort {spec.endpoint}"
+        )
+    if rollout and is_same and not spec.strategy.moves_traffic:
+        return rollout.phase is Phase.SUCCEEDED
+    state = operations.desired.states.get(spec.endpoint)
+    return state is not None and _has_all(state.endpoint.traffic, spec.candidate)
+
+
+def _spec_of(rollout: Rollout) -> RolloutSpec:
+    return RolloutSpec(rollout.endpoint, rollout.candidate, rollout.strategy, rollout.policy)
+
+
+def _has_all(traffic: Traffic, deployment: str) -> bool:
+    return traffic.percent(deployment) == 100
+
+
+def _obstacles(operations: Operations, document: Document, documents: Sequence[Document]) -> Iterator[Problem]:
+    """Why the rollout could not start once everything else is in force: told before anything is changed."""
+    spec = document.content
+    assert isinstance(spec, RolloutSpec)
+    state = operations.desired.states.get(spec.endpoint)
+    if state is None and spec.endpoint not in {
+        doc.content.name for doc in documents if isinstance(doc.content, Endpoint)
+    }:
+        return  # told by the plan, with what else does not exist
+    traffic = state.endpoint.traffic if state else Traffic()
+    sizes = {name: deployed.spec.instance_count for name, deployed in state.deployments.items()} if state else {}
+    for other in documents:
+        match other.content:
+            case Endpoint(name=spec.endpoint) if traffic.is_empty and "traffic" in other.given:
+                traffic = other.content.traffic
+            case Deployment(endpoint=spec.endpoint, name=name, instance_count=count):
+                sizes[name] = count if "instance_count" in other.given else sizes.get(name, count)
+    if len(traffic.deployments) != 1:
+        shown = " ".join(f"{name}={percent}" for name, percent in traffic.shares) or "nobody"
+        message = f"a rollout starts from one deployment that has all the traffic, and it is with {shown}"
+        yield document.problem("endpoint", message, "give one deployment all the traffic first")
+    elif _has_all(traffic, spec.candidate):
+        message = f"the endpoint begins with all the traffic on {spec.candidate!r}"
+        yield document.problem("to", message, "name another deployment, or leave the rollout out")
+    if sizes.get(spec.candidate) == 0:
+        message = f"deployment {spec.candidate!r} has no instances"
+        yield document.problem("to", message, "give it an instance_count of 1 or more")
+
+
+def _without_what_rollouts_own(
+    operations: Operations, rollouts: Rollouts, document: Document, asked: Sequence[Document]
+) -> Document:
+    name = document.endpoint_name
+    state = operations.desired.states.get(name)
+    if state is None or not any(other.endpoint_name == name for other in asked):
+        return document
+    match document.content:
+        case Endpoint() if not state.endpoint.traffic.is_empty:
+            return replace(document, given=document.given - {"traffic", "mirror_traffic"})
+        case Deployment(name=deployment):
+            rollout = latest_of(rollouts, name)
+            is_done = rollout and rollout.phase.is_decided and _has_all(state.endpoint.traffic, rollout.candidate)
+            if rollout and is_done and rollout.stable == deployment:
+                return replace(document, given=document.given - {"instance_count"})
+    return document
