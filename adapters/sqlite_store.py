@@ -9,24 +9,28 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
+from router.domain import plain
 from router.domain.endpoint import DeployedModel, Deployment, Endpoint, EndpointState
-from router.domain.errors import Conflict, CrossfadeError, StoreFailed
+from router.domain.errors import Conflict, CrossfadeError, Invalid, StoreFailed
+from router.domain.evidence import Evidence
 from router.domain.model_ref import ResolvedModel
+from router.domain.rollout import Announce, Page, Rollout
 from router.domain.routing import Address, Replica, ReplicaState, TcpAddress, UnixAddress
 from router.domain.traffic import Traffic
+from router.rollout_ports import Entry
 from router.spec import read_documents, to_plain
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x43664164  # "CfAd": tells our file from any other SQLite file
 
 # A spec is stored as the JSON of its spec document: one representation, read back through the same parser.
-_SCHEMA = f"""
+_SCHEMA = """
 CREATE TABLE endpoint (
     name TEXT PRIMARY KEY,
     revision INTEGER NOT NULL,
@@ -53,13 +57,37 @@ CREATE TABLE replica (
     state TEXT NOT NULL,
     reason TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
 """
+
+# Since version 2. `number` is the order in which they began. The audit trail outlives the rollouts that are forgotten.
+_ROLLOUT_SCHEMA = """
+CREATE TABLE rollout (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    endpoint TEXT NOT NULL REFERENCES endpoint (name) ON DELETE CASCADE,
+    state TEXT NOT NULL,
+    evidence TEXT NOT NULL
+) STRICT;
+CREATE INDEX rollout_of_endpoint ON rollout (endpoint, number);
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY,
+    rollout TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    endpoint TEXT NOT NULL REFERENCES endpoint (name) ON DELETE CASCADE,
+    is_page INTEGER NOT NULL,
+    announcement TEXT NOT NULL,
+    UNIQUE (rollout, revision)
+) STRICT;
+CREATE INDEX audit_of_endpoint ON audit (endpoint, number);
+"""
+_ROLLOUTS_KEPT = 50  # of each endpoint
 
 
 class SqliteStore:
-    """Implements `router.ports.Store`. Raises `StoreFailed` when the file cannot be opened, read or written."""
+    """Implements `router.ports.Store` and `router.rollout_ports.RolloutStore`.
+
+    Raises `StoreFailed` when the file cannot be opened, read or written.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -135,6 +163,48 @@ class SqliteStore:
                 (json.dumps(traffic.as_dict()), endpoint),
             )
 
+    def load_rollouts(self) -> tuple[tuple[Rollout, Evidence], ...]:
+        with self._transaction() as connection:
+            rows = connection.execute("SELECT state, evidence FROM rollout ORDER BY number").fetchall()
+        try:
+            return tuple(
+                (plain.from_plain(Rollout, json.loads(state)), plain.from_plain(Evidence, json.loads(evidence)))
+                for state, evidence in rows
+            )
+        except Invalid as error:
+            raise StoreFailed(f"{self._path} holds a rollout that this version cannot read: {error}") from error
+
+    def save_rollout(self, rollout: Rollout, evidence: Evidence, entries: Collection[Announce]) -> None:
+        state, seen = json.dumps(plain.to_plain(rollout)), json.dumps(plain.to_plain(evidence))
+        lines = [(isinstance(entry, Page), json.dumps(plain.to_plain(entry)), entry.revision) for entry in entries]
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO rollout (id, endpoint, state, evidence) SELECT ?, name, ?, ? FROM endpoint WHERE name = ?"
+                " ON CONFLICT (id) DO UPDATE SET state = excluded.state, evidence = excluded.evidence",
+                (rollout.id, state, seen, rollout.endpoint),
+            )
+            connection.execute(
+                "DELETE FROM rollout WHERE endpoint = ?1 AND number <= ("
+                "SELECT number FROM rollout WHERE endpoint = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)",
+                (rollout.endpoint, _ROLLOUTS_KEPT),
+            )
+            connection.executemany(
+                "INSERT INTO audit (rollout, revision, endpoint, is_page, announcement)"
+                " SELECT ?, ?, name, ?, ? FROM endpoint WHERE name = ? ON CONFLICT (rollout, revision) DO NOTHING",
+                [(rollout.id, revision, is_page, text, rollout.endpoint) for is_page, text, revision in lines],
+            )
+
+    def trail(self, endpoint: str, limit: int) -> tuple[Entry, ...]:
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT rollout, is_page, announcement FROM audit WHERE endpoint = ? ORDER BY number DESC LIMIT ?",
+                (endpoint, limit),
+            ).fetchall()
+        return tuple(
+            Entry(rollout, endpoint, plain.from_plain(Page if is_page else Announce, json.loads(text)))
+            for rollout, is_page, text in reversed(rows)
+        )
+
     def _save_one(self, connection: sqlite3.Connection, state: EndpointState) -> None:
         name = state.endpoint.name
         row = connection.execute("SELECT revision FROM endpoint WHERE name = ?", (name,)).fetchone()
@@ -177,8 +247,11 @@ class SqliteStore:
         if verdict != "ok":
             words = " ".join(verdict.split())
             raise StoreFailed(f"{self._path} is damaged ({words}): restore it from a backup, or move it away")
-        if not tables:
-            self._connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
+        if tables and version == SCHEMA_VERSION:
+            return
+        script = _ROLLOUT_SCHEMA if tables else _SCHEMA + _ROLLOUT_SCHEMA
+        stamp = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+        self._connection.executescript(f"BEGIN IMMEDIATE;{script}{stamp}COMMIT;")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -20,6 +20,34 @@ def tiny_mlp(path: Path) -> str:
     return _mlp(path, (64, 128, 128, 10))
 
 
+POISON = 1000.0  # in the first column of any row: what `faulty_mlp` cannot answer
+
+
+def faulty_mlp(path: Path) -> str:
+    """`tiny_mlp` with the same scores, which raises when a row begins with `POISON`. Returns the file's sha256."""
+
+    def index(tensor: str) -> list[onnx.NodeProto]:
+        """0 for ordinary rows; for others an index that `Gather` does not find."""
+        return [
+            helper.make_node("Gather", ["x", "first"], ["column"], axis=1),
+            helper.make_node("ReduceMax", ["column"], ["largest"], keepdims=0),
+            helper.make_node("Greater", ["largest", "limit"], ["is_poison"]),
+            helper.make_node("Cast", ["is_poison"], [tensor], to=TensorProto.INT64),
+        ]
+
+    nothing = [
+        numpy_helper.from_array(np.array([0], np.int64), "first"),
+        numpy_helper.from_array(np.array(POISON / 2, np.float32), "limit"),
+        numpy_helper.from_array(np.zeros(1, np.float32), "nothing"),
+    ]
+    last = [
+        *index("index"),
+        helper.make_node("Gather", ["nothing", "index"], ["zero"]),
+        helper.make_node("Add", ["scores", "zero"], ["y"]),
+    ]
+    return _mlp(path, (64, 128, 128, 10), "scores", last, nothing)
+
+
 def wide_mlp(path: Path) -> str:
     """Four layers of 2048×2048 (64 MB), FP32: input `x` [N,2048], output `y` [N,2048]. Returns the file's sha256."""
     return _mlp(path, (2048,) * 5)
@@ -41,7 +69,14 @@ def save(
     return hashlib.sha256(content).hexdigest()
 
 
-def _mlp(path: Path, sizes: Sequence[int]) -> str:
+def _mlp(
+    path: Path,
+    sizes: Sequence[int],
+    scores: str = "y",
+    more_nodes: Sequence[onnx.NodeProto] = (),
+    more_weights: Sequence[onnx.TensorProto] = (),
+) -> str:
+    """`more_nodes` make `y` of `scores`, where that is not it."""
     random = np.random.default_rng(seed=7)
     nodes: list[onnx.NodeProto] = []
     weights: list[onnx.TensorProto] = []
@@ -51,15 +86,15 @@ def _mlp(path: Path, sizes: Sequence[int]) -> str:
         matrix = (random.standard_normal((before, after)) / np.sqrt(before)).astype(np.float32)
         bias = random.standard_normal(after).astype(np.float32)
         weights += [numpy_helper.from_array(matrix, f"w{layer}"), numpy_helper.from_array(bias, f"b{layer}")]
-        sums = "y" if is_last else f"sums{layer}"
+        sums = scores if is_last else f"sums{layer}"
         nodes.append(helper.make_node("Gemm", [tensor, f"w{layer}", f"b{layer}"], [sums]))
         if not is_last:
             tensor = f"hidden{layer}"
             nodes.append(helper.make_node("Relu", [sums], [tensor]))
     return save(
         path,
-        nodes,
+        [*nodes, *more_nodes],
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", sizes[0]])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", sizes[-1]])],
-        weights,
+        [*weights, *more_weights],
     )

@@ -45,11 +45,13 @@ class Payload:
             raise WrongAnswer(f"{scores.ravel()} instead of {self.expected}")
 
 
-def payload_for(model: Path, model_name: str) -> Payload:
-    """A random row (always the same one) for a model with one FP32 input and one output."""
+def payload_for(model: Path, model_name: str, first: float | None = None) -> Payload:
+    """A random row (always the same one) for a model with one FP32 input and one output. `first`: its first value."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (model_input,) = session.get_inputs()
     row = np.random.default_rng(0).standard_normal((1, model_input.shape[1])).astype(np.float32)
+    if first is not None:
+        row[0, 0] = first
     (scores,) = session.run(None, {model_input.name: row})
     tensor: dict[str, Any] = {"name": model_input.name, "shape": row.shape, "datatype": "FP32"}
     infer_input = service_pb2.ModelInferRequest.InferInputTensor(**tensor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -59,12 +60,17 @@ class Window:
 
 
 class SteadyLoad:
-    """`async with SteadyLoad(...) as load`: half of `per_second` requests are HTTP, half gRPC."""
+    """`async with SteadyLoad(...) as load`: half of `per_second` requests are HTTP, half gRPC.
+
+    `special`: another payload for a share of the requests, which are drawn at random.
+    """
 
     def __init__(self, url: str, grpc_address: str, payload: Payload, per_second: float) -> None:
         self.failures: list[Failure] = []
         self.answered = Counter[str]()  # protocol -> replies
         self.last_answer_s = 0.0
+        self.special: tuple[Payload, float] = (payload, 0.0)
+        self._dice = random.Random(1)
         self._url = url
         self._grpc_address = grpc_address
         self._payload = payload
@@ -129,9 +135,13 @@ class SteadyLoad:
         if window is not None:
             window.end(deployment)
 
+    def _drawn(self) -> Payload:
+        special, share = self.special
+        return special if self._dice.random() < share else self._payload
+
     async def _over_http(self) -> str:
         try:
-            async with self._session.post(self._url, data=self._payload.body) as reply:
+            async with self._session.post(self._url, data=self._drawn().body) as reply:
                 content = await reply.read()
                 if reply.status != 200:
                     raise _Refused(f"{reply.status} {content[:200]!r}")
@@ -140,7 +150,7 @@ class SteadyLoad:
             raise _Refused(f"{type(error).__name__}: {error}") from error
 
     async def _over_grpc(self) -> str:
-        call = self._call(self._payload.message, timeout=REQUEST_TIMEOUT_S)
+        call = self._call(self._drawn().message, timeout=REQUEST_TIMEOUT_S)
         try:
             await call
             metadata = await call.initial_metadata()

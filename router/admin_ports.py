@@ -84,6 +84,9 @@ class Observer(Protocol):
         For an endpoint that no longer exists: until no proxy knows it.
         """
 
+    async def status_changed(self) -> None:
+        """Wait until the status of any endpoint has changed, or may have."""
+
 
 class Reconciling(Changes, Observer, Protocol):
     """Both sides of the reconciler: it is told what is wanted and knows what is true."""

@@ -24,6 +24,7 @@ from adapters.ray.logs import ReplicaLogs
 from adapters.sqlite_store import SqliteStore
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
 from router.api import create_app
+from router.commits import Commits
 from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, LOOPBACK, GatewayConfig, kept_secret, reachable
 from router.desired import Desired
 from router.domain.errors import Invalid, StoreFailed
@@ -33,6 +34,12 @@ from router.operations import Operations
 from router.plan import Rules
 from router.ports import Runtime
 from router.reconciler import Reconciler
+from router.rollout_ports import Comparer
+from router.rollouts.clock import SystemClock
+from router.rollouts.course import Surroundings
+from router.rollouts.engine import RolloutEngine
+from router.rollouts.idle import NobodyListens, NothingCompared, NothingMeasured
+from router.rollouts.telling import Teller
 from router.server_state import server_view
 from router.telemetry import AttemptMeter
 from router.version import VERSION
@@ -71,12 +78,25 @@ class ControlPlane:
         )
         self.meter = AttemptMeter()
         self.reconciler = Reconciler(self.desired, self.xds, self.store, self.events, config.ray_address)
+        commits = Commits(self.desired, self.store, self.reconciler, self.events)
+        self.comparer: Comparer = NothingCompared()
+        self.rollouts = RolloutEngine(
+            Surroundings(
+                store=self.store,
+                commits=commits,
+                reconciling=self.reconciler,
+                meter=self.meter,
+                comparer=self.comparer,
+                measures=NothingMeasured(),
+                teller=Teller(self.events, NobodyListens()),
+                clock=SystemClock(),
+            )
+        )
         self.operations = Operations(
-            self.desired,
-            self.store,
+            commits,
             ModelSources({"file": FileModels(), "package": PackageModels()}),
             self.reconciler,
-            self.events,
+            self.rollouts,
             Rules(must_allow_anonymous=not config.is_loopback),
         )
         self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics)
@@ -102,6 +122,8 @@ class ControlPlane:
             uvicorn.Config(
                 create_app(
                     self.operations,
+                    self.rollouts,
+                    self.comparer,
                     self,
                     ReplicaLogs(config.replica_log_dir, config.gateway_id),
                     kept_secret(config.admin_token_file),
@@ -116,9 +138,12 @@ class ControlPlane:
         )
         serving = _named(admin.serve(), "admin API")
         reconciling = _named(self._run_reconciler(), "reconciler")
+        rolling = _named(self.rollouts.run(), "rollouts")
         stopped = asyncio.create_task(stopping.wait())
-        await asyncio.wait({serving, reconciling, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({serving, reconciling, rolling, stopped}, return_when=asyncio.FIRST_COMPLETED)
         code = 0
+        if rolling.done():
+            rolling.result()
         if reconciling.done():
             # Ray was lost. Its client in this process would ask the lost cluster for ever; a new process is back in
             # two seconds, and nobody who scores notices.
@@ -127,7 +152,8 @@ class ControlPlane:
             await asyncio.sleep(_LAST_WORDS_S)
         admin.should_exit = True
         reconciling.cancel()
-        await asyncio.gather(serving, reconciling, return_exceptions=True)
+        rolling.cancel()
+        await asyncio.gather(serving, reconciling, rolling, return_exceptions=True)
         self.reconciler.close()
         await self.metrics.close()
         await metrics.close(grace_s=0.2)

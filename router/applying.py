@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from router.admin_ports import InForce
+from router.commits import Done
 from router.domain.endpoint import Deployment, Endpoint
 from router.domain.errors import Conflict, NotFound
 from router.domain.rollout import Phase, Rollout, RolloutSpec
 from router.domain.traffic import Traffic
-from router.operations import Done, Operations
+from router.operations import Operations
 from router.plan import Action
 from router.rollout_ports import Rollouts
 from router.spec import Document, Problem, SpecProblems
@@ -56,7 +57,7 @@ async def apply_documents(
     if problems := [problem for document in wanted for problem in _obstacles(operations, document, documents)]:
         raise SpecProblems(problems)
     reduced = [_without_what_rollouts_own(operations, rollouts, document, asked) for document in documents]
-    done = await operations.apply(reduced, is_dry_run=is_dry_run, expected=expected)
+    done = await operations.apply(reduced, is_dry_run=is_dry_run, expected=expected, by=by)
     changes = []
     for document in asked:
         spec, action = document.content, Action.UNCHANGED

@@ -7,13 +7,24 @@ from types import MappingProxyType
 
 from router.domain.endpoint import EndpointState
 from router.domain.errors import NotFound
+from router.domain.rollout import Rollout
+from router.domain.routing import Shield
 
 
 class Desired:
-    """Endpoint name → `EndpointState`, exactly as the store has it. Only `Operations` writes to it."""
+    """Endpoint name → `EndpointState`, and its rollouts, exactly as the store has them.
 
-    def __init__(self, states: Mapping[str, EndpointState]) -> None:
+    Only `Commits` writes the states, and only the rollout engine the rollouts and the shields, which are derived from
+    them. An endpoint that is deleted takes its rollouts with it.
+    """
+
+    def __init__(self, states: Mapping[str, EndpointState], rollouts: Iterable[Rollout] = ()) -> None:
+        """`rollouts`: oldest first."""
         self._states = dict(states)
+        self._rollouts: dict[str, dict[str, Rollout]] = {}  # endpoint → id → rollout, the latest last
+        self._shields: dict[str, Shield] = {}
+        for rollout in rollouts:
+            self.publish_rollout(rollout)
 
     @property
     def states(self) -> Mapping[str, EndpointState]:
@@ -33,3 +44,29 @@ class Desired:
             self._states[state.endpoint.name] = state
         for name in deleted:
             del self._states[name]
+            self._rollouts.pop(name, None)
+            self._shields.pop(name, None)
+
+    def rollout(self, endpoint: str) -> Rollout | None:
+        """The endpoint's present or last rollout."""
+        return next(reversed(self._rollouts.get(endpoint, {}).values()), None)
+
+    def rollouts(self, endpoint: str) -> tuple[Rollout, ...]:
+        """All that are remembered, the latest first."""
+        return tuple(reversed(self._rollouts.get(endpoint, {}).values()))
+
+    def publish_rollout(self, rollout: Rollout) -> None:
+        self._rollouts.setdefault(rollout.endpoint, {})[rollout.id] = rollout
+
+    def shield(self, endpoint: str) -> Shield | None:
+        return self._shields.get(endpoint)
+
+    def set_shield(self, endpoint: str, shield: Shield | None) -> bool:
+        """Whether that changed anything."""
+        if self._shields.get(endpoint) == shield:
+            return False
+        if shield is None:
+            del self._shields[endpoint]
+        else:
+            self._shields[endpoint] = shield
+        return True

@@ -171,6 +171,9 @@ class Reconciler:
                     await self._changed.wait()
         return result
 
+    async def status_changed(self) -> None:
+        await self._changed.wait()
+
     def ray_status(self) -> RayStatus:
         return RayStatus(not self._ray_trouble, self._ray_address, self._ray_trouble)
 
@@ -215,8 +218,8 @@ class Reconciler:
     def _routing(self, state: EndpointState) -> Routing:
         in_force = self._in_force.get(state.endpoint.name, Traffic()).restricted_to(state.deployments)
         replicas = self._replicas_of.get(state.endpoint.name, ())
-        ready = ready_deployments(state, replicas)
-        return routing_for(state, traffic_to_apply(state.endpoint.traffic, in_force, ready), replicas)
+        traffic = traffic_to_apply(state.endpoint.traffic, in_force, ready_deployments(state, replicas))
+        return routing_for(state, traffic, replicas, self._desired.shield(state.endpoint.name))
 
     async def _confirm(self, name: str, routed: _Routed) -> None:
         """Wait until Envoy has what it was told; only then is it in force."""

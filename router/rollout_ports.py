@@ -80,6 +80,16 @@ class Rollouts(Protocol):
         """The latest rollout, at once when it differs from `seen`, else when it does or the time is over."""
 
 
+class MakesWay(Protocol):
+    """Ends a rollout that a change made by hand would cross."""
+
+    async def make_way(self, endpoint: str, by: str) -> None:
+        """Returns when the endpoint's rollout moves no traffic any more.
+
+        One that is decided ends as it is; any other is aborted, and has gone back. Raises `Conflict` when it cannot.
+        """
+
+
 class RolloutStore(Protocol):
     """Durable rollouts. Every method is one transaction; raises `StoreFailed`."""
 
@@ -87,9 +97,13 @@ class RolloutStore(Protocol):
         """All that are remembered, oldest first."""
 
     def save_rollout(self, rollout: Rollout, evidence: Evidence, entries: Collection[Announce]) -> None:
-        """All or nothing. An announcement that is there already is not written again."""
+        """All or nothing. An announcement that is there already is not written again.
 
-    def trail(self, endpoint: str, limit: int) -> tuple[Entry, ...]: ...
+        A rollout of an endpoint that was deleted meanwhile is not written: its rollouts went with it.
+        """
+
+    def trail(self, endpoint: str, limit: int) -> tuple[Entry, ...]:
+        """The last `limit` entries, oldest first."""
 
 
 class Comparer(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -19,25 +19,31 @@ from router.admin_ports import (
     RayStatus,
     Settlement,
 )
+from router.commits import Commits
 from router.desired import Desired
 from router.domain.endpoint import EndpointState
 from router.domain.errors import Conflict, ModelUnavailable
+from router.domain.evidence import Evidence
 from router.domain.model_ref import ModelRef, ResolvedModel
+from router.domain.rollout import Announce, Rollout
 from router.domain.routing import Replica
 from router.domain.traffic import Traffic
 from router.events import EventLog
 from router.operations import Operations
 from router.plan import Rules
 from router.ports import ProxyStatus
+from router.rollout_ports import Entry
 from tests.fake_rollouts import MemoryRollouts
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
 class MemoryStore:
-    """Implements `Store`, without durability."""
+    """Implements `Store` and `RolloutStore`, without durability."""
 
     def __init__(self) -> None:
+        self._rollouts: dict[str, tuple[Rollout, Evidence]] = {}
+        self._entries: dict[tuple[str, int], Entry] = {}
         self._states: dict[str, EndpointState] = {}
         self._replicas: tuple[Replica, ...] = ()
         self._in_force: dict[str, Traffic] = {}
@@ -50,6 +56,8 @@ class MemoryStore:
         for name in deleted:
             states.pop(name, None)
             self._in_force.pop(name, None)
+            self._rollouts = {key: it for key, it in self._rollouts.items() if it[0].endpoint != name}
+            self._entries = {key: it for key, it in self._entries.items() if it.endpoint != name}
         for state in changed:
             stored = states.get(state.endpoint.name)
             if (stored.revision if stored else 0) != state.revision - 1:
@@ -69,6 +77,22 @@ class MemoryStore:
     def save_in_force(self, endpoint: str, traffic: Traffic) -> None:
         if endpoint in self._states:
             self._in_force[endpoint] = traffic
+
+    def load_rollouts(self) -> tuple[tuple[Rollout, Evidence], ...]:
+        return tuple(self._rollouts.values())
+
+    def save_rollout(self, rollout: Rollout, evidence: Evidence, entries: Collection[Announce]) -> None:
+        if rollout.endpoint not in self._states:
+            return
+        self._rollouts[rollout.id] = (rollout, evidence)
+        of_endpoint = [key for key, (it, _) in self._rollouts.items() if it.endpoint == rollout.endpoint]
+        for forgotten in of_endpoint[:-50]:
+            del self._rollouts[forgotten]
+        for what in entries:
+            self._entries.setdefault((rollout.id, what.revision), Entry(rollout.id, rollout.endpoint, what))
+
+    def trail(self, endpoint: str, limit: int) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self._entries.values() if entry.endpoint == endpoint)[-limit:]
 
 
 @dataclass
@@ -115,6 +139,9 @@ class ObedientReconciler:
             return EndpointStatus(Traffic(), None, deployments, 0, error)
         return EndpointStatus(state.endpoint.traffic, state.endpoint.mirror, deployments, state.revision, error)
 
+    async def status_changed(self) -> None:
+        await asyncio.Event().wait()
+
     async def wait_settled(self, name: str, revision: int, timeout_s: float) -> Settlement:
         if name not in self._desired.states:
             return InForce()
@@ -136,6 +163,18 @@ class ObedientReconciler:
         if wanted == 0:
             return DeploymentStatus(name, DeploymentCondition.STOPPED, 0, 0)
         return DeploymentStatus(name, DeploymentCondition.READY, wanted, wanted)
+
+
+class WayMaker:
+    """Implements `MakesWay`: notes whom it was asked to end."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.ends: Callable[[str], None] = lambda endpoint: None
+
+    async def make_way(self, endpoint: str, by: str) -> None:
+        self.asked.append((endpoint, by))
+        self.ends(endpoint)
 
 
 class FixedLogs:
@@ -169,7 +208,7 @@ class Bench:
         self.models = KnownModels()
         self.reconciler = ObedientReconciler(self.desired)
         self.events = EventLog(lambda: NOON)
-        self.operations = Operations(
-            self.desired, self.store, self.models, self.reconciler, self.events, rules or Rules()
-        )
+        self.commits = Commits(self.desired, self.store, self.reconciler, self.events)
+        self.way = WayMaker()
+        self.operations = Operations(self.commits, self.models, self.reconciler, self.way, rules or Rules())
         self.rollouts = MemoryRollouts(self.desired, self.store, NOON)

@@ -18,11 +18,12 @@ from router.admin_ports import (
 from router.api import shapes
 from router.api.rollout_views import line_view
 from router.applying import RolloutChange, latest_of
+from router.commits import Done
 from router.domain.endpoint import EndpointState
 from router.domain.rollout import Rollout
 from router.domain.traffic import Mirror
 from router.events import Event
-from router.operations import Done, Operations
+from router.operations import Operations
 from router.plan import Change
 from router.ports import ProxyStatus
 from router.rollout_ports import Rollouts

@@ -36,6 +36,14 @@ class Latencies:
             raise ValueError("histograms with different bounds cannot be added")
         return Latencies(self.bounds_ms, tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)))
 
+    def __sub__(self, earlier: Latencies) -> Latencies:
+        """What was added since `earlier`. Raises `ValueError` when both hold something and their bounds differ."""
+        if not earlier.total:
+            return self
+        if self.bounds_ms != earlier.bounds_ms:
+            raise ValueError("histograms with different bounds cannot be subtracted")
+        return Latencies(self.bounds_ms, tuple(a - b for a, b in zip(self.counts, earlier.counts, strict=True)))
+
     def quantile_ms(self, fraction: float) -> float:
         """The smallest bound that at least `fraction` of the requests kept to; infinite when none is that large."""
         wanted, reached = fraction * self.total, 0
@@ -65,3 +73,9 @@ class Totals:
     requests: int = 0
     errors: int = 0
     latencies: Latencies = Latencies()
+
+    def __sub__(self, earlier: Totals) -> Totals:
+        """What was added since `earlier`, of the same deployment in the same process."""
+        return Totals(
+            self.requests - earlier.requests, self.errors - earlier.errors, self.latencies - earlier.latencies
+        )

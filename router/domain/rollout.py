@@ -195,9 +195,10 @@ class AbortAsked:
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """Another rollout of the endpoint begins, so the old deployment is its business from now on."""
+    """The old deployment is somebody else's business from now on. `reason`: what was done about it."""
 
     by: str
+    reason: str = "another rollout was started"
 
 
 Event = (

@@ -122,7 +122,7 @@ def _aborted(rollout: Rollout, event: AbortAsked, now: datetime) -> Rollout:
 
 
 def _superseded(rollout: Rollout, event: Superseded, now: datetime) -> Rollout:
-    return replace(rollout, phase=Phase.SUCCEEDED, reason=f"another rollout was started by {event.by}")
+    return replace(rollout, phase=Phase.SUCCEEDED, reason=f"{event.reason} by {event.by}")
 
 
 # --- how far that lets it go ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,39 @@ def test_a_stored_spec_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed, match="x: is not a key here"):
         store.load()
     store.close()
+
+
+VERSION_1 = """
+CREATE TABLE endpoint (name TEXT PRIMARY KEY, revision INTEGER NOT NULL, spec TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE deployment (
+    endpoint TEXT NOT NULL REFERENCES endpoint (name) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    spec TEXT NOT NULL,
+    model_path TEXT NOT NULL,
+    model_sha256 TEXT NOT NULL,
+    PRIMARY KEY (endpoint, name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE in_force (
+    endpoint TEXT PRIMARY KEY REFERENCES endpoint (name) ON DELETE CASCADE, traffic TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE replica (
+    id TEXT PRIMARY KEY, endpoint TEXT NOT NULL, deployment TEXT NOT NULL, generation TEXT NOT NULL,
+    address TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO endpoint VALUES ('e', 3, '{"kind": "Endpoint", "name": "e"}');
+PRAGMA application_id = 0x43664164;
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_file_of_version_1_is_brought_up_to_date_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(VERSION_1)
+    for _ in range(2):  # the second time, it is up to date already
+        store = SqliteStore(path)
+        assert store.load() == {"e": EndpointState(Endpoint("e"), revision=3)}
+        assert store.load_rollouts() == ()
+        store.close()
+    with closing(sqlite3.connect(path)) as new:
+        assert new.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.models import tiny_mlp
+from benchmarks.models import faulty_mlp, tiny_mlp
 from benchmarks.payloads import Payload, payload_for
 from tests.system.gateway import Gateway, a_gateway, deployment, endpoint, write_spec
 from tests.system.models import echo, slow, strings
@@ -22,9 +22,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with mlp.onnx, echo.onnx, strings.onnx, slow.onnx, and garbage.onnx, which is none."""
+    """A folder with mlp.onnx, faulty.onnx, echo.onnx, strings.onnx, slow.onnx, and garbage.onnx, which is none."""
     folder = tmp_path_factory.mktemp("models")
     tiny_mlp(folder / "mlp.onnx")
+    faulty_mlp(folder / "faulty.onnx")
     echo(folder / "echo.onnx")
     strings(folder / "strings.onnx")
     slow(folder / "slow.onnx")

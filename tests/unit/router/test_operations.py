@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import pytest
 
+from router.commits import in_words
 from router.domain.endpoint import EndpointState
 from router.domain.errors import Invalid, NotFound, StoreFailed
 from router.domain.traffic import Traffic
-from router.operations import in_words
 from router.plan import Action, Change, FieldChange, RevisionConflict, Rules
 from router.spec import Document, SpecProblems, read_documents
 from router.spec.changes import Scale, TrafficChange

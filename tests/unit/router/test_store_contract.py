@@ -12,11 +12,18 @@ import pytest
 from adapters.sqlite_store import SqliteStore
 from router.domain.endpoint import DeployedModel, Deployment, Endpoint, EndpointState, Resources
 from router.domain.errors import Conflict
+from router.domain.evidence import Evidence
+from router.domain.measurement import Latencies, Totals
 from router.domain.model_ref import ModelRef, ResolvedModel
+from router.domain.policy import AtMost, CustomMetric, Policy
+from router.domain.rollout import Announce, Page, Phase, RolloutSpec, Split, Standing, start
 from router.domain.routing import Replica, ReplicaState, TcpAddress, UnixAddress
+from router.domain.sources import WebhookAnswer
+from router.domain.strategy import canary
 from router.domain.traffic import Mirror, Traffic
 from router.ports import Store
-from tests.fakes import MemoryStore
+from router.rollout_ports import Entry
+from tests.fakes import NOON, MemoryStore
 
 BLUE = DeployedModel(
     Deployment("blue", "e", ModelRef("file", "/m.onnx"), "3.3", resources=Resources(0.5, 0, 1025)),
@@ -87,3 +94,69 @@ def test_replicas_are_remembered_as_a_whole(store: Store) -> None:
     assert store.load_replicas() == (one, two)
     store.save_replicas([three])
     assert store.load_replicas() == (three,)
+
+
+ROLLOUT = start(
+    "r1",
+    RolloutSpec(
+        "e",
+        "green",
+        canary(),
+        Policy(metrics=(CustomMetric("lag", AtMost(3), WebhookAnswer("http://127.0.0.1:1/lag")),)),
+    ),
+    Standing(Split(Traffic.of({"blue": 100})), {"blue": 1, "green": 1}),
+    "ann",
+    NOON,
+)
+LATER = replace(ROLLOUT, id="r2", revision=1)
+BEGAN = Announce(1, NOON, "ann", Phase.PENDING, Phase.PENDING, "started")
+PAGED = Page(2, NOON, "crossfade", Phase.ROLLING_BACK, Phase.ROLLING_BACK, "holding: blue has no replica")
+LEARNED = Evidence.of_baseline(Totals(600, 2, Latencies((1.0, 2.0), (500, 98, 0))), Policy())
+
+
+def test_rollouts_and_their_evidence_are_remembered_in_the_order_in_which_they_began(
+    store: MemoryStore | SqliteStore,
+) -> None:
+    store.save([STATE], [])
+    store.save_rollout(ROLLOUT, Evidence(), [BEGAN])
+    store.save_rollout(LATER, Evidence(), [BEGAN])
+    changed = replace(ROLLOUT, phase=Phase.PROGRESSING, revision=2)
+    store.save_rollout(changed, LEARNED, [])
+    assert store.load_rollouts() == ((changed, LEARNED), (LATER, Evidence()))
+
+
+def test_an_announcement_is_written_once(store: MemoryStore | SqliteStore) -> None:
+    store.save([STATE], [])
+    store.save_rollout(ROLLOUT, Evidence(), [BEGAN])
+    store.save_rollout(ROLLOUT, Evidence(), [BEGAN, PAGED])
+    assert store.trail("e", 10) == (Entry("r1", "e", BEGAN), Entry("r1", "e", PAGED))
+    assert store.trail("e", 1) == (Entry("r1", "e", PAGED),)
+    assert store.trail("f", 10) == ()
+
+
+def test_an_endpoint_takes_its_rollouts_along_and_none_is_written_for_one_that_is_gone(
+    store: MemoryStore | SqliteStore,
+) -> None:
+    store.save([STATE], [])
+    store.save_rollout(ROLLOUT, Evidence(), [BEGAN])
+    store.save([], ["e"])
+    assert store.load_rollouts() == ()
+    store.save_rollout(ROLLOUT, Evidence(), [PAGED])
+    store.save([STATE], [])
+    assert store.load_rollouts() == ()
+    assert store.trail("e", 10) == ()
+
+
+def test_a_change_of_the_endpoint_leaves_its_rollouts_alone(store: MemoryStore | SqliteStore) -> None:
+    store.save([STATE], [])
+    store.save_rollout(ROLLOUT, LEARNED, [BEGAN])
+    store.save([replace(STATE, revision=2)], [])
+    assert store.load_rollouts() == ((ROLLOUT, LEARNED),)
+
+
+def test_the_last_fifty_rollouts_are_remembered_and_every_line_of_the_trail(store: MemoryStore | SqliteStore) -> None:
+    store.save([STATE], [])
+    for number in range(60):
+        store.save_rollout(replace(ROLLOUT, id=f"r{number}"), Evidence(), [BEGAN])
+    assert [rollout.id for rollout, _ in store.load_rollouts()] == [f"r{number}" for number in range(10, 60)]
+    assert len(store.trail("e", 100)) == 60

@@ -1,0 +1,93 @@
+"""Commits: how a decided change becomes true. Durable first, then published, then told.
+
+Changes are serialised by one lock, from the look at the present state to its publication, so none is decided on a state
+that is no longer there. Both the operators' changes and those of rollouts go this way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from router.admin_ports import Changes
+from router.desired import Desired
+from router.domain.endpoint import EndpointState
+from router.events import EventLog
+from router.plan import Action, Change, Plan
+from router.ports import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was done, or with a dry run would be. `revisions`: endpoint → its revision afterwards (0: it is gone)."""
+
+    changes: tuple[Change, ...]
+    revisions: Mapping[str, int]
+
+
+class Commits:
+    """Belongs to one event loop."""
+
+    def __init__(self, desired: Desired, store: Store, changes: Changes, events: EventLog) -> None:
+        self.desired = desired
+        self.events = events
+        self._store = store
+        self._changes = changes
+        self._lock = asyncio.Lock()
+        self._under_way: set[asyncio.Task[Done]] = set()
+
+    async def commit(self, decide: Callable[[], Plan], names: Iterable[str]) -> Done:
+        """Run to the end even when the caller is cancelled: a change must not be durable and unpublished."""
+        task = asyncio.create_task(self._commit(decide, names))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def commit_one(self, name: str, decide: Callable[[EndpointState], Plan]) -> Done:
+        """Raises `NotFound`, and what `decide` raises."""
+        return await self.commit(lambda: decide(self.desired.state(name)), {name})
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Nothing is changed meanwhile."""
+        async with self._lock:
+            yield
+
+    def done(self, plan: Plan, names: Iterable[str]) -> Done:
+        """Before a dry run's plan is published, an endpoint that it would create is at revision 0."""
+        states = self.desired.states
+        revisions = {name: states[name].revision if name in states else 0 for name in sorted(names)}
+        return Done(plan.changes, revisions)
+
+    async def _commit(self, decide: Callable[[], Plan], names: Iterable[str]) -> Done:
+        async with self._lock:
+            plan = decide()
+            if plan.changed or plan.deleted:
+                await asyncio.to_thread(self._store.save, plan.changed, plan.deleted)
+                self.desired.publish(plan.changed, plan.deleted)
+                self._tell(plan)
+            return self.done(plan, names)
+
+    def _tell(self, plan: Plan) -> None:
+        for change in plan.changes:
+            if change.action is not Action.UNCHANGED:
+                kind = f"{'deployment' if change.deployment else 'endpoint'}_{change.action}"
+                message = in_words(change)
+                self.events.publish(kind, message, endpoint=change.endpoint, deployment=change.deployment)
+        for name in (*(state.endpoint.name for state in plan.changed), *plan.deleted):
+            self._changes.endpoint_changed(name)
+
+
+def in_words(change: Change) -> str:
+    """One line for an operator: "deployment filetype/green changed: instance_count 1 → 2"."""
+    what = f"deployment {change.endpoint}/{change.deployment}" if change.deployment else f"endpoint {change.endpoint}"
+    fields = ", ".join(f"{field.key} {_shown(field.old)} → {_shown(field.new)}" for field in change.fields)
+    return f"{what} {change.action}" + (f": {fields}" if fields else "")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={percent}" for name, percent in value.items()) or "none"
+    return "none" if value is None else str(value)

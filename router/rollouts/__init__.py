@@ -1,0 +1,1 @@
+"""Rollouts that run: what is observed becomes events, the domain decides, and what it decides is saved and done."""

@@ -1,0 +1,92 @@
+"""Rollouts under load, with the real Envoy, Ray and models: users must notice nothing, whatever the candidate does."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.models import POISON
+from benchmarks.payloads import payload_for
+from benchmarks.steady import SteadyLoad
+from router.domain.strategy import Analyze, SetWeight
+from tests.system.gateway import Gateway
+from tests.system.rolling import ENDED, ENDPOINT, POLICY, Rolling
+
+PER_SECOND = 80
+KILLS = 5
+
+
+@pytest.fixture
+def rolling(shared: Gateway, models: Path) -> Rolling:
+    rolling = Rolling(shared)
+    rolling.prepare(models)
+    return rolling
+
+
+@pytest.fixture
+async def load(shared: Gateway, rolling: Rolling, models: Path) -> AsyncIterator[SteadyLoad]:
+    """HTTP and gRPC requests at a steady rate, for as long as the test runs; none of them may fail."""
+    payload = payload_for(models / "mlp.onnx", ENDPOINT)
+    async with SteadyLoad(rolling.url, shared.grpc, payload, PER_SECOND) as load:
+        await load.split(PER_SECOND)
+        yield load
+        await load.split(PER_SECOND)
+    assert not load.failures, load.failures[:10]
+    assert set(load.answered) == {"http", "grpc"}
+
+
+async def test_a_candidate_that_fails_everything_is_rolled_back_and_no_user_sees_it(
+    rolling: Rolling, load: SteadyLoad, models: Path
+) -> None:
+    load.special = payload_for(models / "mlp.onnx", ENDPOINT, POISON), 1.0
+    await asyncio.to_thread(rolling.start, "faulty")
+    rollout = await rolling.until_phase(*ENDED)
+    assert rollout["phase"] == "rolled_back", rollout["reason"]
+    assert "requests failed" in rollout["reason"]
+    assert set(await load.split(PER_SECOND)) == {"blue"}
+
+
+async def test_a_healthy_candidate_gets_all_traffic_unattended_and_undo_takes_it_back(
+    rolling: Rolling, load: SteadyLoad
+) -> None:
+    await asyncio.to_thread(rolling.start, "green")
+    await rolling.until_phase("promoted", *ENDED)
+    assert set(await load.split(PER_SECOND)) == {"green"}
+    phases = [entry["phase"] for entry in await asyncio.to_thread(rolling.trail)]
+    assert list(dict.fromkeys(phases)) == ["pending", "progressing", "promoted"]
+
+    await asyncio.to_thread(rolling.ask, "undo")
+    await rolling.until(lambda rollout: rollout["undoes"] != "" and rollout["phase"] == "promoted")
+    assert set(await load.split(PER_SECOND)) == {"blue"}
+
+
+async def test_a_control_plane_that_is_killed_again_and_again_goes_on_where_it_was(
+    shared: Gateway, rolling: Rolling, load: SteadyLoad
+) -> None:
+    dice = random.Random(3)
+    started = await asyncio.to_thread(rolling.start, "green")
+    for _ in range(KILLS):
+        await asyncio.sleep(dice.uniform(0, 1.5))
+        (control_plane,) = await asyncio.to_thread(shared.find, "router.app")
+        control_plane.kill()
+        await rolling.until(lambda rollout: True)
+    await rolling.until_phase("promoted", *ENDED)
+    rollout = await asyncio.to_thread(rolling.latest)
+    assert (rollout["id"], rollout["phase"]) == (started["id"], "promoted")
+    revisions = [entry["revision"] for entry in await asyncio.to_thread(rolling.trail)]
+    assert revisions == list(range(1, len(revisions) + 1))
+    assert set(await load.split(PER_SECOND)) == {"green"}
+
+
+async def test_without_traffic_nothing_is_concluded(rolling: Rolling) -> None:
+    policy = replace(POLICY, max_wait_s=4)
+    await asyncio.to_thread(rolling.start, "green", (SetWeight(50), Analyze(bake_s=1), SetWeight(100)), policy)
+    rollout = await rolling.until_phase("paused", "promoted", *ENDED)
+    assert (rollout["phase"], rollout["pause"]) == ("paused", "inconclusive")
+    await asyncio.to_thread(rolling.ask, "abort")
+    await rolling.until_phase("aborted")
