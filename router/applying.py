@@ -46,18 +46,20 @@ async def apply_documents(
     by: str,
     *,
     is_dry_run: bool = False,
+    is_forced: bool = False,
     expected: Mapping[str, int] | None = None,
 ) -> tuple[Done, tuple[RolloutChange, ...]]:
     """Idempotent: a rollout that is under way, or whose candidate has all the traffic already, is left alone.
 
-    Raises what `Operations.apply` and `Rollouts.start` raise, and `Conflict` while another rollout is under way.
+    `is_forced`: a change of anything but rollouts ends the rollout that it would cross. Raises what `Operations.apply`
+    and `Rollouts.start` raise, and `Conflict` while another rollout is under way.
     """
     asked = [document for document in documents if isinstance(document.content, RolloutSpec)]
     wanted = [document for document in asked if not _is_true(operations, rollouts, document)]
     if problems := [problem for document in wanted for problem in _obstacles(operations, document, documents)]:
         raise SpecProblems(problems)
     reduced = [_without_what_rollouts_own(operations, rollouts, document, asked) for document in documents]
-    done = await operations.apply(reduced, is_dry_run=is_dry_run, expected=expected, by=by)
+    done = await operations.apply(reduced, is_dry_run=is_dry_run, is_forced=is_forced, expected=expected, by=by)
     changes = []
     for document in asked:
         spec, action = document.content, Action.UNCHANGED

@@ -47,7 +47,13 @@ def gateway_routes(operations: Operations, gateway: Gateway, rollouts: Rollouts)
         """
         documents = await asyncio.to_thread(read_documents, request.documents)
         done, started = await apply_documents(
-            operations, rollouts, documents, by, is_dry_run=request.dry_run, expected=request.revisions
+            operations,
+            rollouts,
+            documents,
+            by,
+            is_dry_run=request.dry_run,
+            is_forced=request.force,
+            expected=request.revisions,
         )
         return done_view(done, is_dry_run=request.dry_run, rollouts=started)
 

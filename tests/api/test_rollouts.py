@@ -217,6 +217,35 @@ async def test_an_endpoint_shows_the_rollout_that_is_under_way(admin: Admin) -> 
     assert (await admin.http.get(BASE)).json()["rollout"] is None
 
 
+PAUSED = [{"pause": "until_promoted"}, {"set_weight": 100}]
+
+
+async def test_changes_by_hand_are_refused_while_a_rollout_is_under_way_unless_forced(admin: Admin) -> None:
+    await started(admin, steps=PAUSED)
+    change = {"traffic": {"blue": 50, "green": 50}}
+    error = error_of(await admin.http.patch(BASE, json=change), 409, "conflict")
+    assert "crossfade rollout abort e" in error["message"]
+    error_of(await admin.http.delete(f"{BASE}/deployments/green"), 409, "conflict")
+    error_of(await admin.apply(SPECS[2] | {"resources": {"cpu": 2}}), 409, "conflict")
+    assert (await latest(admin))["phase"] == "paused"
+    forced = await admin.http.patch(BASE, json=change, params={"force": "true"}, headers={"x-crossfade-by": "eve"})
+    assert forced.status_code == 200, forced.text
+    view = await latest(admin)
+    assert (view["outcome"], view["reason"]) == ("aborted", "aborted by eve")
+    assert (await admin.http.get(BASE)).json()["traffic"] == {"blue": 50, "green": 50}
+
+
+async def test_a_forced_deletion_and_a_forced_apply_abort_the_rollout_too(admin: Admin) -> None:
+    await started(admin, steps=PAUSED)
+    gone = await admin.http.delete(f"{BASE}/deployments/green", params={"force": "true"})
+    assert gone.status_code == 200, gone.text
+    assert (await latest(admin))["outcome"] == "aborted"
+    await started(admin, steps=PAUSED)
+    changed = await admin.apply(SPECS[2] | {"resources": {"cpu": 2}}, force=True)
+    assert changed.status_code == 200, changed.text
+    assert (await latest(admin))["outcome"] == "aborted"
+
+
 # --- documents of kind Rollout -----------------------------------------------------------------------------------
 
 

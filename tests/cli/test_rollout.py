@@ -170,6 +170,24 @@ def test_endpoints_and_status_show_a_rollout_that_is_under_way_in_a_line(termina
     assert "blue → green" not in terminal.run("status").out
 
 
+def test_traffic_is_not_changed_by_hand_during_a_rollout_unless_forced(terminal: Terminal) -> None:
+    paused = terminal.spec("- pause: until_promoted\n- set_weight: 100\n", "steps.yaml")
+    begun(terminal, "--steps", paused)
+    change = ("endpoint", "update", "e", "--traffic", "blue=50 green=50")
+    refused = terminal.run(*change)
+    assert refused.code == 1
+    assert "crossfade rollout abort e" in refused.err
+    assert terminal.run(*change, "--force").code == 0
+    assert terminal.run("rollout", "status", "e", "-o", "json").json["outcome"] == "aborted"
+    terminal.run("endpoint", "update", "e", "--traffic", "blue=100")
+    begun(terminal, "--steps", paused)
+    assert terminal.run("deployment", "delete", "e", "green", "--force").code == 0
+    begun(terminal, "--steps", paused)
+    changed = terminal.spec(SPEC + "resources: {cpu: 2}\n", "changed.yaml")
+    assert terminal.run("apply", "-f", changed).code == 1
+    assert terminal.run("apply", "-f", changed, "--force").code == 0
+
+
 # --- looking on ---------------------------------------------------------------------------------------------------
 
 
