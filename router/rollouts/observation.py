@@ -10,7 +10,7 @@ from router.admin_ports import DeploymentCondition, EndpointStatus
 from router.domain.endpoint import EndpointState
 from router.domain.evidence import Answers, Copies, Report
 from router.domain.measurement import Totals
-from router.domain.rollout import Event, Phase, Replicas, ReplicasObserved, Rollout, Split, Ticked, TrafficApplied
+from router.domain.rollout import Event, Replicas, ReplicasObserved, Rollout, Split, Ticked, TrafficApplied
 from router.domain.rollout_commands import wake_at
 from router.rollout_ports import Pairs
 
@@ -94,8 +94,9 @@ def must_be_saved(old: Rollout, new: Rollout) -> bool:
 
 
 def is_compared(rollout: Rollout) -> bool:
-    """Whether answers of both sides to the same requests are of use."""
-    return rollout.phase.is_judged and rollout.phase is not Phase.PROMOTED
+    """Whether there are answers of both sides to the same requests: where the candidate gets copies."""
+    mirrors = (rollout.asked.mirror, rollout.in_force.mirror)
+    return rollout.phase.is_judged and any(mirror and mirror.deployment == rollout.candidate for mirror in mirrors)
 
 
 def _replicas(status: EndpointStatus, name: str) -> Replicas:
