@@ -60,7 +60,7 @@ ACTIONS: dict[str, Action] = {
 LIVES = st.lists(st.lists(st.sampled_from(sorted(ACTIONS)), max_size=12), min_size=1, max_size=3)
 
 
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(LIVES)
 def test_whatever_happens(lives: list[list[str]]) -> None:
     asyncio.run(check(lives))
