@@ -6,9 +6,13 @@ An application like any other: it knows the endpoint's name and address, nothing
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import itertools
 import json
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -38,17 +42,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Ask the endpoint `filetype` what kind of files these are.")
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--address", default="127.0.0.1:8000", help="scoring address (default: %(default)s)")
+    parser.add_argument("--repeat", action="store_true", help="ask again and again, and tell once a second who answers")
     options = parser.parse_args()
     names = labels()
     client = triton.InferenceServerClient(options.address)
+    if options.repeat:
+        with contextlib.suppress(KeyboardInterrupt):
+            ask_for_ever(client, [features(path.read_bytes()) for path in options.files])
+        return
     for path in options.files:
-        tensor = triton.InferInput("bytes", [1, 2 * PART_BYTES], "INT32")
-        tensor.set_data_from_numpy(features(path.read_bytes()))
-        result = client.infer("filetype", [tensor])
+        result = ask(client, features(path.read_bytes()))
         scores = result.as_numpy("target_label")[0]
         best = int(scores.argmax())
-        version = result.get_response()["model_version"]
-        print(f"{path}: {names[best]} ({scores[best]:.1%}), answered by version {version}")
+        print(f"{path}: {names[best]} ({scores[best]:.1%}), answered by version {version_of(result)}")
+
+
+def ask(client: triton.InferenceServerClient, row: np.ndarray) -> triton.InferResult:
+    tensor = triton.InferInput("bytes", [1, 2 * PART_BYTES], "INT32")
+    tensor.set_data_from_numpy(row)
+    return client.infer("filetype", [tensor])
+
+
+def version_of(result: triton.InferResult) -> str:
+    return str(result.get_response()["model_version"])
+
+
+def ask_for_ever(client: triton.InferenceServerClient, rows: list[np.ndarray]) -> None:
+    answers: Counter[str] = Counter()
+    told_s = time.monotonic()
+    for row in itertools.cycle(rows):
+        answers[version_of(ask(client, row))] += 1
+        if time.monotonic() - told_s >= 1:
+            shares = ", ".join(f"{count} by version {version}" for version, count in sorted(answers.items()))
+            print(f"answers in the last second: {shares}", flush=True)
+            answers.clear()
+            told_s = time.monotonic()
 
 
 if __name__ == "__main__":

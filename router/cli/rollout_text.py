@@ -200,23 +200,20 @@ def _evidence(rollout: Json, width: int) -> list[str]:
     names = max((len(row["metric"]) for row in verdict["rows"]), default=0)
     for row in verdict["rows"]:
         sentence = row["sentence"].removeprefix(f"{row['metric']}: ")
-        lines += _wrapped(
-            f"  {row['metric'].ljust(names)}  {row['result'].ljust(12)}  {_numbers(row)}{sentence}",
-            width,
-            " " * (names + 18),
-        )
+        lines.append(f"  {row['metric'].ljust(names)}  {row['result'].ljust(12)}  {_numbers(row)}".rstrip())
+        lines += [f"    {line}" for line in _wrapped(sentence, width - 4)]
     if not verdict["rows"] or verdict["result"] == "fail":
         lines += _wrapped(f"  {verdict['reason']}", width, "  ")
     return lines
 
 
 def _numbers(row: Json) -> str:
-    """ "1/200 against 12/12,000. "; empty for a metric of the user's own, which has no counts."""
+    """ "1/200 on the candidate, 12/12,000 on stable"; empty for a metric of the user's own, which has no counts."""
     stable, candidate = row["stable"], row["candidate"]
     if not candidate["requests"]:
         return ""
-    sides = [f"{side['hits']:,.0f}/{side['requests']:,.0f}" for side in (candidate, stable)]
-    return f"{' against '.join(sides)}. "
+    counts = [f"{side['hits']:,.0f}/{side['requests']:,.0f}" for side in (candidate, stable)]
+    return f"{counts[0]} on the candidate, {counts[1]} on stable"
 
 
 def _history_row(rollout: Json, now: datetime) -> tuple[Any, ...]:

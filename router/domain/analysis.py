@@ -97,7 +97,7 @@ def _row(metric: str, evidence: Evidence, policy: Policy, analyze: Analyze, now:
         missing = _more(analyze.min_pairs - candidate.of, "compared answers", candidate.of, evidence, now)
         result, sentence = Result.INCONCLUSIVE, f"{metric}: needs {missing}"
     elif bound <= margin and excess <= margin:
-        result, sentence = Result.PASS, f"{_told(metric, comparison)}; at most {_percent(bound)} more, proven"
+        result, sentence = Result.PASS, f"{_told(metric, comparison)}; {_surely(bound)}"
     else:
         wanted = _wanted(metric, comparison, margin, alpha, evidence, now)
         result, sentence = Result.INCONCLUSIVE, f"{_told(metric, comparison)}; {wanted}"
@@ -198,6 +198,10 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _surely(bound: float) -> str:
+    return f"at most {_percent(bound)} more, proven" if bound > 0 else "not more than stable's, proven"
 
 
 def _percent(rate: float) -> str:

@@ -87,8 +87,8 @@ METRIC = Section(
             "command",
             Maybe(CommandWords()),
             "Take the value from a program: the last line it prints. A list of words; no shell is involved. It runs as "
-            "the control plane does, with CROSSFADE_ENDPOINT, CROSSFADE_CANDIDATE, CROSSFADE_STABLE and "
-            "CROSSFADE_ROLLOUT.",
+            "the control plane does, with CROSSFADE_ENDPOINT, CROSSFADE_CANDIDATE, CROSSFADE_STABLE, "
+            "CROSSFADE_ROLLOUT and CROSSFADE_METRIC in its environment.",
         ),
         Key("webhook", "webhook", Maybe(Url()), 'POST the rollout to this URL; its answer is {"value": NUMBER}.'),
         Key("failures", "failures", Whole(1, 1000), "So many values in a row must break the rule to fail."),

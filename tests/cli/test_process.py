@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import socket
 import subprocess
@@ -16,8 +19,10 @@ import pytest
 
 from router.cli.checks import Finding, Verdict, cuda_finding, examine, port_finding
 from router.client import AdminClient, Refused
+from router.domain.rollout import Phase
 from tests.cli.conftest import TOKEN, Terminal
 from tests.cli.test_commands import SPEC
+from tests.fake_rollouts import MINUTE, PASS, UNSURE
 
 COMMAND = [sys.executable, "-c", "from router.cli import main; main()"]
 
@@ -50,6 +55,60 @@ def test_ctrl_c_while_waiting_exits_130_without_a_traceback(terminal: Terminal) 
     _, rest = waiting.communicate(timeout=10)
     assert waiting.returncode == 130
     assert "Traceback" not in rest
+
+
+def watching(terminal: Terminal) -> None:
+    terminal.run("apply", "-f", terminal.spec(SPEC))
+    assert terminal.run("rollout", "start", "e", "--to", "green", "--strategy", "all_at_once").code == 0
+
+
+def test_ctrl_c_while_watching_leaves_the_rollout_running_and_says_so(terminal: Terminal) -> None:
+    watching(terminal)
+    looking = subprocess.Popen(
+        [*COMMAND, "rollout", "watch", "e"],
+        env=environment(terminal),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert looking.stdout is not None
+    assert "started: blue → green" in looking.stdout.readline()
+    looking.send_signal(signal.SIGINT)
+    _, words = looking.communicate(timeout=30)
+    assert looking.returncode == 130
+    assert "The rollout goes on. Look again: crossfade rollout watch e." in words
+    assert "Traceback" not in words
+    assert terminal.bench.rollouts.latest("e").phase is Phase.PROGRESSING
+
+
+def test_on_a_terminal_the_rollout_is_drawn_in_place(terminal: Terminal) -> None:
+    watching(terminal)
+    terminal.bench.rollouts.script = [UNSURE, PASS, MINUTE]
+    ours, theirs = pty.openpty()
+    looking = subprocess.Popen(
+        [*COMMAND, "rollout", "watch", "e"],
+        env={**environment(terminal), "COLUMNS": "60", "LINES": "12"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+    )
+    os.close(theirs)
+    drawn = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other side has closed
+        while chunk := os.read(ours, 4096):
+            drawn += chunk
+    os.close(ours)
+    looking.communicate(timeout=30)
+    assert looking.returncode == 0
+    pictures = re.split(r"\x1b\[[0-9]+F\x1b\[J", drawn.decode())
+    assert len(pictures) >= 3
+    assert "step 2 of 2 (analyze, 60 s or more)" in pictures[0]
+    assert "inconclusive" in pictures[1]
+    assert "promoted: green has all the traffic" in pictures[-1]
+    for picture in pictures:
+        lines = picture.splitlines()
+        assert len(lines) <= 11
+        assert all(len(line) < 60 for line in lines)
 
 
 def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(terminal: Terminal) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+from typing import Any
 
 import pytest
 
+from router.cli.rollout_watching import Lines, follow
+from router.client import AdminClient, Unreachable
 from router.domain.rollout import Replicas, ReplicasObserved
-from tests.cli.conftest import Terminal
+from tests.cli.conftest import TOKEN, Terminal
 from tests.cli.test_commands import SPEC, applied
 from tests.fake_rollouts import FAIL, MINUTE, PASS, UNSURE
 
@@ -38,7 +42,8 @@ def test_status_tells_the_evidence_as_numbers_and_in_a_sentence(terminal: Termin
     begun(terminal, "--strategy", "all_at_once").bench.rollouts.happen("e", UNSURE)
     out = terminal.run("rollout", "status", "e").out
     assert "evidence  inconclusive\n" in out
-    assert "  errors  inconclusive  1/200 against 12/12,000. 0.5% of 200 candidate requests failed" in out
+    assert "\n  errors  inconclusive  1/200 on the candidate, 12/12,000 on stable\n" in out
+    assert "\n    0.5% of 200 candidate requests failed, against stable's 0.1%; needs about 420 more" in out
     assert "about 420 more candidate requests" in " ".join(out.split())
     assert "exposure  as if all the traffic had failed for 0.2 s" in out
     view = terminal.run("rollout", "status", "e", "-o", "json").json
@@ -238,6 +243,28 @@ def test_a_rollout_that_holds_says_what_for(terminal: Terminal) -> None:
 def test_no_control_plane_exits_5(terminal: Terminal) -> None:
     ran = terminal.run("rollout", "status", "e", "--admin-url", "http://127.0.0.1:1")
     assert ran.code == 5
+
+
+def test_a_control_plane_that_starts_again_is_waited_for(
+    terminal: Terminal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun(terminal, "--strategy", "all_at_once").bench.rollouts.script = [PASS, MINUTE]
+
+    class Restarting(AdminClient):
+        away = 2
+
+        def rollout_changed(self, endpoint: str, seen: str, timeout_s: float) -> dict[str, Any]:
+            if self.away:
+                self.away -= 1
+                raise Unreachable("connection refused")
+            return super().rollout_changed(endpoint, seen, timeout_s)
+
+    out = io.StringIO()
+    with Restarting(terminal.url, TOKEN) as client:
+        ended = follow(client, client.rollout("e"), Lines(client, out), timeout_s=None)
+    assert ended["outcome"] == "promoted"
+    assert "promoted: green has all the traffic" in out.getvalue()
+    assert capsys.readouterr().err == "the control plane does not answer; the rollout waits for it, and so do we\n"
 
 
 # --- specs --------------------------------------------------------------------------------------------------------

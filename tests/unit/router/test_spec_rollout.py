@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -384,3 +385,15 @@ def test_the_range_of_keep_old_is_that_of_the_domain() -> None:
     Policy(keep_old_s=kind.maximum_s)
     with pytest.raises(Invalid):
         Policy(keep_old_s=kind.maximum_s + 1)
+
+
+def test_the_example_is_a_rollout_of_the_example_s_endpoint() -> None:
+    folder = Path(__file__).parents[3] / "deploy" / "examples"
+    files = [
+        SpecSource(name, (folder / name).read_bytes(), str(folder))
+        for name in ("filetype.yaml", "filetype-rollout.yaml")
+    ]
+    *served, rollout = [document.content for document in read_specs(files)]
+    assert isinstance(rollout, RolloutSpec)
+    assert {item.name for item in served if not isinstance(item, RolloutSpec)} >= {rollout.endpoint, rollout.candidate}
+    assert rollout.strategy.moves_traffic
