@@ -53,12 +53,12 @@ def test_a_deployments_condition(
     replicas: list[Replica], trouble: str, condition: DeploymentCondition, ready: int, reason: str
 ) -> None:
     expected = DeploymentStatus("blue", condition, 2, ready, reason)
-    assert deployment_status(BLUE, replicas, {app_key(BLUE): trouble}) == expected
+    assert deployment_status(BLUE, replicas, {app_key(BLUE): trouble}, {}) == expected
 
 
 def test_a_deployment_without_instances_is_stopped() -> None:
     stopped = deployed("blue", count=0)
-    assert deployment_status(stopped, [], {}) == DeploymentStatus("blue", STOPPED, 0, 0)
+    assert deployment_status(stopped, [], {}, {}) == DeploymentStatus("blue", STOPPED, 0, 0)
 
 
 TRAFFIC = Traffic.of({"blue": 100})

@@ -16,7 +16,7 @@ from router.domain.traffic import Mirror, Traffic
 from router.events import EventLog
 from router.ports import Rejected
 from router.reconciler import Reconciler
-from tests.fake_world import FakeEnvoy, FakeRay, replica_of
+from tests.fake_world import FakeEnvoy, FakeRay, FakeRoom, replica_of
 from tests.fakes import MemoryStore
 
 BLUE = Traffic.of({"blue": 100})
@@ -44,7 +44,8 @@ class World:
         self.has_ended: Callable[[], bool] = lambda: False
         self.desired = Desired({})
         self.events = EventLog(lambda: datetime.now(UTC))
-        self.reconciler = Reconciler(self.desired, self.envoy, self.store, self.events, "ray:1")
+        self.room = FakeRoom()
+        self.reconciler = Reconciler(self.desired, self.envoy, self.store, self.events, "ray:1", self.room)
 
     def ask_for(self, state: EndpointState) -> None:
         self.desired.publish([state], [])
@@ -234,7 +235,7 @@ async def test_replicas_known_from_before_a_restart_are_routed_at_once() -> None
     world = World()
     world.store.save_replicas([replace(replica_of(blue), address=replica_of(blue).address)])
     world.desired.publish([a_state(BLUE, blue)], [])
-    world.reconciler.start_routing()
+    await world.reconciler.start_routing()
     # Its socket file does not exist, so it is from an earlier run: nothing is sent there.
     assert world.routing.upstreams[0].addresses == ()
     world.reconciler.close()
