@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -15,7 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from router.domain.endpoint import DeployedModel, Deployment
 from router.domain.model_ref import ModelRef, ResolvedModel
-from router.domain.routing import Upstream
+from router.domain.routing import Address, UnixAddress, Upstream
 from router.domain.scaling import ScaleSettings
 from router.waiting_room import WaitingRoom
 from tests.envoy.data_plane import DataPlane, upstream
@@ -208,15 +207,12 @@ async def test_envoy_does_not_check_the_health_of_a_waiting_room(plane: DataPlan
 
 
 async def test_a_closed_door_leaves_no_socket_and_a_used_one_stays_open(plane: DataPlane, room: WaitingRoom) -> None:
-    doors = {}
-    for name in ("used", "addressed", "neither"):
-        address = await room.open(sleeper(name, 1, 1), lambda _: None)
-        doors[name] = replace(address)
+    doors = {name: await room.open(sleeper(name, 1, 1), lambda _: None) for name in ("used", "addressed", "neither")}
 
     await room.close_unused({("used", "blue")}, {doors["addressed"]})
 
-    assert {name: Path(door.path).exists() for name, door in doors.items()} == {
-        "used": True,
-        "addressed": True,
-        "neither": False,
-    }
+    assert [name for name, door in doors.items() if is_there(door)] == ["used", "addressed"]
+
+
+def is_there(door: Address) -> bool:
+    return isinstance(door, UnixAddress) and Path(door.path).exists()
