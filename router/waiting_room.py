@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tritonclient.grpc import service_pb2
 
-from router.domain.endpoint import DeployedModel
+from router.domain.endpoint import MAX_REQUEST_BYTES, DeployedModel
 from router.domain.routing import Address, UnixAddress
 from serving.errors import NotStarted, Overloaded, ScoringError, Unavailable
 from serving.exchange import Cancel, HttpRequest, HttpResponse, Reply
@@ -53,7 +53,7 @@ class WaitingRoom:
             # In the same place after a restart: Envoy still sends there.
             digest = hashlib.sha256("\n".join(name).encode()).hexdigest()[:16]
             door = self._doors[name] = _Door(name, str(self._folder / f"{digest}.sock"))
-            await door.listen(self._token, spec.request_settings.max_request_bytes)
+            await door.listen(self._token)
         door.hold(limits, arrived)
         return UnixAddress(door.path)
 
@@ -98,8 +98,9 @@ class _Door:
         self._arrived: Arrived | None = None
         self._listener: Listener | None = None
 
-    async def listen(self, token: bytes, max_body_bytes: int) -> None:
-        self._listener = Listener(self._handle, token, max_body_bytes)
+    async def listen(self, token: bytes) -> None:
+        # Envoy has refused what is larger than the endpoint allows.
+        self._listener = Listener(self._handle, token, MAX_REQUEST_BYTES)
         await self._listener.open_unix(self.path)
 
     def hold(self, limits: _Limits, arrived: Arrived) -> None:

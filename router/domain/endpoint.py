@@ -16,6 +16,7 @@ from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
 
 MIB = 1024 * 1024
+MAX_REQUEST_BYTES = 1024 * MIB  # no deployment may accept more
 
 
 class AuthMode(StrEnum):
@@ -82,7 +83,7 @@ class RequestSettings:
             raise Invalid("request_settings.request_timeout_ms", "is out of range", "use 1 to 3600000 ms")
         if not 1 <= self.max_concurrent_requests_per_instance <= 1_000_000:
             raise Invalid("request_settings.max_concurrent_requests_per_instance", "is out of range", "use 1 or more")
-        if not 1024 <= self.max_request_bytes <= 1024 * MIB:
+        if not 1024 <= self.max_request_bytes <= MAX_REQUEST_BYTES:
             raise Invalid("request_settings.max_request_size", "is out of range", "use 1Ki to 1Gi")
 
 
