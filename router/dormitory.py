@@ -63,10 +63,13 @@ class Dormitory:
         self._sleeps.note_stopped(frozenset(running))
 
     def let_go(self, routing: Routing, replicas: Iterable[Replica]) -> None:
-        """Envoy has acknowledged who answers now: whoever waits for one of them goes there."""
+        """Envoy has acknowledged who answers now: whoever waits for one of them goes there.
+
+        But nobody leaves a deployment that fell asleep after Envoy was told.
+        """
         for upstream in routing.upstreams:
-            if not upstream.is_held:
-                name = (routing.endpoint, upstream.deployment)
+            name = (routing.endpoint, upstream.deployment)
+            if not upstream.is_held and name not in self._sleeps.names:
                 self._waiting_room.let_go(name, "" if upstream.addresses else self._why_nobody(name, replicas))
 
     async def close_unused(self, addresses_in_use: frozenset[Address]) -> None:

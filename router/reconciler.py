@@ -248,13 +248,12 @@ class Reconciler:
         self._work.set()
 
     def _note_in_force(self, name: str, routed: _Routed) -> None:
-        if routed.routing is not None:
-            self._dormitory.let_go(routed.routing, self._running)
         if routed.routing is None:
             self._confirmed.pop(name, None)
             self._routed.pop(name, None)
             return
         self._confirmed[name] = routed
+        self._dormitory.let_go(routed.routing, self._running)
         traffic = routed.routing.traffic
         if self._in_force.get(name) != traffic:
             self._in_force[name] = traffic
