@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import grpc
+import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from benchmarks.payloads import Payload, payload_for
@@ -22,6 +23,7 @@ WITHIN_S = 120.0  # Ray starts replicas one after the other, each in seconds, on
 REQUEST_TIMEOUT_S = 120
 
 
+@pytest.mark.timeout(400)
 async def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(shared: Gateway, models: Path) -> None:
     spec = deployment(
         "elastic",
@@ -37,7 +39,7 @@ async def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(shared:
     async with asyncio.TaskGroup() as clients:
         for _ in range(8):
             clients.create_task(load.client())
-        clients.create_task(load.client(pause_s=0.3, is_patient=True))
+        clients.create_task(load.client(pause_s=1.0, is_patient=True))
         try:
             await _until(lambda: _ready(shared, "elastic") == 3, "three replicas work")
             await load.more(50)
@@ -51,6 +53,7 @@ async def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(shared:
     await asyncio.to_thread(shared.in_force, shared.admin.delete_endpoint("elastic", is_forced=True))
 
 
+@pytest.mark.timeout(400)
 async def test_a_sleeping_deployment_answers_whoever_wakes_it_also_after_the_control_plane_died(
     shared: Gateway, models: Path
 ) -> None:
