@@ -7,8 +7,8 @@ slow request. Bodies stay in Envoy; the room forgets them at once.
 
 Each deployment has a door of its own, a unix socket, because a request's path names the endpoint but not the deployment
 that Envoy drew. What is bounded: the requests held for each door, beyond which they are refused at once (429), and the
-time of each (503). While the control plane is down, nobody is let in: such requests fail. Envoy must be on this host, as
-for the calls about the server.
+time of each (503). While the control plane is down, nobody is let in: such requests fail. Envoy must be on this host,
+as for the calls about the server.
 """
 
 from __future__ import annotations
