@@ -50,6 +50,10 @@ async def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(shared:
             load.is_high = load.is_on = False
 
     assert load.answers.keys() == {200}, load.answers
+    (survivor,) = shared.replicas_of("elastic", "only")
+    await asyncio.to_thread(shared.apply, spec | {"scale_settings": {"min_instances": 2, "max_instances": 2}})
+    assert _ready(shared, "elastic") == 2
+    assert survivor in shared.replicas_of("elastic", "only"), "new limits replace no replica"
     await asyncio.to_thread(shared.in_force, shared.admin.delete_endpoint("elastic", is_forced=True))
 
 
