@@ -23,6 +23,7 @@ from tritonclient.grpc import service_pb2
 
 from router.domain.endpoint import MAX_REQUEST_BYTES, DeployedModel
 from router.domain.routing import Address, UnixAddress
+from router.xds.gateway import NO_RETRY_HEADER
 from serving.errors import NotStarted, Overloaded, ScoringError, Unavailable
 from serving.exchange import Cancel, HttpRequest, HttpResponse, Reply
 from serving.grpc_framing import grpc_error_response, is_grpc, message_response
@@ -32,6 +33,7 @@ from serving.replies import error_response, json_response
 Name = tuple[str, str]  # endpoint, deployment
 Arrived = Callable[[Name], None]
 
+_NO_RETRY = NO_RETRY_HEADER.encode()
 _LEAVE = Unavailable("the model has just been started, ask again")
 
 
@@ -127,6 +129,11 @@ class _Door:
             reply(ready)
         elif self._limits is None or self._arrived is None:
             answer(_LEAVE)
+        elif _NO_RETRY in request.headers:
+            self._arrived(self._name)
+            answer(
+                NotStarted("the model is being started, and a request that may not be sent twice cannot wait for it")
+            )
         elif len(self._held) >= self._limits.max_held:
             answer(Overloaded(f"the model is being started, and {len(self._held)} requests wait for it already"))
         else:

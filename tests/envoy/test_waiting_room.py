@@ -149,6 +149,18 @@ async def test_nobody_waits_longer_than_the_start_may_take(plane: DataPlane, roo
     assert failure.code() == grpc.StatusCode.UNAVAILABLE
 
 
+async def test_a_request_that_may_not_be_sent_twice_wakes_the_model_but_does_not_wait(
+    plane: DataPlane, room: WaitingRoom
+) -> None:
+    sleeping = Sleeper(plane, room, "once")
+    await sleeping.sleep()
+
+    reply = await plane.infer("once", headers={"x-crossfade-no-retry": "1"})
+
+    assert (reply.status_code, reply.headers[RETRY_AFTER], sleeping.arrived) == (503, "10", 1)
+    assert "may not be sent twice" in reply.json()["error"]
+
+
 async def test_a_model_that_cannot_start_says_so_to_whoever_waits(plane: DataPlane, room: WaitingRoom) -> None:
     sleeping = Sleeper(plane, room, "broken")
     await sleeping.sleep()
