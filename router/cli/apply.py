@@ -27,8 +27,8 @@ def apply(
     """Make spec files true.
 
     Creates what is missing, changes what differs, leaves the rest alone. All or nothing: a mistake anywhere refuses
-    the whole input. What a spec does not name is never deleted, and traffic, mirror_traffic and instance_count stay
-    as they are when a spec leaves them out.
+    the whole input. What a spec does not name is never deleted, and traffic, mirror_traffic and instance_count (or
+    scale_settings) stay as they are when a spec leaves them out.
 
     \b
       crossfade apply -f filetype.yaml --dry-run
