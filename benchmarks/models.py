@@ -48,6 +48,28 @@ def faulty_mlp(path: Path) -> str:
     return _mlp(path, (64, 128, 128, 10), "scores", last, nothing)
 
 
+def slow_mlp(path: Path, products: int) -> str:
+    """`tiny_mlp` with the same scores, and the work of so many products of 256×256 matrices. Returns the sha256."""
+    side = 256
+    weights = [
+        numpy_helper.from_array(np.eye(side, dtype=np.float32), "identity"),
+        numpy_helper.from_array(np.zeros((), np.float32), "none"),
+    ]
+    # What depends on the input cannot be worked out beforehand.
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        helper.make_node("Mul", ["largest", "none"], ["nothing"]),
+        helper.make_node("Add", ["identity", "nothing"], ["product0"]),
+        *(
+            helper.make_node("MatMul", [f"product{number}", "identity"], [f"product{number + 1}"])
+            for number in range(products)
+        ),
+        helper.make_node("ReduceMax", [f"product{products}"], ["one"], keepdims=0),
+        helper.make_node("Mul", ["scores", "one"], ["y"]),
+    ]
+    return _mlp(path, (64, 128, 128, 10), "scores", nodes, weights)
+
+
 def wide_mlp(path: Path) -> str:
     """Four layers of 2048×2048 (64 MB), FP32: input `x` [N,2048], output `y` [N,2048]. Returns the file's sha256."""
     return _mlp(path, (2048,) * 5)

@@ -47,8 +47,8 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(rows: Sequence[Row], settings: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
-    """Writes gateway.json and gateway.md into `folder`, and returns their paths."""
+def write(rows: Sequence[Row], settings: Mapping[str, Any], folder: Path, name: str = "gateway") -> tuple[Path, Path]:
+    """Writes `name`.json and `name`.md into `folder`, and returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     machine = {"cores": os.cpu_count(), "architecture": platform.machine(), "python": platform.python_version()}
     content = {
@@ -58,7 +58,7 @@ def write(rows: Sequence[Row], settings: Mapping[str, Any], folder: Path) -> tup
         "settings": settings,
         "rows": [asdict(row) for row in rows],
     }
-    as_json, as_markdown = folder / "gateway.json", folder / "gateway.md"
+    as_json, as_markdown = folder / f"{name}.json", folder / f"{name}.md"
     as_json.write_text(json.dumps(content, indent=1) + "\n")
     as_markdown.write_text(markdown(rows))
     return as_json, as_markdown

@@ -16,6 +16,7 @@ class DeploymentCondition(StrEnum):
     READY = "ready"  # at least one replica answers
     FAILED = "failed"  # no replica is ready, and `reason` says why
     STOPPED = "stopped"  # no replica is wanted
+    ASLEEP = "asleep"  # no replica runs because nobody asks; the first request starts one
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ from router.rollouts.telling import Teller
 from router.server_state import server_view
 from router.telemetry import AttemptMeter
 from router.version import VERSION
+from router.waiting_room import WaitingRoom
 from router.xds.gateway import Gateway
 from router.xds.reports import reports_service
 from router.xds.server import XdsServer
@@ -83,7 +84,10 @@ class ControlPlane:
             )
         )
         self.meter = AttemptMeter()
-        self.reconciler = Reconciler(self.desired, self.xds, self.store, self.events, config.ray_address)
+        self.waiting_room = WaitingRoom(config.waiting_room_dir, config.gateway_token)
+        self.reconciler = Reconciler(
+            self.desired, self.xds, self.store, self.events, config.ray_address, self.waiting_room
+        )
         commits = Commits(self.desired, self.store, self.reconciler, self.events)
         self.comparer: Comparer = NothingCompared()
         self.http = HttpExchange()
@@ -128,7 +132,7 @@ class ControlPlane:
         )
         metrics = Listener(self.metrics.handler(), token=b"", max_body_bytes=_MAX_SERVER_BODY_BYTES)
         await server_calls.open_unix(str(config.server_socket))
-        self.reconciler.start_routing()
+        await self.reconciler.start_routing()
         await self.xds.start(str(config.xds_socket), reports_service(self.meter.take))
         self.xds.release()
         await metrics.open_tcp(config.bind, config.ports.metrics)
@@ -172,6 +176,7 @@ class ControlPlane:
         await asyncio.gather(serving, reconciling, rolling, telling, return_exceptions=True)
         await self.http.close()
         self.reconciler.close()
+        await self.waiting_room.close()
         await self.metrics.close()
         await metrics.close(grace_s=0.2)
         await server_calls.close(grace_s=0.2)

@@ -15,24 +15,38 @@ from router.admin_ports import (
 )
 from router.decisions import AppKey, app_key, failure_of, ready_count
 from router.domain.endpoint import DeployedModel, EndpointState
-from router.domain.routing import Replica, serving_replicas
+from router.domain.routing import Replica, is_asleep, serving_replicas
 
 
 def deployment_status(
-    deployed: DeployedModel, replicas: Collection[Replica], troubles: Mapping[AppKey, str]
+    deployed: DeployedModel,
+    replicas: Collection[Replica],
+    troubles: Mapping[AppKey, str],
+    kept: Mapping[AppKey, int],
 ) -> DeploymentStatus:
-    """`troubles`: what the runtime says is wrong with an application ("waiting for resources …")."""
-    wanted, ready = deployed.spec.instance_count, ready_count(deployed, replicas)
-    trouble = troubles.get(app_key(deployed), "")
+    """`troubles`: what the runtime says is wrong with an application ("waiting for resources …").
+
+    `kept`: how many replicas the runtime keeps of an application that runs. What counts is what was asked for; but one
+    that scales by itself has asked the runtime.
+    """
+    key, ready = app_key(deployed), ready_count(deployed, replicas)
+    wanted = deployed.spec.least_instances
+    if deployed.spec.scale_settings is not None:
+        wanted = max(wanted, kept.get(key, 0))
+    trouble = troubles.get(key, "")
     failure = failure_of(deployed, replicas)
     if ready:
         reason = trouble if ready < wanted else ""
         return DeploymentStatus(deployed.spec.name, DeploymentCondition.READY, wanted, ready, reason)
+    if is_asleep(deployed, replicas) and key not in kept:
+        return DeploymentStatus(deployed.spec.name, DeploymentCondition.ASLEEP, 0, 0)
     if wanted == 0:
         return DeploymentStatus(deployed.spec.name, DeploymentCondition.STOPPED, 0, 0)
     if failure:
         return DeploymentStatus(deployed.spec.name, DeploymentCondition.FAILED, wanted, 0, failure)
-    if serving_replicas(deployed, replicas):
+    if is_asleep(deployed, replicas):
+        trouble = trouble or "it was asleep and is waking up"
+    elif serving_replicas(deployed, replicas):
         trouble = trouble or "replicas of the version before still answer"
     return DeploymentStatus(deployed.spec.name, DeploymentCondition.LOADING, wanted, 0, trouble)
 
@@ -45,7 +59,9 @@ def settlement(state: EndpointState, status: EndpointStatus) -> Settlement:
         if deployment.condition is DeploymentCondition.FAILED:
             return Failed(f"deployment {deployment.name!r} failed: {deployment.reason}")
     for deployment in status.deployments:
-        if deployment.replicas_ready < deployment.replicas_wanted:
+        # One that scales by itself may never reach what its load would need.
+        least = state.deployments[deployment.name].spec.least_instances
+        if deployment.replicas_ready < min(deployment.replicas_wanted, least):
             missing = f"{deployment.name}: {deployment.replicas_ready} of {deployment.replicas_wanted} replicas ready"
             return Pending(f"{missing} ({deployment.reason})" if deployment.reason else missing)
     if status.traffic != state.endpoint.traffic or status.mirror != state.endpoint.mirror:

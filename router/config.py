@@ -114,6 +114,11 @@ class GatewayConfig:
         return Path(self.run_dir, "replicas")
 
     @property
+    def waiting_room_dir(self) -> Path:
+        """Where requests to sleeping deployments wait, one socket for each deployment."""
+        return Path(self.run_dir, "waiting")
+
+    @property
     def ray_dir(self) -> Path:
         return Path(self.run_dir, "ray")
 

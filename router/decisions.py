@@ -10,34 +10,40 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.routing import Address, Replica, ReplicaState, Routing, serving_replicas
+from router.domain.scaling import ScaleSettings
 from router.ports import RunningApp
 
 AppKey = tuple[str, str, str]  # endpoint, deployment, generation
+Scale = int | ScaleSettings  # how many replicas, or how their number is found
 
 
 def app_key(deployed: DeployedModel) -> AppKey:
     return deployed.spec.endpoint, deployed.spec.name, deployed.generation
 
 
-def wanted_apps(states: Iterable[EndpointState]) -> dict[AppKey, DeployedModel]:
-    """The applications that should run."""
+def scale_of(deployed: DeployedModel) -> Scale:
+    return deployed.spec.scale_settings or deployed.spec.instance_count
+
+
+def wanted_apps(states: Iterable[EndpointState], asleep: Collection[AppKey] = ()) -> dict[AppKey, DeployedModel]:
+    """The applications that should run: not the stopped ones, nor those `asleep`."""
     return {
         app_key(deployed): deployed
         for state in states
         for deployed in state.deployments.values()
-        if deployed.spec.instance_count > 0
+        if deployed.spec.least_instances > 0 and app_key(deployed) not in asleep
     }
 
 
 def apps_to_deploy(
-    wanted: Mapping[AppKey, DeployedModel], running: Collection[RunningApp], deployed_counts: Mapping[AppKey, int]
+    wanted: Mapping[AppKey, DeployedModel], running: Collection[RunningApp], deployed_scales: Mapping[AppKey, Scale]
 ) -> list[DeployedModel]:
-    """What must be started, or told its instance count. `deployed_counts` is what this process told Ray before."""
+    """What must be started, or told how to scale. `deployed_scales` is what this process told Ray before."""
     present = {(app.endpoint, app.deployment, app.generation) for app in running}
     return [
         deployed
         for key, deployed in sorted(wanted.items())
-        if key not in present or deployed_counts.get(key) != deployed.spec.instance_count
+        if key not in present or deployed_scales.get(key) != scale_of(deployed)
     ]
 
 
@@ -87,7 +93,7 @@ def replicas_by_endpoint(replicas: Iterable[Replica]) -> dict[str, tuple[Replica
 
 
 def ready_deployments(state: EndpointState, replicas: Collection[Replica]) -> frozenset[str]:
-    """The deployments of an endpoint that have a replica to answer."""
+    """The deployments of an endpoint that have a replica to answer, or start one when they are asked."""
     return frozenset(name for name, deployed in state.deployments.items() if serving_replicas(deployed, replicas))
 
 

@@ -51,18 +51,26 @@ def gateway_metrics(
         "# HELP crossfade_replicas Replicas by deployment and state.",
         "# TYPE crossfade_replicas gauge",
     ]
+    wanted = [
+        "# HELP crossfade_replicas_wanted How many replicas a deployment shall have now.",
+        "# TYPE crossfade_replicas_wanted gauge",
+    ]
     found = Counter((replica.endpoint, replica.deployment, replica.state) for replica in replicas)
     for state in sorted(states, key=lambda state: state.endpoint.name):
         name = state.endpoint.name
-        in_force = status_of(name).traffic
+        status = status_of(name)
+        wanted += [
+            f'crossfade_replicas_wanted{{endpoint="{name}",deployment="{item.name}"}} {item.replicas_wanted}'
+            for item in status.deployments
+        ]
         for deployment in sorted(state.deployments):
             labels = f'endpoint="{name}",deployment="{deployment}"'
-            traffic.append(f"crossfade_traffic_percent{{{labels}}} {in_force.percent(deployment)}")
+            traffic.append(f"crossfade_traffic_percent{{{labels}}} {status.traffic.percent(deployment)}")
             counts += [
                 f'crossfade_replicas{{{labels},state="{kind}"}} {found[name, deployment, kind]}'
                 for kind in ReplicaState
             ]
-    return "\n".join([*lines, *traffic, *counts]) + "\n"
+    return "\n".join([*lines, *traffic, *counts, *wanted]) + "\n"
 
 
 class MetricsPage:

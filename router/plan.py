@@ -1,7 +1,8 @@
 """What a change would do, decided before anything is touched. Pure: states and a request in, a `Plan` or refusal out.
 
 What a spec leaves out: keys that have a command of their own (`traffic`, `mirror_traffic`, `instance_count`) stay as
-they are, so that a change made by hand survives a later `apply`; every other key means its default.
+they are, so that a change made by hand survives a later `apply`; every other key means its default. `scale_settings`
+stand instead of `instance_count`: a spec that names neither keeps whichever there is.
 """
 
 from __future__ import annotations
@@ -158,8 +159,9 @@ def _planned(state: EndpointState | None, group: Sequence[Document], models: Mod
     for document in group:
         spec = document.content
         if isinstance(spec, Deployment):
-            if "instance_count" not in document.given and spec.name in deployments:
-                spec = replace(spec, instance_count=deployments[spec.name].spec.instance_count)
+            if not document.given & {"instance_count", "scale_settings"} and spec.name in deployments:
+                old = deployments[spec.name].spec
+                spec = replace(spec, instance_count=old.instance_count, scale_settings=old.scale_settings)
             model = models[spec.model]
             assert isinstance(model, ResolvedModel)
             deployments[spec.name] = DeployedModel(spec, model)
@@ -202,7 +204,7 @@ def _endpoint_document(group: Sequence[Document]) -> Document | None:
 
 def _stopped_with_traffic(state: EndpointState) -> list[str]:
     return [
-        name for name in sorted(state.endpoint.traffic.deployments) if state.deployments[name].spec.instance_count == 0
+        name for name in sorted(state.endpoint.traffic.deployments) if state.deployments[name].spec.least_instances == 0
     ]
 
 
@@ -263,8 +265,17 @@ def plan_traffic(state: EndpointState, change: TrafficChange, rules: Rules) -> P
 
 
 def plan_scale(state: EndpointState, deployment: str, instance_count: int) -> Plan:
-    """Another number of replicas. Raises `NotFound`, or `Conflict` when it would stop a deployment that has traffic."""
+    """Another number of replicas.
+
+    Raises `NotFound`, or `Conflict` when it would stop a deployment that has traffic, or one that scales by itself.
+    """
     old = state.deployment(deployment)
+    if (limits := old.spec.scale_settings) is not None:
+        raise Conflict(
+            f"deployment {deployment!r} scales by itself, "
+            f"from {limits.min_instances} to {limits.max_instances} replicas: change its scale_settings, "
+            "or apply its spec with instance_count instead of them"
+        )
     deployed = replace(old, spec=replace(old.spec, instance_count=instance_count))
     new = state.with_deployment(deployed)
     if deployment in _stopped_with_traffic(new):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.errors import CrossfadeError
 from router.domain.measurement import Totals
 from router.domain.model_ref import ModelRef, ResolvedModel
-from router.domain.routing import Replica, Routing
+from router.domain.routing import Address, Replica, Routing
 from router.domain.traffic import Traffic
 
 
@@ -105,6 +105,7 @@ class RunningApp:
     generation: str
     trouble: str = ""
     has_failed: bool = False  # the runtime gave up on it: only a new start can help
+    replicas_wanted: int = 0  # how many the runtime keeps: the instance count, or what the load needs
 
 
 class RuntimeUnavailable(CrossfadeError):
@@ -137,6 +138,19 @@ class Runtime(Protocol):
 
     def replicas(self, known: tuple[Replica, ...]) -> AsyncIterator[tuple[Replica, ...]]:
         """Yields the complete set of replicas, at once and after every change. `known` is what was known so far."""
+
+
+class WaitingRoom(Protocol):
+    """Where requests to a deployment that sleeps wait. A name is an endpoint and a deployment of it."""
+
+    async def open(self, deployed: DeployedModel, arrived: Callable[[tuple[str, str]], None]) -> Address:
+        """Hold what comes for this deployment from now on; `arrived` is called for every request."""
+
+    def let_go(self, name: tuple[str, str], reason: str) -> None:
+        """Send on whoever waits; with a `reason`, refuse them."""
+
+    async def close_unused(self, used: Collection[tuple[str, str]], addresses_in_use: Collection[Address]) -> None:
+        """Close what is neither `used` nor at an address that any Envoy may still send to."""
 
 
 class ModelSource(Protocol):

@@ -93,7 +93,7 @@ def prepare(data_dir: Path, bind: str, ports: Ports, ray_address: str | None) ->
         ray_address=ray_address or f"{LOOPBACK}:{free_port()}",
         is_ray_ours=ray_address is None,
     )
-    for directory in (config.replica_log_dir, config.replica_dir, config.ray_dir):
+    for directory in (config.replica_log_dir, config.replica_dir, config.waiting_room_dir, config.ray_dir):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     _keep_from_tidying(run_dir)
     for secret in (config.admin_token_file, config.gateway_token_file, config.ray_token_file):

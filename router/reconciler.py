@@ -17,6 +17,7 @@ from router.admin_ports import EndpointStatus, InForce, Pending, RayStatus, Sett
 from router.conditions import deployment_status, settlement
 from router.decisions import (
     AppKey,
+    Scale,
     addresses_of,
     app_key,
     apps_to_delete,
@@ -24,6 +25,7 @@ from router.decisions import (
     ready_deployments,
     replicas_by_endpoint,
     replicas_to_release,
+    scale_of,
     wanted_apps,
 )
 from router.desired import Desired
@@ -31,6 +33,7 @@ from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.errors import StoreFailed
 from router.domain.routing import Address, Replica, ReplicaState, Routing, UnixAddress, routing_for
 from router.domain.traffic import Traffic, traffic_to_apply
+from router.dormitory import Dormitory
 from router.events import EventLog
 from router.ports import (
     Acknowledged,
@@ -41,6 +44,7 @@ from router.ports import (
     Runtime,
     RuntimeUnavailable,
     Store,
+    WaitingRoom,
 )
 
 log = logging.getLogger("crossfade.reconciler")
@@ -78,6 +82,7 @@ class Reconciler:
         store: Store,
         events: EventLog,
         ray_address: str,
+        waiting_room: WaitingRoom,
     ) -> None:
         self._desired = desired
         self._data_plane = data_plane
@@ -85,10 +90,12 @@ class Reconciler:
         self._events = events
         self._ray_address = ray_address
         self._ray_trouble = "not connected yet"
-        self._replicas: tuple[Replica, ...] = ()
+        self._running: tuple[Replica, ...] = ()
+        self._replicas: tuple[Replica, ...] = ()  # those that run, and those that stand in for them
         self._replicas_of: dict[str, tuple[Replica, ...]] = {}  # the same, by endpoint
         self._apps: tuple[RunningApp, ...] = ()
-        self._deployed_counts: dict[AppKey, int] = {}
+        self._kept: dict[AppKey, int] = {}  # how many replicas Ray keeps of an application
+        self._deployed_scales: dict[AppKey, Scale] = {}
         self._routed: dict[str, _Routed] = {}
         self._confirmed: dict[str, _Routed] = {}
         self._errors: dict[str, str] = {}
@@ -99,14 +106,16 @@ class Reconciler:
         self._confirming: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._work = asyncio.Event()
+        self._dormitory = Dormitory(desired, waiting_room, events, self._work.set)
 
     # -- life
 
-    def start_routing(self) -> None:
+    async def start_routing(self) -> None:
         """Give Envoy what is known from before a restart, so that it need not wait for Ray."""
         self._in_force = self._store.load_in_force()
-        self._replicas = tuple(replica for replica in self._store.load_replicas() if _may_live(replica.address))
-        self._replicas_of = replicas_by_endpoint(self._replicas)
+        known = self._store.load_replicas()
+        await self._dormitory.restore(known)
+        self._note_replicas([r for r in known if r.state is not ReplicaState.ASLEEP and _may_live(r.address)])
         for name in self._desired.states:
             self._route(name)
 
@@ -156,7 +165,7 @@ class Reconciler:
             traffic=routing.traffic if routing is not None else Traffic(),
             mirror=routing.mirror if routing is not None else None,
             deployments=tuple(
-                deployment_status(deployed, self._replicas_of.get(name, ()), self._troubles)
+                deployment_status(deployed, self._replicas_of.get(name, ()), self._troubles, self._kept)
                 for _, deployed in sorted(state.deployments.items())
             ),
             revision=confirmed.revision if confirmed is not None else 0,
@@ -247,6 +256,7 @@ class Reconciler:
             self._routed.pop(name, None)
             return
         self._confirmed[name] = routed
+        self._dormitory.let_go(routed.routing, self._running)
         traffic = routed.routing.traffic
         if self._in_force.get(name) != traffic:
             self._in_force[name] = traffic
@@ -261,33 +271,45 @@ class Reconciler:
     # -- replicas
 
     async def _follow_replicas(self, runtime: Runtime) -> None:
-        async for replicas in runtime.replicas(self._replicas):
-            if replicas == self._replicas:
+        async for replicas in runtime.replicas(self._running):
+            if replicas == self._running:
                 continue
-            before, self._replicas = self._replicas, replicas
-            self._replicas_of = replicas_by_endpoint(replicas)
-            for name in _endpoints_touched(before, replicas) & self._desired.states.keys():
-                self._route(name)
+            before = self._running
+            self._note_replicas(replicas)
             self._report(before, replicas)
-            self._remember(lambda: self._store.save_replicas(self._replicas))
             self._notify()
             self._work.set()
+
+    def _note_replicas(self, running: Iterable[Replica]) -> None:
+        """These run now: route, remember and show what that changes."""
+        before, self._running = self._replicas, tuple(running)
+        self._replicas = self._dormitory.with_stand_ins(self._running)
+        if self._replicas == before:
+            return
+        self._replicas_of = replicas_by_endpoint(self._replicas)
+        for name in _endpoints_touched(before, self._replicas) & self._desired.states.keys():
+            self._route(name)
+        self._remember(lambda: self._store.save_replicas(self._replicas))
 
     async def _keep_apps(self, runtime: Runtime) -> None:
         while True:
             self._work.clear()
-            wanted = wanted_apps(self._desired.states.values())
+            await self._dormitory.fall_asleep(self._running)
+            self._note_replicas(self._running)
             self._apps = await runtime.running()
-            for deployed in apps_to_deploy(wanted, self._apps, self._deployed_counts):
+            self._kept = {(a.endpoint, a.deployment, a.generation): a.replicas_wanted for a in self._apps}
+            self._dormitory.note_stopped(self._kept)
+            wanted = wanted_apps(self._desired.states.values(), self._dormitory.asleep)
+            for deployed in apps_to_deploy(wanted, self._apps, self._deployed_scales):
                 await self._deploy(runtime, deployed)
             self._troubles = {(a.endpoint, a.deployment, a.generation): a.trouble for a in self._apps} | self._refused
             await self._retry_failed(runtime, wanted)
             in_use = self._addresses_in_use()
             if released := replicas_to_release(self._replicas, in_use):
                 await runtime.release(released)
-            for app in apps_to_delete(wanted, self._apps, self._replicas, in_use):
-                await runtime.delete(app)
-                self._deployed_counts.pop((app.endpoint, app.deployment, app.generation), None)
+            for app in apps_to_delete(wanted, self._apps, self._running, in_use):
+                await self._end(runtime, app)
+            await self._dormitory.close_unused(in_use)
             self._notify()
             with contextlib.suppress(TimeoutError):
                 # Not wait_for: before Python 3.12 it can swallow a cancellation.
@@ -297,7 +319,8 @@ class Reconciler:
     async def _deploy(self, runtime: Runtime, deployed: DeployedModel) -> None:
         """A deployment that Ray refuses is reported, and does not keep the others from starting."""
         key = app_key(deployed)
-        self._deployed_counts[key] = deployed.spec.instance_count
+        self._deployed_scales[key] = scale_of(deployed)
+        self._kept.setdefault(key, 0)
         try:
             await runtime.deploy(deployed)
         except DeployRefused as error:
@@ -320,8 +343,14 @@ class Reconciler:
             if key in wanted and now_s >= retry.at_s:
                 pause_s = min(2 * retry.pause_s, _RETRY_AT_MOST_EVERY_S)
                 self._failed_starts[key] = _Retry(now_s + pause_s, pause_s)
-                await runtime.delete(app)
-                self._deployed_counts.pop(key, None)
+                await self._end(runtime, app)
+
+    async def _end(self, runtime: Runtime, app: RunningApp) -> None:
+        await runtime.delete(app)
+        key = (app.endpoint, app.deployment, app.generation)
+        self._deployed_scales.pop(key, None)
+        self._kept.pop(key, None)
+        self._dormitory.note_stopped(self._kept)
 
     def _remember(self, save: Callable[[], None]) -> None:
         """What is saved here only makes a restart smoother: a full disk must not end what runs."""

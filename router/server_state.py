@@ -11,7 +11,7 @@ from serving.server_view import IndexEntry, ServerView
 
 
 def server_view(version: str, states: Iterable[EndpointState], replicas: Collection[Replica]) -> ServerView:
-    """Ready: every deployment with traffic has a replica that answers. Without any endpoint: ready, and empty."""
+    """Ready: every deployment with traffic has a replica that answers, or sleeps. Without endpoints: ready, empty."""
     index: list[IndexEntry] = []
     is_ready = True
     groups = replicas_by_endpoint(replicas)
@@ -24,7 +24,7 @@ def server_view(version: str, states: Iterable[EndpointState], replicas: Collect
                 index.append(IndexEntry(state.endpoint.name, deployed.model_version, "READY"))
                 continue
             failure = failure_of(deployed, own)
-            is_loading = deployed.spec.instance_count > 0 and not failure
+            is_loading = deployed.spec.least_instances > 0 and not failure
             index.append(
                 IndexEntry(
                     state.endpoint.name, deployed.model_version, "LOADING" if is_loading else "UNAVAILABLE", failure

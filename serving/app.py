@@ -15,18 +15,21 @@ import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
 from adapters.onnx.backend import OnnxBackend
 from adapters.onnx.options import options_for
 from adapters.ray.directory import RayAnnouncer
+from adapters.ray.scaling import LOAD_METRIC
 from router.domain.endpoint import DeployedModel
 from serving.model import Model, ModelSettings
 from serving.replica import ReplicaConfig, ReplicaService
 
 _STUCK_AFTER_S = 20.0
+
+Result = TypeVar("Result")
 
 
 class ReplicaActor:
@@ -56,6 +59,10 @@ class ReplicaActor:
         except TimeoutError:
             raise RuntimeError(f"the scoring loop did not answer for {_STUCK_AFTER_S:.0f} s") from None
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Asked by Ray Serve when the deployment scales by itself: see adapters/ray/scaling.py."""
+        return {LOAD_METRIC: await asyncio.wrap_future(self._on_loop(self._service.load()))}
+
     def __call__(self) -> str:
         return "requests reach replicas through the gateway, not through Ray"
 
@@ -65,7 +72,7 @@ class ReplicaActor:
         await asyncio.wrap_future(self._on_loop(self._service.stop()))
         self._end_loop()
 
-    def _on_loop(self, coroutine: Coroutine[Any, Any, None]) -> Future[None]:
+    def _on_loop(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _end_loop(self) -> None:

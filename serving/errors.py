@@ -41,6 +41,10 @@ class Unavailable(ScoringError):
     """The model is still loading, or the replica is draining. The work has not begun: safe to send elsewhere."""
 
 
+class NotStarted(ScoringError):
+    """Nobody runs the model, and nobody came up in time to do so. Not to be sent elsewhere: there is no elsewhere."""
+
+
 class DeadlinePassed(ScoringError):
     """The deadline passed before the work began."""
 
@@ -72,6 +76,7 @@ STATUS: dict[type[ScoringError], tuple[int, int]] = {
     UnsupportedEncoding: (415, 12),
     Overloaded: (429, 8),
     Unavailable: (503, 14),  # UNAVAILABLE
+    NotStarted: (503, 14),
     DeadlinePassed: (504, 4),  # DEADLINE_EXCEEDED
     Cancelled: (499, 1),  # CANCELLED
     ModelFailed: (424, 13),  # INTERNAL

@@ -186,6 +186,7 @@ class _Connection(asyncio.Protocol):
         if token and not compare_digest(self._request_headers.get(GATEWAY_HEADER, b""), token):
             raise Forbidden("requests must come through the gateway")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []  # the request may wait long for its answer, and not need its body
         path = self._url.split(b"?", 1)[0]
         request = HttpRequest(self._parser.get_method(), path, self._request_headers, body)
         keep_alive = self._parser.should_keep_alive()

@@ -22,6 +22,7 @@ from serving.batching import BatchLimits, BatchQueue, Outcome, Work
 from serving.errors import ScoringError, Unavailable
 from serving.exchange import Cancel
 from serving.execution import Executor
+from serving.load import WorkDone
 from serving.messages import InferReply, InferRequest
 from serving.ports import Backend
 from serving.recorder import Recorder
@@ -117,6 +118,11 @@ class Model:
     def pending(self) -> int:
         """Requests accepted and not yet answered."""
         return 0 if self._service is None else self._service.batcher.pending
+
+    @property
+    def work_done(self) -> WorkDone:
+        """What was done so far, for the measuring of load."""
+        return WorkDone(self._recorder.busy_s, self._recorder.finished, self.pending)
 
     def statistics(self) -> ModelStatistics:
         return self._recorder.snapshot(time.monotonic(), time.time())

@@ -53,6 +53,8 @@ class Recorder:
     """Times passed in are seconds on one monotonic clock."""
 
     def __init__(self) -> None:
+        self.busy_s = 0.0  # in which batches ran, in total
+        self.finished = 0  # requests that have run, whatever came of them
         self._last_s: float | None = None
         self._rows = 0
         self._executions = 0
@@ -65,6 +67,8 @@ class Recorder:
     def executed(self, executed: Executed, started_s: float, finished_s: float) -> None:
         """A batch, or a piece of a big request, has run."""
         self._last_s = finished_s
+        self.busy_s += finished_s - started_s
+        self.finished += len(executed.outcomes)
         for run in executed.runs:
             self._rows += run.rows
             self._executions += 1

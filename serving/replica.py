@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -15,6 +16,7 @@ from router.domain.errors import CrossfadeError
 from router.domain.routing import Address, Replica, ReplicaState, TcpAddress, UnixAddress
 from serving.directory import ANNOUNCE_EVERY_S
 from serving.listener import Listener
+from serving.load import IdleWatch, LoadMeter
 from serving.model import Model
 from serving.protocol import ProtocolSettings, model_handler
 from serving.server_view import IndexEntry, ServerView
@@ -75,6 +77,8 @@ class ReplicaService:
         self._announcing: asyncio.Task[None] | None = None
         self._listener: Listener | None = None
         self._model: Model | None = None
+        self._meter = LoadMeter(time.monotonic())
+        self._idle = IdleWatch(time.monotonic())
 
     async def start(self) -> None:
         """Load and warm the model, open the listener, announce. Raises `CrossfadeError` when the model cannot serve."""
@@ -88,6 +92,7 @@ class ReplicaService:
         except CrossfadeError as error:
             await self._fail(str(error))
             raise
+        self._idle = IdleWatch(time.monotonic())
         await self._become(replace(self._self, address=address, state=ReplicaState.READY))
         log.info("ready at %s", address)
 
@@ -108,6 +113,13 @@ class ReplicaService:
         await self._withdraw()
         await self._model.close()
         log.info("stopped")
+
+    async def load(self) -> float:
+        """How busy this replica was since the call before: see serving/load.py."""
+        if self._model is None:
+            return 0.0
+        # This coroutine runs on the scoring thread, so the thread's time is that of scoring.
+        return self._meter.sample(time.monotonic(), self._model.work_done, time.thread_time())
 
     async def _open(self, listener: Listener) -> Address:
         if self._config.socket_dir:
@@ -137,8 +149,18 @@ class ReplicaService:
 
     async def _keep_announcing(self) -> None:
         while True:
+            self._watch_idleness()
             await self._announcer.announce(self._self)
             await asyncio.sleep(ANNOUNCE_EVERY_S)
+
+    def _watch_idleness(self) -> None:
+        """Only a deployment that may sleep is told about it: every change wakes whoever watches the directory."""
+        scaling = self._config.deployed.spec.scale_settings
+        is_ready = self._self.state is ReplicaState.READY
+        if scaling is None or not scaling.can_sleep or self._model is None or not is_ready:
+            return
+        idle_s = self._idle.idle_s(time.monotonic(), self._model.work_done)
+        self._self = replace(self._self, is_idle=idle_s >= scaling.idle_timeout_s)
 
     def _view(self) -> ServerView:
         """What this replica can say about the server: its own model. Asked only while the control plane is away."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from serving.errors import STATUS, Overloaded, ScoringError, Unavailable, UnsupportedEncoding
+from serving.errors import STATUS, NotStarted, Overloaded, ScoringError, Unavailable, UnsupportedEncoding
 from serving.exchange import Header, HttpResponse
 
 JSON_TYPE: Header = (b"content-type", b"application/json")
@@ -20,6 +20,7 @@ _MESSAGE_LIMIT = 1000
 _ERROR_HEADERS: dict[type[ScoringError], Header] = {
     Unavailable: RETRY_ELSEWHERE,
     Overloaded: (b"retry-after", b"1"),
+    NotStarted: (b"retry-after", b"10"),
     UnsupportedEncoding: (b"accept-encoding", b"gzip, deflate"),  # RFC 7694
 }
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 
 from router.decisions import app_key
 from router.domain.endpoint import DeployedModel
-from router.domain.routing import Replica, ReplicaState, Routing, UnixAddress
+from router.domain.routing import Address, Replica, ReplicaState, Routing, UnixAddress
 from router.ports import Acknowledged, Outcome, ProxyStatus, RunningApp, RuntimeUnavailable, Unconfirmed
 
 
@@ -97,6 +97,28 @@ class FakeRay:
     def _must_be_here(self) -> None:
         if self.is_away:
             raise RuntimeUnavailable("the test took it away")
+
+
+@dataclass
+class FakeRoom:
+    """Implements `router.ports.WaitingRoom`. `ask` is a request that comes to a door."""
+
+    arrived: dict[tuple[str, str], Callable[[tuple[str, str]], None]] = field(default_factory=dict)
+    let_gone: list[tuple[tuple[str, str], str]] = field(default_factory=list)
+
+    async def open(self, deployed: DeployedModel, arrived: Callable[[tuple[str, str]], None]) -> Address:
+        self.arrived[deployed.spec.endpoint, deployed.spec.name] = arrived
+        return UnixAddress(f"/waiting/{deployed.spec.endpoint}-{deployed.spec.name}")
+
+    def let_go(self, name: tuple[str, str], reason: str) -> None:
+        self.let_gone.append((name, reason))
+
+    async def close_unused(self, used: Collection[tuple[str, str]], addresses_in_use: Collection[Address]) -> None:
+        used_doors = {name for name in self.arrived if UnixAddress(f"/waiting/{name[0]}-{name[1]}") in addresses_in_use}
+        self.arrived = {name: arrived for name, arrived in self.arrived.items() if name in used_doors | set(used)}
+
+    def ask(self, endpoint: str, deployment: str) -> None:
+        self.arrived[endpoint, deployment]((endpoint, deployment))
 
 
 def replica_of(

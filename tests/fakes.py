@@ -157,7 +157,7 @@ class ObedientReconciler:
         return InForce()
 
     def _deployment(self, name: str, state: EndpointState) -> DeploymentStatus:
-        wanted = state.deployments[name].spec.instance_count
+        wanted = state.deployments[name].spec.least_instances
         if name in self.failures:
             return DeploymentStatus(name, DeploymentCondition.FAILED, wanted, 0, self.failures[name])
         if wanted == 0:

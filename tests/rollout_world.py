@@ -19,9 +19,10 @@ from router.domain.endpoint import EndpointState
 from router.domain.errors import StoreFailed
 from router.domain.evidence import Evidence
 from router.domain.measurement import Latencies, Totals
-from router.domain.policy import CustomMetric, Policy
+from router.domain.policy import Policy
 from router.domain.rollout import Announce, Phase, Rollout, RolloutSpec
 from router.domain.routing import Replica, Routing, TcpAddress
+from router.domain.scaling import ScaleSettings
 from router.domain.strategy import Analyze, SetWeight, Strategy
 from router.domain.traffic import Traffic
 from router.events import EventLog
@@ -34,7 +35,7 @@ from router.rollouts.course import Surroundings
 from router.rollouts.engine import RolloutEngine
 from router.rollouts.idle import NothingCompared, NothingMeasured
 from router.rollouts.telling import Teller
-from tests.fake_world import FakeEnvoy, FakeRay, replica_of
+from tests.fake_world import FakeEnvoy, FakeRay, FakeRoom, replica_of
 from tests.fakes import NOON, KnownModels, MemoryStore
 from tests.unit.router.states import deployed, state
 
@@ -210,11 +211,12 @@ class Outside:
     requests_per_s: int = 3000
     failing: dict[str, float] = field(default_factory=dict)  # deployment → share of its requests that fail
     slow: dict[str, float] = field(default_factory=dict)
-    custom: tuple[CustomMetric, ...] = ()
+    scales: ScaleSettings | None = None  # of both deployments
 
     def __post_init__(self) -> None:
-        if not self.disk.load():
-            self.disk.save([state({"blue": 100}, deployed("blue"), deployed("green"))], [])
+        models = [deployed(name) for name in ("blue", "green")]
+        scaled = [replace(model, spec=replace(model.spec, scale_settings=self.scales)) for model in models]
+        self.disk.save([state({"blue": 100}, *scaled)], [])
 
     @property
     def traffic(self) -> dict[str, int]:
@@ -233,7 +235,7 @@ class World:
         self.told = Told()
         self.events = EventLog(self.clock.now)
         self.desired = Desired(self.store.load())
-        self.reconciler = Reconciler(self.desired, self.envoy, self.store, self.events, "ray:1")
+        self.reconciler = Reconciler(self.desired, self.envoy, self.store, self.events, "ray:1", FakeRoom())
         commits = Commits(self.desired, self.store, self.reconciler, self.events)
         numbers = iter(range(1, 1000))
         self.engine = RolloutEngine(
@@ -306,7 +308,7 @@ async def a_life(outside: Outside, store: MortalStore | None = None, life: int =
     """The control plane runs, until the block ends or its process dies."""
     asyncio.get_running_loop().set_default_executor(Inline())
     world = World(outside, store, life)
-    world.reconciler.start_routing()
+    await world.reconciler.start_routing()
     tasks = [asyncio.create_task(world.reconciler.run(world.ray)), asyncio.create_task(world.engine.run())]
     world.has_replicas()
     await world.quiet()

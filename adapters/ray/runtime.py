@@ -22,11 +22,12 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 from ray import serve
-from ray.serve.schema import LoggingConfig
+from ray.serve.schema import DeploymentStatusOverview, LoggingConfig
 
 from adapters.ray.directory import NAMESPACE, Watch, start_directory
 from adapters.ray.names import app_name, app_parts
-from router.domain.endpoint import DeployedModel
+from adapters.ray.scaling import autoscaling_config
+from router.domain.endpoint import DeployedModel, Deployment
 from router.domain.routing import Replica
 from router.ports import DeployRefused, RunningApp, RuntimeUnavailable
 from serving.directory import LEASE_S
@@ -138,7 +139,7 @@ class RayRuntime:
             actor_options["memory"] = spec.resources.memory_bytes
         replica = cast(serve.Deployment, serve.deployment(self._replica_class)).options(
             name="replica",
-            num_replicas=spec.instance_count,
+            **_how_many(spec),
             ray_actor_options=actor_options,
             health_check_period_s=5,
             health_check_timeout_s=30,
@@ -173,7 +174,14 @@ class RayRuntime:
             for part in status.deployments.values():
                 if part.message and status.status != "RUNNING":
                     trouble = part.message
-            apps.append(RunningApp(*parts, trouble, has_failed=status.status == "DEPLOY_FAILED"))
+            apps.append(
+                RunningApp(
+                    *parts,
+                    trouble,
+                    has_failed=status.status == "DEPLOY_FAILED",
+                    replicas_wanted=sum(map(_replicas_wanted, status.deployments.values())),
+                )
+            )
         return tuple(apps)
 
     def _app_name(self, endpoint: str, deployment: str, generation: str) -> str:
@@ -194,6 +202,17 @@ class RayRuntime:
                 return await asyncio.wrap_future(reference.future())
         except (ray.exceptions.RayError, TimeoutError) as error:
             raise RuntimeUnavailable(_first_line(error) or "the directory of replicas does not answer") from error
+
+
+def _how_many(spec: Deployment) -> dict[str, Any]:
+    if spec.scale_settings is None:
+        return {"num_replicas": spec.instance_count}
+    return {"autoscaling_config": autoscaling_config(spec.scale_settings)}
+
+
+def _replicas_wanted(part: DeploymentStatusOverview) -> int:
+    """Ray's status tells no target, but every replica that is wanted is in some state, waiting for a place included."""
+    return sum(count for state, count in part.replica_states.items() if state != "STOPPING")
 
 
 def _first_line(error: BaseException) -> str:

@@ -54,7 +54,8 @@ class DeploymentView(Shape):
     model_version: str
     model_sha256: str
     backend: str
-    instance_count: int
+    instance_count: int | None = Field(description="null: scale_settings decide.")
+    scale_settings: dict[str, Any] | None
     resources: dict[str, Any]
     batching: dict[str, Any]
     request_settings: dict[str, Any]

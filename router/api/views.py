@@ -56,7 +56,7 @@ def deployment_view(state: EndpointState, status: EndpointStatus, name: str) -> 
     deployed = state.deployment(name)
     spec, mirror = deployed.spec, state.endpoint.mirror
     plain = to_plain(spec)
-    unseen = DeploymentStatus(name, DeploymentCondition.LOADING, spec.instance_count, 0)
+    unseen = DeploymentStatus(name, DeploymentCondition.LOADING, spec.least_instances, 0)
     live = next((item for item in status.deployments if item.name == name), unseen)
     return shapes.DeploymentView(
         name=name,
@@ -65,7 +65,8 @@ def deployment_view(state: EndpointState, status: EndpointStatus, name: str) -> 
         model_version=deployed.model_version,
         model_sha256=deployed.model.sha256,
         backend=str(spec.backend),
-        instance_count=spec.instance_count,
+        instance_count=plain.get("instance_count"),
+        scale_settings=plain.get("scale_settings"),
         resources=plain["resources"],
         batching=plain["batching"],
         request_settings=plain["request_settings"],

@@ -33,9 +33,9 @@ def apply(
     """Make spec files true.
 
     Creates what is missing, changes what differs, leaves the rest alone. All or nothing: a mistake anywhere refuses
-    the whole input. What a spec does not name is never deleted, and traffic, mirror_traffic and instance_count stay
-    as they are when a spec leaves them out. A rollout starts when everything else in the file is in force, and goes on
-    by itself; the traffic of an endpoint beside it says only where a new endpoint begins.
+    the whole input. What a spec does not name is never deleted, and traffic, mirror_traffic and instance_count (or
+    scale_settings) stay as they are when a spec leaves them out. A rollout starts when everything else in the file is
+    in force, and goes on by itself; the traffic of an endpoint beside it says only where a new endpoint begins.
 
     \b
       crossfade apply -f filetype.yaml --dry-run

@@ -65,6 +65,8 @@ def scale(
 ) -> int:
     """Change how many replicas run. 0 stops a deployment; that is refused while it has live traffic.
 
+    A deployment with scale_settings scales by itself: change those in its spec, and apply it.
+
     \b
       crossfade deployment scale filetype blue --instance-count 2
     """
@@ -111,6 +113,7 @@ def _text(deployment: Mapping[str, Any]) -> str:
         "state": deployment["state"],
         "reason": deployment["reason"],
         "replicas": f"{deployment['replicas_ready']} ready of {deployment['replicas_wanted']}",
+        "scale_settings": deployment["scale_settings"],
         "traffic": f"{deployment['traffic']}%",
         "mirror_traffic": f"{deployment['mirror_traffic']}%",
         "model": deployment["model"],

@@ -168,6 +168,8 @@ def deployment_table(deployments: list[dict[str, Any]]) -> str:
 
 def _deployment_row(item: Mapping[str, Any]) -> tuple[Any, ...]:
     ready = f"{item['replicas_ready']}/{item['replicas_wanted']}"
+    if (limits := item["scale_settings"]) is not None:
+        ready += f" ({limits['min_instances']} to {limits['max_instances']})"
     mirrored = f" (+{item['mirror_traffic']}% mirrored)" if item["mirror_traffic"] else ""
     traffic = f"{item['traffic']}%{mirrored}"
     version, model = item["model_version"], item["model"]

@@ -11,10 +11,12 @@ from types import MappingProxyType
 from router.domain.errors import Conflict, Invalid, NotFound
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.names import RESERVED_ENDPOINT_NAMES, checked_name
+from router.domain.scaling import ScaleSettings
 from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
 
 MIB = 1024 * 1024
+MAX_REQUEST_BYTES = 1024 * MIB  # no deployment may accept more
 
 
 class AuthMode(StrEnum):
@@ -81,7 +83,7 @@ class RequestSettings:
             raise Invalid("request_settings.request_timeout_ms", "is out of range", "use 1 to 3600000 ms")
         if not 1 <= self.max_concurrent_requests_per_instance <= 1_000_000:
             raise Invalid("request_settings.max_concurrent_requests_per_instance", "is out of range", "use 1 or more")
-        if not 1024 <= self.max_request_bytes <= 1024 * MIB:
+        if not 1024 <= self.max_request_bytes <= MAX_REQUEST_BYTES:
             raise Invalid("request_settings.max_request_size", "is out of range", "use 1Ki to 1Gi")
 
 
@@ -110,7 +112,10 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One model version running behind an Endpoint."""
+    """One model version running behind an Endpoint.
+
+    With `scale_settings`, these decide how many replicas run, and `instance_count` stays at its default.
+    """
 
     name: str
     endpoint: str
@@ -118,6 +123,7 @@ class Deployment:
     model_version: str = ""  # empty: the digest's first 12 hex digits, filled in when the model is resolved
     backend: Backend = Backend.ONNX
     instance_count: int = 1
+    scale_settings: ScaleSettings | None = None
     resources: Resources = field(default_factory=Resources)
     execution: Execution = field(default_factory=Execution)
     batching: Batching = field(default_factory=Batching)
@@ -130,6 +136,8 @@ class Deployment:
             checked_name("model_version", self.model_version)
         if not 0 <= self.instance_count <= 1000:
             raise Invalid("instance_count", f"{self.instance_count} is out of range", "use 0 to 1000")
+        if self.scale_settings is not None and self.instance_count != 1:
+            raise Invalid("instance_count", "scale_settings decide how many replicas run", "remove one of the two")
         self._check_execution()
 
     @property
@@ -142,6 +150,20 @@ class Deployment:
     @property
     def threads_per_instance(self) -> int:
         return self.execution.threads or max(1, int(self.resources.cpu / self.execution.instances_per_replica))
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether no replica runs while nobody asks."""
+        return self.scale_settings is not None and self.scale_settings.can_sleep
+
+    @property
+    def least_instances(self) -> int:
+        """The fewest replicas that run, except while it sleeps. 0: it is stopped."""
+        return self.instance_count if self.scale_settings is None else self.scale_settings.least_awake
+
+    @property
+    def most_instances(self) -> int:
+        return self.instance_count if self.scale_settings is None else self.scale_settings.max_instances
 
     def _check_execution(self) -> None:
         """Settings that are fine alone and contradict each other."""
@@ -219,6 +241,9 @@ class DeployedModel:
             spec.execution,
             spec.batching.max_batch_size,  # not the latency objective: no replica acts on it
             spec.request_settings,
+            # A replica that runs begins to measure its load only when it starts, and knows when it is idle.
+            spec.scale_settings is not None,
+            spec.scale_settings.idle_timeout_s if spec.scale_settings and spec.can_sleep else None,
         )
         object.__setattr__(self, "generation", hashlib.sha256(repr(facts).encode()).hexdigest()[:8])
 

@@ -83,9 +83,9 @@ class Replicas:
 class Rollout:
     """One rollout, whole: everything that `advance` decides on, and nothing that can be derived from it.
 
-    `asked` is in force only when it equals `in_force`, which changes by `TrafficApplied` alone. `step_since` is when
-    the present step (or phase, where no steps are taken) began to count. `revision` grows with every change that is
-    told.
+    `asked` is in force only when it equals `in_force`, which changes by `TrafficApplied`; but on the way back, what was
+    asked for and may have been applied is taken to be in force. `step_since` is when the present step (or phase, where
+    no steps are taken) began to count. `revision` grows with every change that is told.
     """
 
     id: str

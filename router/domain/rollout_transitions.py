@@ -51,7 +51,7 @@ def advance(rollout: Rollout, event: Event, now: datetime) -> Transition:
     if handle is None:
         raise Conflict(f"a rollout that is {rollout.phase} cannot be {_ASKED.get(type(event), 'moved by that')}")
     after = _settled(handle(rollout, event, now), now)
-    message = _told(rollout, after)
+    message = _told(rollout, after, event)
     if not message:
         return Transition(after, commands_of(after))
     after = replace(after, revision=rollout.revision + 1)
@@ -143,8 +143,10 @@ def _stay(rollout: Rollout, now: datetime) -> Rollout:
 def _settle_pending(rollout: Rollout, now: datetime) -> Rollout:
     needs = ((rollout.stable, rollout.stable_replicas, rollout.stable_size),) if not rollout.undoes else ()
     for name, replicas, size in (*needs, (rollout.candidate, rollout.candidate_replicas, rollout.candidate_size)):
-        if not replicas.is_complete or replicas.ready < size:
-            waiting = f"{name} has {Replicas(replicas.ready, max(size, replicas.wanted))}"
+        is_scaled = replicas.wanted >= size  # those that are still there of a larger past are about to end
+        if not is_scaled or not replicas.is_complete:
+            has = f"has {Replicas(replicas.ready, replicas.wanted)}"
+            waiting = f"{name} {has if is_scaled else f'is to have {size} replicas, and is scaled up'}"
             if _elapsed_s(rollout, now) >= rollout.policy.max_wait_s:
                 return _going_back(rollout, Phase.ROLLING_BACK, f"gave up waiting: {waiting}", now)
             return replace(rollout, holding=waiting)
@@ -252,17 +254,18 @@ def _at_rest(rollout: Rollout, cause: PauseCause, reason: str) -> Rollout:
 
 
 def _going_back(rollout: Rollout, phase: Phase, reason: str, now: datetime) -> Rollout:
-    return replace(rollout, phase=phase, pause=None, reason=reason, step_since=now, holding="")
+    """What was asked for and not acknowledged may be in force by now, so that must be taken back, too."""
+    return replace(rollout, phase=phase, pause=None, reason=reason, step_since=now, holding="", in_force=rollout.asked)
 
 
 def _elapsed_s(rollout: Rollout, now: datetime) -> float:
     return (now - rollout.step_since).total_seconds()
 
 
-def _told(old: Rollout, new: Rollout) -> str:
+def _told(old: Rollout, new: Rollout, event: Event) -> str:
     """What changed, for the audit; empty when nothing did that anybody must know."""
     said: list[str] = []
-    if new.in_force != old.in_force:
+    if isinstance(event, TrafficApplied) and new.in_force != old.in_force:
         said.append(f"traffic {_shown(old.in_force)} → {_shown(new.in_force)}")
     if new.phase is not old.phase:
         said.append(f"{new.phase}: {new.reason}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -40,6 +40,7 @@ class ReplicaState(StrEnum):
     READY = "ready"
     DRAINING = "draining"
     FAILED = "failed"
+    ASLEEP = "asleep"  # nobody runs: the waiting room stands in, and holds requests until somebody does
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Replica:
     address: Address
     state: ReplicaState
     reason: str = ""  # why it failed, in words for the operator
+    is_idle: bool = False  # nobody has asked for its deployment's idle_timeout_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +66,11 @@ class Upstream:
 
     deployment: str
     model_version: str
-    addresses: tuple[Address, ...]  # sorted; ready replicas only
+    addresses: tuple[Address, ...]  # sorted; ready replicas only, or the waiting room's
     request_timeout_ms: int
     max_requests: int  # in flight, over all replicas
     max_request_bytes: int
+    is_held: bool = False  # the one address is the waiting room's
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +110,28 @@ class Routing:
 
 
 def serving_replicas(deployed: DeployedModel, replicas: Iterable[Replica]) -> tuple[Replica, ...]:
-    """The ready replicas that should answer for a deployment.
+    """The ready replicas that should answer for a deployment, or what stands in for them while it sleeps.
 
     Those of its present generation; while none of them is ready, those of an older one, so that changing a
     deployment in place never leaves it empty.
     """
     spec = deployed.spec
-    ready = [
-        replica
-        for replica in replicas
-        if replica.endpoint == spec.endpoint and replica.deployment == spec.name and replica.state is ReplicaState.READY
-    ]
-    present = [replica for replica in ready if replica.generation == deployed.generation]
-    return tuple(sorted(present or ready, key=lambda replica: replica.id))
+    ready, asleep = [], []
+    for replica in replicas:
+        if replica.endpoint == spec.endpoint and replica.deployment == spec.name:
+            if replica.state is ReplicaState.READY:
+                ready.append(replica)
+            elif replica.state is ReplicaState.ASLEEP:
+                asleep.append(replica)
+    for group in (asleep, ready):
+        if present := [replica for replica in group if replica.generation == deployed.generation]:
+            return tuple(sorted(present, key=lambda replica: replica.id))
+    return tuple(sorted(ready or asleep, key=lambda replica: replica.id))
+
+
+def is_asleep(deployed: DeployedModel, replicas: Iterable[Replica]) -> bool:
+    """Whether the waiting room stands in for the deployment."""
+    return any(replica.state is ReplicaState.ASLEEP for replica in serving_replicas(deployed, replicas))
 
 
 def routing_for(
@@ -130,18 +142,7 @@ def routing_for(
     A shield that names a deployment that is gone is left out.
     """
     of_endpoint = [replica for replica in replicas if replica.endpoint == state.endpoint.name]
-    upstreams = tuple(
-        Upstream(
-            deployment=name,
-            model_version=deployed.model_version,
-            addresses=tuple(sorted((r.address for r in serving_replicas(deployed, of_endpoint)), key=str)),
-            request_timeout_ms=deployed.spec.request_settings.request_timeout_ms,
-            max_requests=deployed.spec.request_settings.max_concurrent_requests_per_instance
-            * max(1, deployed.spec.instance_count),
-            max_request_bytes=deployed.spec.request_settings.max_request_bytes,
-        )
-        for name, deployed in sorted(state.deployments.items())
-    )
+    upstreams = tuple(_upstream(deployed, of_endpoint) for _, deployed in sorted(state.deployments.items()))
     # A mirror that cannot answer would only cost Envoy failed requests.
     alive = {upstream.deployment for upstream in upstreams if upstream.addresses}
     mirror = state.endpoint.mirror
@@ -152,4 +153,21 @@ def routing_for(
         upstreams=upstreams,
         shield=shield if shield and {shield.candidate, shield.stable} <= state.deployments.keys() else None,
         sticky=state.endpoint.sticky,
+    )
+
+
+def _upstream(deployed: DeployedModel, replicas: Collection[Replica]) -> Upstream:
+    spec, serving = deployed.spec, serving_replicas(deployed, replicas)
+    is_held = any(replica.state is ReplicaState.ASLEEP for replica in serving)
+    start_timeout_s = spec.scale_settings.start_timeout_s if is_held and spec.scale_settings else 0
+    return Upstream(
+        deployment=spec.name,
+        model_version=deployed.model_version,
+        addresses=tuple(sorted((replica.address for replica in serving), key=str)),
+        request_timeout_ms=spec.request_settings.request_timeout_ms + 1000 * start_timeout_s,
+        # For the most replicas that there may be: Envoy builds the cluster anew when it changes. Each replica has its
+        # own bound as well.
+        max_requests=spec.request_settings.max_concurrent_requests_per_instance * max(1, spec.most_instances),
+        max_request_bytes=spec.request_settings.max_request_bytes,
+        is_held=is_held,
     )

@@ -237,7 +237,8 @@ class Course:
                     change = TrafficChange(split.traffic, split.mirror)
                     await commits.commit_one(self._endpoint, lambda state: plan_traffic(state, change, Rules()))
             case Scale(deployment, instance_count):
-                if state.deployment(deployment).spec.instance_count != instance_count:
+                spec = state.deployment(deployment).spec
+                if spec.scale_settings is None and spec.instance_count != instance_count:
                     await commits.commit_one(
                         self._endpoint, lambda state: plan_scale(state, deployment, instance_count)
                     )

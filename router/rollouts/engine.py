@@ -189,7 +189,7 @@ class RolloutEngine:
         in_force = split_in_force(self._surroundings.reconciling.endpoint_status(spec.endpoint))
         if in_force != split_asked(state):
             raise Conflict("the traffic that was asked for is not in force yet: wait until it is")
-        sizes = {name: deployed.spec.instance_count for name, deployed in state.deployments.items()}
+        sizes = {name: deployed.spec.least_instances for name, deployed in state.deployments.items()}
         return start(self._new_id(), spec, Standing(in_force, sizes), by, self._surroundings.clock.now())
 
     def _undone(self, endpoint: str, by: str) -> Rollout:

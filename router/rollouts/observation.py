@@ -69,7 +69,9 @@ def next_event(
     """
     if rollout.phase.is_terminal:
         return None
-    replicas = ReplicasObserved(_replicas(status, rollout.stable), _replicas(status, rollout.candidate))
+    replicas = ReplicasObserved(
+        _replicas(rollout, state, status, rollout.stable), _replicas(rollout, state, status, rollout.candidate)
+    )
     is_news = (replicas.stable, replicas.candidate) != (rollout.stable_replicas, rollout.candidate_replicas)
     if is_news and (knows_candidate or not rollout.phase.is_judged):
         return replicas
@@ -94,16 +96,27 @@ def must_be_saved(old: Rollout, new: Rollout) -> bool:
 
 
 def is_compared(rollout: Rollout) -> bool:
-    """Whether answers of both sides to the same requests are of use."""
-    return rollout.phase.is_judged and rollout.phase is not Phase.PROMOTED
+    """Whether there are answers of both sides to the same requests: where the candidate gets copies."""
+    mirrors = (rollout.asked.mirror, rollout.in_force.mirror)
+    return rollout.phase.is_judged and any(mirror and mirror.deployment == rollout.candidate for mirror in mirrors)
 
 
-def _replicas(status: EndpointStatus, name: str) -> Replicas:
-    """A deployment that does not exist has none, and wants none."""
-    for deployment in status.deployments:
-        if deployment.name == name:
-            return Replicas(deployment.replicas_ready, deployment.replicas_wanted)
-    return Replicas(0, 0)
+def _replicas(rollout: Rollout, state: EndpointState, status: EndpointStatus, name: str) -> Replicas:
+    """A deployment that does not exist has none, and wants none.
+
+    One that scales by itself has enough when it has its fewest, and is left to itself in the end. If it may sleep, it
+    answers as long as it can be started.
+    """
+    found = next((deployment for deployment in status.deployments if deployment.name == name), None)
+    deployed = state.deployments.get(name)
+    if found is None or deployed is None:
+        return Replicas(0, 0)
+    spec = deployed.spec
+    if spec.scale_settings is None:
+        return Replicas(found.replicas_ready, found.replicas_wanted)
+    can_answer = spec.can_sleep and found.condition is not DeploymentCondition.FAILED
+    ready = max(found.replicas_ready, spec.least_instances if can_answer else 0)
+    return Replicas(ready, 0 if rollout.phase is Phase.RETIRING else spec.least_instances)
 
 
 def _answers_between(earlier: Answers, now: Answers) -> Answers:

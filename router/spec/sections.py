@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +15,18 @@ from router.spec.reading import NOT_YET, WRONG, At, Kind, distinct_entries
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key: its word in the spec, the attribute of the domain object that it fills, its kind and its meaning."""
+    """One key: its word in the spec, the attribute of the domain object that it fills, its kind and its meaning.
+
+    `instead_of`: an attribute of the same object. Its key may not be written beside this one, and is not shown when
+    this attribute has a value (anything but None).
+    """
 
     name: str
     attribute: str
     kind: Kind
     description: str
     is_required: bool = False
+    instead_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +53,10 @@ class Section:
             return at.wrong(node, f"must be a mapping, not {describe(node)}", f"with the keys {names}")
         known = {key.name: key for key in self.keys}
         values: dict[str, Any] = {}
-        seen = set()
+        seen: dict[str, ScalarNode] = {}
         before = len(at.report.problems)
         for name, key_node, value in distinct_entries(node, at):
-            seen.add(name)
+            seen[name] = key_node
             here = at.key(name)
             if name in ignored:
                 continue
@@ -66,10 +71,22 @@ class Section:
         for key in self.keys:
             if key.is_required and key.name not in seen:
                 at.wrong(node, f"the key {key.name!r} is missing", key.description)
+        for key, other in self._alternatives():
+            if key.name in seen and other.name in seen:
+                at.key(other.name).wrong(seen[other.name], f"cannot stand beside {key.name!r}", "remove one of the two")
         return values if len(at.report.problems) == before else WRONG
 
+    def _alternatives(self) -> Iterator[tuple[Key, Key]]:
+        """A key, and the one that it stands instead of."""
+        for key in self.keys:
+            yield from ((key, other) for other in self.keys if other.attribute == key.instead_of)
+
     def plain(self, value: Any) -> Any:
-        shown = {key.name: key.kind.plain(getattr(value, key.attribute)) for key in self.keys}
+        if value is None:
+            return None
+        hidden = {key.instead_of for key in self.keys if getattr(value, key.attribute) is not None}
+        keys = [key for key in self.keys if key.attribute not in hidden]
+        shown = {key.name: key.kind.plain(getattr(value, key.attribute)) for key in keys}
         return {name: item for name, item in shown.items() if item is not None}
 
     def schema(self) -> dict[str, Any]:
@@ -80,9 +97,11 @@ class Section:
             default = defaults[key.attribute]
             if isinstance(default, str | int | float) and (shown := key.kind.plain(default)) is not None:
                 properties[key.name]["default"] = shown
-        return {
+        schema: dict[str, Any] = {
             "type": "object",
             "properties": properties,
             "required": [key.name for key in self.keys if key.is_required],
             "additionalProperties": False,
         }
+        pairs = [{"required": [key.name, other.name]} for key, other in self._alternatives()]
+        return schema | ({"not": {"anyOf": pairs}} if pairs else {})

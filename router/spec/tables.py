@@ -23,6 +23,7 @@ from router.domain.endpoint import (
     Resources,
 )
 from router.domain.names import RESERVED_ENDPOINT_NAMES
+from router.domain.scaling import ScaleSettings
 from router.spec.rollout_tables import ROLLOUT
 from router.spec.rollout_values import Translated
 from router.spec.sections import Key, Section
@@ -74,6 +75,50 @@ EXECUTION = Section(
             "is_spinning",
             Flag(),
             "Idle threads wait at full speed: a little faster at low load, for a whole core each. Needs whole cores.",
+        ),
+    ),
+)
+
+SCALE_SETTINGS = Section(
+    ScaleSettings,
+    (
+        Key("max_instances", "max_instances", Whole(1, 1000), "The most replicas that may run.", is_required=True),
+        Key(
+            "min_instances",
+            "min_instances",
+            Whole(0, 1000),
+            "The fewest replicas that run. 0: none while nobody asks; the first requests wait until one has started.",
+        ),
+        Key(
+            "target_utilization_percentage",
+            "target_utilization_percentage",
+            Whole(1, 100),
+            "How busy a replica should be: above it more are started, well below it some stop.",
+        ),
+        Key(
+            "scale_down_delay_s",
+            "scale_down_delay_s",
+            Whole(0, 86_400),
+            "For how many seconds fewer replicas must have been enough before any stops.",
+        ),
+        Key(
+            "idle_timeout_s",
+            "idle_timeout_s",
+            Whole(1, 604_800),
+            "With min_instances 0: after how many seconds without a request the last replica stops.",
+        ),
+        Key(
+            "start_timeout_s",
+            "start_timeout_s",
+            Whole(1, 3600),
+            "With min_instances 0: for how many seconds a request waits for the first replica to start, "
+            "beside its request_timeout_ms.",
+        ),
+        Key(
+            "max_held_requests",
+            "max_held_requests",
+            Whole(1, 100_000),
+            "With min_instances 0: how many requests wait for the first replica; more are refused at once with 429.",
         ),
     ),
 )
@@ -186,14 +231,20 @@ DEPLOYMENT = Section(
             "instance_count",
             "instance_count",
             Whole(0, 1000),
-            "How many replicas run. Left out: stays as it is (1 for a new deployment).",
+            "How many replicas run. Left out, as scale_settings: stays as it is (1 for a new deployment).",
+        ),
+        Key(
+            "scale_settings",
+            "scale_settings",
+            SCALE_SETTINGS,
+            "Instead of instance_count: as many replicas as the load needs. Left out, as instance_count: stays as is.",
+            instead_of="instance_count",
         ),
         Key("resources", "resources", RESOURCES, "What one replica may use."),
         Key("execution", "execution", EXECUTION, "How a replica runs the model."),
         Key("batching", "batching", BATCHING, "How requests may be joined into one run of the model."),
         Key("request_settings", "request_settings", REQUEST_SETTINGS, "Limits of a single request."),
     ),
-    later={"scale_settings": "use instance_count"},
 )
 
 KINDS: Mapping[str, Section | Translated] = MappingProxyType(

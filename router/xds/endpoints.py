@@ -10,7 +10,7 @@ from typing import Any
 from envoy.config.core.v3 import address_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 
-from router.domain.routing import Address, TcpAddress, UnixAddress
+from router.domain.routing import Address, TcpAddress, UnixAddress, Upstream
 from router.xds.names import SERVER_CLUSTER
 from router.xds.resources import Resource, resource
 
@@ -18,11 +18,16 @@ from router.xds.resources import Resource, resource
 STANDBY_SIZE = 8
 
 
-def addresses_of(cluster: Resource, deployment: str, addresses: Iterable[Address]) -> Resource:
-    """The replicas of one deployment. They bear its name: who answered, also behind a shield."""
-    message = endpoint_pb2.ClusterLoadAssignment(
-        cluster_name=cluster.key.name, endpoints=[_locality(addresses, priority=0, hostname=deployment)]
-    )
+def addresses_of(cluster: Resource, upstream: Upstream) -> Resource:
+    """The replicas of one deployment, or the waiting room, whose health nobody needs to check.
+
+    They bear the deployment's name: who answered, also behind a shield.
+    """
+    locality = _locality(upstream.addresses, priority=0, hostname=upstream.deployment)
+    if upstream.is_held:
+        for member in locality.lb_endpoints:
+            member.endpoint.health_check_config.disable_active_health_check = True
+    message = endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster.key.name, endpoints=[locality])
     return resource(cluster.key.name, message).following(cluster)
 
 

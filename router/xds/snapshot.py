@@ -73,7 +73,7 @@ class Snapshot:
                 resources += [self._wanted[Key(kind, name)] for kind in (CLUSTER, ENDPOINTS)]
             else:
                 cluster = deployment_cluster(routing.endpoint, upstream, self._gateway)
-                resources += [cluster, addresses_of(cluster, upstream.deployment, upstream.addresses)]
+                resources += [cluster, addresses_of(cluster, upstream)]
         if routing.shield is not None:
             resources.append(shield_cluster(routing, routing.shield, self._gateway))
         return resources
@@ -104,4 +104,6 @@ class Snapshot:
 def _addresses(routing: Routing | None) -> frozenset[Address]:
     if routing is None:
         return frozenset()
-    return frozenset(address for upstream in routing.upstreams for address in upstream.addresses)
+    # A waiting room is the control plane's own: it cannot stand in for it.
+    replicas = (upstream.addresses for upstream in routing.upstreams if not upstream.is_held)
+    return frozenset(address for addresses in replicas for address in addresses)

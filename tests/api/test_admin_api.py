@@ -171,6 +171,19 @@ async def test_deployments_are_listed_scaled_and_deleted(admin: Admin) -> None:
     error_of(await admin.http.get(f"{base}/green"), 404, "not_found")
 
 
+async def test_a_deployment_that_scales_by_itself_shows_its_limits_and_no_fixed_number(admin: Admin) -> None:
+    scaled = SPECS[1] | {"scale_settings": {"min_instances": 2, "max_instances": 9}}
+    await admin.apply(SPECS[0] | {"mirror_traffic": {}}, scaled)
+    shown = (await admin.http.get("/api/v1/endpoints/e/deployments/blue")).json()
+    assert shown["instance_count"] is None
+    assert shown["scale_settings"]["min_instances"] == 2
+    assert shown["scale_settings"]["target_utilization_percentage"] == 70
+
+    refused = await admin.http.patch("/api/v1/endpoints/e/deployments/blue", json={"instance_count": 3})
+
+    assert "change its scale_settings" in error_of(refused, 409, "conflict")["message"]
+
+
 async def test_an_endpoint_with_traffic_is_deleted_only_by_force(admin: Admin) -> None:
     await admin.apply(*SPECS)
     error_of(await admin.http.delete("/api/v1/endpoints/e"), 409, "conflict")

@@ -200,6 +200,18 @@ def test_deployments_are_listed_shown_scaled_and_deleted(terminal: Terminal) -> 
     assert list(terminal.bench.desired.state("e").deployments) == ["blue"]
 
 
+def test_a_deployment_that_scales_by_itself_shows_its_limits(terminal: Terminal) -> None:
+    scaled = "kind: Endpoint\nname: s\n---\nkind: Deployment\nname: blue\nendpoint: s\nmodel: file:/m.onnx\n"
+    spec = terminal.spec(f"{scaled}scale_settings: {{min_instances: 2, max_instances: 9}}\n")
+    assert terminal.run("apply", "-f", spec).code == 0
+
+    assert "max_instances=9 min_instances=2" in terminal.run("deployment", "show", "s", "blue").out
+    assert "2/2 (2 to 9)" in terminal.run("deployment", "list").out
+    refused = terminal.run("deployment", "scale", "s", "blue", "--instance-count", "3")
+    assert refused.code == 1
+    assert "scales by itself, from 2 to 9 replicas: change its scale_settings" in refused.err
+
+
 def test_logs_are_printed_as_they_are(terminal: Terminal) -> None:
     applied(terminal)
     assert terminal.run("deployment", "logs", "e", "blue", "-n", "2").out == "e/blue line 8\ne/blue line 9\n"

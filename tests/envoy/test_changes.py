@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 from dataclasses import replace
 
 import grpc
@@ -207,14 +208,14 @@ async def test_several_envoys_are_all_waited_for(plane: DataPlane) -> None:
     async with started_envoy(process_of(plane.folder, "envoy-2", "admin2"), log) as second:
         await eventually(lambda: len(plane.xds.proxies()), 2)
         await eventually(lambda: bool(plane.xds.proxies()[1].rejected))
+        second.send_signal(signal.SIGSTOP)
         plane.xds.set_endpoint(routing("shared", upstream("blue", blue)))
         outcome = await plane.xds.applied("shared", 1.0)
         assert isinstance(outcome, Rejected)
         assert outcome.proxy == "envoy-2"
         assert "Address already in use" in outcome.reason
         assert (await plane.infer("shared")).status_code == 200
-        second.kill()
-        await second.wait()
+        second.send_signal(signal.SIGCONT)
         assert await plane.xds.applied("shared", DEADLINE_S) == Acknowledged()
 
 

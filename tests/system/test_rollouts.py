@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ import pytest
 from benchmarks.models import POISON
 from benchmarks.payloads import payload_for
 from benchmarks.steady import SteadyLoad
-from router.domain.strategy import Analyze, SetWeight
 from tests.system.gateway import Gateway
-from tests.system.rolling import ENDED, ENDPOINT, POLICY, Rolling
+from tests.system.rolling import ENDED, ENDPOINT, Rolling
 
 PER_SECOND = 80
 KILLS = 5
@@ -60,7 +58,7 @@ async def test_a_healthy_candidate_gets_all_traffic_unattended_and_undo_takes_it
     phases = [entry["phase"] for entry in await asyncio.to_thread(rolling.trail)]
     assert list(dict.fromkeys(phases)) == ["pending", "progressing", "promoted"]
 
-    await asyncio.to_thread(rolling.ask, "undo")
+    await asyncio.to_thread(rolling.admin.undo_rollout, ENDPOINT)
     await rolling.until(lambda rollout: rollout["undoes"] != "" and rollout["phase"] == "promoted")
     assert set(await load.split(PER_SECOND)) == {"blue"}
 
@@ -84,9 +82,9 @@ async def test_a_control_plane_that_is_killed_again_and_again_goes_on_where_it_w
 
 
 async def test_without_traffic_nothing_is_concluded(rolling: Rolling) -> None:
-    policy = replace(POLICY, max_wait_s=4)
-    await asyncio.to_thread(rolling.start, "green", (SetWeight(50), Analyze(bake_s=1), SetWeight(100)), policy)
+    steps = ({"set_weight": 50}, {"analyze": {"bake": "1s"}}, {"set_weight": 100})
+    await asyncio.to_thread(lambda: rolling.start("green", steps, max_wait="4s"))
     rollout = await rolling.until_phase("paused", "promoted", *ENDED)
     assert (rollout["phase"], rollout["pause"]) == ("paused", "inconclusive")
-    await asyncio.to_thread(rolling.ask, "abort")
+    await asyncio.to_thread(rolling.admin.abort_rollout, ENDPOINT)
     await rolling.until_phase("aborted")

@@ -328,6 +328,22 @@ def test_an_abort_returns_to_stable_and_says_who() -> None:
     assert (rollout.phase, rollout.reason) == (Phase.ABORTED, "aborted by ann: wrong model")
 
 
+@pytest.mark.parametrize("event", [AbortAsked("ann"), FAIL])
+def test_a_weight_that_was_asked_for_and_not_acknowledged_is_taken_back_before_it_is_over(event: Event) -> None:
+    waiting = after(begun(canary((50, 100), mirror_percent=0)), (0, BOTH_READY))
+    assert (asked(waiting), waiting.weight_percent) == ({"blue": 50, "green": 50}, 0)
+    going_back = after(waiting, (1, event))
+    assert not going_back.phase.is_terminal
+    assert asked(going_back) == {"blue": 100}
+    assert after(going_back, (2, TrafficApplied(BLUE))).phase.is_terminal
+
+
+def test_replicas_that_are_about_to_end_are_not_counted_on() -> None:
+    ending = ReplicasObserved(stable=Replicas(2, 2), candidate=Replicas(2, 0))
+    waiting = after(begun(canary()), (0, ending))
+    assert (waiting.phase, waiting.holding) == (Phase.PENDING, "green is to have 2 replicas, and is scaled up")
+
+
 def test_an_abort_before_anything_moved_is_done_at_once() -> None:
     assert after(begun(canary()), (1, AbortAsked("ann"))).phase is Phase.ABORTED
 

@@ -6,12 +6,15 @@ from types import MappingProxyType
 
 from router.domain.endpoint import DeployedModel, Deployment, Endpoint, EndpointState
 from router.domain.model_ref import ModelRef, ResolvedModel
+from router.domain.scaling import ScaleSettings
 from router.domain.traffic import Mirror, Traffic
 
 
-def deployed(name: str, count: int = 1, version: str = "1", endpoint: str = "fraud") -> DeployedModel:
+def deployed(
+    name: str, count: int = 1, version: str = "1", endpoint: str = "fraud", scaling: ScaleSettings | None = None
+) -> DeployedModel:
     ref = ModelRef.parse(f"file:/models/{name}.onnx")
-    spec = Deployment(name, endpoint, ref, model_version=version, instance_count=count)
+    spec = Deployment(name, endpoint, ref, model_version=version, instance_count=count, scale_settings=scaling)
     return DeployedModel(spec, ResolvedModel(f"/models/{name}.onnx", "ab" * 32))
 
 

@@ -16,8 +16,9 @@ from router.admin_ports import (
     Settlement,
 )
 from router.conditions import deployment_status, settlement
-from router.decisions import app_key
+from router.decisions import AppKey, app_key
 from router.domain.routing import Replica, ReplicaState
+from router.domain.scaling import ScaleSettings
 from router.domain.traffic import Mirror, Traffic
 from tests.fake_world import replica_of
 from tests.unit.router.states import deployed, state
@@ -53,12 +54,52 @@ def test_a_deployments_condition(
     replicas: list[Replica], trouble: str, condition: DeploymentCondition, ready: int, reason: str
 ) -> None:
     expected = DeploymentStatus("blue", condition, 2, ready, reason)
-    assert deployment_status(BLUE, replicas, {app_key(BLUE): trouble}) == expected
+    assert deployment_status(BLUE, replicas, {app_key(BLUE): trouble}, {}) == expected
 
 
 def test_a_deployment_without_instances_is_stopped() -> None:
     stopped = deployed("blue", count=0)
-    assert deployment_status(stopped, [], {}) == DeploymentStatus("blue", STOPPED, 0, 0)
+    assert deployment_status(stopped, [], {}, {}) == DeploymentStatus("blue", STOPPED, 0, 0)
+
+
+SCALED = deployed("blue", scaling=ScaleSettings(max_instances=5, min_instances=0))
+ASLEEP = replica_of(SCALED, 9, ReplicaState.ASLEEP)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "kept", "expected"),
+    [
+        ([ASLEEP], {}, DeploymentStatus("blue", DeploymentCondition.ASLEEP, 0, 0)),
+        (
+            [ASLEEP],
+            {app_key(SCALED): 1},
+            DeploymentStatus("blue", LOADING, 1, 0, "it was asleep and is waking up"),
+        ),
+        ([], {}, DeploymentStatus("blue", LOADING, 1, 0)),
+        ([replica_of(SCALED)], {app_key(SCALED): 1}, DeploymentStatus("blue", READY, 1, 1)),
+        ([replica_of(SCALED)], {app_key(SCALED): 3}, DeploymentStatus("blue", READY, 3, 1, "waiting for a CPU")),
+    ],
+)
+def test_one_that_scales_by_itself_wants_what_ray_keeps(
+    replicas: list[Replica], kept: dict[AppKey, int], expected: DeploymentStatus
+) -> None:
+    troubles = {app_key(SCALED): expected.reason} if expected.replicas_wanted == 3 else {}
+    assert deployment_status(SCALED, replicas, troubles, kept) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        # More replicas than it must have may never find a place: that must not hold up an apply.
+        (DeploymentStatus("blue", READY, 5, 1), InForce()),
+        (DeploymentStatus("blue", DeploymentCondition.ASLEEP, 0, 0), InForce()),
+        (DeploymentStatus("blue", LOADING, 1, 0), Pending("blue: 0 of 1 replicas ready")),
+    ],
+)
+def test_one_that_scales_by_itself_is_settled_with_the_replicas_that_it_must_have(
+    status: DeploymentStatus, expected: Settlement
+) -> None:
+    assert settlement(state({"blue": 100}, SCALED, revision=7), replace(DONE, deployments=(status,))) == expected
 
 
 TRAFFIC = Traffic.of({"blue": 100})

@@ -18,6 +18,7 @@ from router.decisions import (
     wanted_apps,
 )
 from router.domain.routing import ReplicaState, Shield, routing_for
+from router.domain.scaling import ScaleSettings
 from router.domain.traffic import Traffic
 from router.ports import RunningApp
 from tests.fake_world import replica_of
@@ -59,6 +60,36 @@ def test_an_old_generation_is_deleted_only_when_no_envoy_sends_to_it() -> None:
     apps = running(BLUE, NEW_BLUE)
     assert apps_to_delete(wanted, apps, [old, new], {old.address, new.address}) == []
     assert apps_to_delete(wanted, apps, [old, new], {new.address}) == list(running(BLUE))
+
+
+def test_a_sleeping_deployment_is_not_wanted_and_another_scale_is_told_to_ray() -> None:
+    scaled = deployed("blue", scaling=ScaleSettings(max_instances=3, min_instances=0))
+    states = [state({"blue": 100}, scaled)]
+    assert wanted_apps(states, asleep={app_key(scaled)}) == {}
+    wanted = wanted_apps(states)
+    assert apps_to_deploy(wanted, running(scaled), {app_key(scaled): ScaleSettings(3, 0)}) == []
+    assert apps_to_deploy(wanted, running(scaled), {app_key(scaled): ScaleSettings(4, 0)}) == [scaled]
+
+
+def test_a_sleeping_deployment_can_answer_and_is_held_as_long_as_it_may_take_to_start() -> None:
+    scaled = deployed("blue", scaling=ScaleSettings(max_instances=3, min_instances=0, start_timeout_s=30))
+    asleep, old = replica_of(scaled, 1, ReplicaState.ASLEEP), replica_of(scaled, 2)
+    world = state({"blue": 100}, scaled)
+    assert ready_deployments(world, [asleep]) == {"blue"}
+    (held,) = routing_for(world, Traffic.of({"blue": 100}), [asleep, old]).upstreams
+    assert (held.addresses, held.is_held, held.request_timeout_ms) == ((asleep.address,), True, 35_000)
+    (awake,) = routing_for(world, Traffic.of({"blue": 100}), [old]).upstreams
+    assert (awake.addresses, awake.is_held, awake.request_timeout_ms) == ((old.address,), False, 5000)
+    assert held.max_requests == awake.max_requests == 3000  # a change would make Envoy build the cluster anew
+
+
+def test_a_new_generations_replicas_answer_rather_than_an_older_ones_stand_in() -> None:
+    scaling = ScaleSettings(max_instances=3, min_instances=0)
+    old, new = deployed("blue", scaling=scaling), deployed("blue", version="2", scaling=scaling)
+    asleep, ready = replica_of(old, 1, ReplicaState.ASLEEP), replica_of(new)
+    for replicas, expected in (([asleep], asleep), ([asleep, ready], ready)):
+        (upstream,) = routing_for(state({}, new), Traffic(), replicas).upstreams
+        assert upstream.addresses == (expected.address,)
 
 
 def test_what_is_wanted_is_never_deleted() -> None:

@@ -76,7 +76,7 @@ def test_the_status_of_many_endpoints_hashes_nothing_and_looks_at_each_replica_o
     def look() -> None:
         own = replicas_by_endpoint(world)
         for model in MODELS:
-            status = deployment_status(model, own[model.spec.endpoint], {})
+            status = deployment_status(model, own[model.spec.endpoint], {}, {})
             assert (status.condition, status.replicas_ready) == (DeploymentCondition.READY, 1)
 
     assert hashes_during(look) == 0

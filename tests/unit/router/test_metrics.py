@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from router.admin_ports import EndpointStatus
+from router.admin_ports import DeploymentCondition, DeploymentStatus, EndpointStatus
 from router.domain.routing import ReplicaState
 from router.domain.traffic import Traffic
 from router.metrics import MetricsPage, gateway_metrics
@@ -22,7 +22,8 @@ BLUE, GREEN = deployed("blue"), deployed("green")
 
 
 def test_the_page_tells_shares_in_force_replicas_proxies_and_ray() -> None:
-    status = EndpointStatus(Traffic.of({"blue": 100}), None, (), 1)
+    scaled = DeploymentStatus("blue", DeploymentCondition.READY, replicas_wanted=3, replicas_ready=2)
+    status = EndpointStatus(Traffic.of({"blue": 100}), None, (scaled,), 1)
     replicas = [replica_of(BLUE, 1), replica_of(BLUE, 2), replica_of(GREEN, 1, ReplicaState.LOADING)]
     page = gateway_metrics(
         "1.2.3",
@@ -42,6 +43,7 @@ def test_the_page_tells_shares_in_force_replicas_proxies_and_ray() -> None:
         f'crossfade_traffic_percent{{{labels}"blue"}} 100',
         f'crossfade_traffic_percent{{{labels}"green"}} 0',
         f'crossfade_replicas{{{labels}"blue",state="ready"}} 2',
+        f'crossfade_replicas_wanted{{{labels}"blue"}} 3',
         f'crossfade_replicas{{{labels}"green",state="loading"}} 1',
         f'crossfade_replicas{{{labels}"green",state="ready"}} 0',
     }

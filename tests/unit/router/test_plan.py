@@ -9,6 +9,7 @@ import pytest
 from router.domain.endpoint import EndpointState
 from router.domain.errors import Conflict, Invalid, ModelUnavailable, NotFound
 from router.domain.model_ref import ResolvedModel
+from router.domain.scaling import ScaleSettings
 from router.domain.traffic import Mirror, Traffic
 from router.plan import (
     Action,
@@ -221,6 +222,37 @@ def test_scaling_changes_the_count_alone() -> None:
         plan_scale(state, "blue", 0)
     with pytest.raises(NotFound):
         plan_scale(state, "green", 1)
+
+
+SCALED = {"min_instances": 0, "max_instances": 4}
+
+
+def test_scale_settings_and_an_instance_count_take_each_others_place_and_survive_a_spec_that_names_neither() -> None:
+    fixed = state_after(endpoint(traffic={"blue": 100}), deployment("blue", instance_count=3))
+    (scaled,) = plan({"e": fixed}, deployment("blue", scale_settings=SCALED)).changed
+    assert scaled.deployments["blue"].spec.scale_settings == ScaleSettings(max_instances=4, min_instances=0)
+    (kept,) = plan({"e": scaled}, deployment("blue", model_version="2")).changed
+    assert kept.deployments["blue"].spec.scale_settings == scaled.deployments["blue"].spec.scale_settings
+    (again,) = plan({"e": kept}, deployment("blue", model_version="2", instance_count=2)).changed
+    assert again.deployments["blue"].spec.scale_settings is None
+    assert again.deployments["blue"].spec.instance_count == 2
+
+
+def test_a_change_of_scale_settings_is_told_key_by_key_and_replaces_no_replica() -> None:
+    state = state_after(*BLUE_LIVE[:1], deployment("blue", scale_settings={"max_instances": 4}))
+    made = plan({"e": state}, deployment("blue", scale_settings={"max_instances": 6}))
+    assert made.changes[0].fields == (FieldChange("scale_settings.max_instances", 4, 6),)
+    assert made.changed[0].deployments["blue"].generation == state.deployments["blue"].generation
+
+
+def test_a_deployment_that_may_sleep_can_have_traffic() -> None:
+    assert plan({}, endpoint(traffic={"blue": 100}), deployment(scale_settings=SCALED)).changed
+
+
+def test_scaling_by_hand_what_scales_by_itself_is_refused_with_the_way_out() -> None:
+    state = state_after(endpoint(), deployment(scale_settings=SCALED))
+    with pytest.raises(Conflict, match=r"from 0 to 4 replicas: change its scale_settings, or apply .* instance_count"):
+        plan_scale(state, "blue", 2)
 
 
 def test_a_deployment_goes_only_without_traffic() -> None:

@@ -93,7 +93,7 @@ def test_preparing_makes_private_directories_and_secrets_that_outlive_the_run(tm
         for secret in (second.admin_token_file, second.gateway_token_file, second.ray_token_file):
             assert stat.S_IMODE(secret.stat().st_mode) == 0o600
             assert len(secret.read_text().strip()) >= 43  # 256 bits
-        for directory in (Path(second.run_dir), second.replica_dir, second.ray_dir):
+        for directory in (Path(second.run_dir), second.replica_dir, second.waiting_room_dir, second.ray_dir):
             assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         assert second.is_ray_ours
         assert second.ray_address.startswith("127.0.0.1:")

@@ -12,20 +12,21 @@ from router.desired import Desired
 from router.domain.endpoint import DeployedModel, Deployment, Endpoint, EndpointState
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.routing import ReplicaState, Routing
+from router.domain.scaling import ScaleSettings
 from router.domain.traffic import Mirror, Traffic
 from router.events import EventLog
 from router.ports import Rejected
 from router.reconciler import Reconciler
-from tests.fake_world import FakeEnvoy, FakeRay, replica_of
+from tests.fake_world import FakeEnvoy, FakeRay, FakeRoom, replica_of
 from tests.fakes import MemoryStore
 
 BLUE = Traffic.of({"blue": 100})
 SPLIT = Traffic.of({"blue": 90, "green": 10})
 
 
-def a_deployment(name: str, version: str = "1", count: int = 1) -> DeployedModel:
+def a_deployment(name: str, version: str = "1", count: int = 1, scaling: ScaleSettings | None = None) -> DeployedModel:
     ref = ModelRef.parse(f"file:/models/{name}.onnx")
-    spec = Deployment(name, "fraud", ref, model_version=version, instance_count=count)
+    spec = Deployment(name, "fraud", ref, model_version=version, instance_count=count, scale_settings=scaling)
     return DeployedModel(spec, ResolvedModel(f"/models/{name}.onnx", "ab" * 32))
 
 
@@ -44,7 +45,8 @@ class World:
         self.has_ended: Callable[[], bool] = lambda: False
         self.desired = Desired({})
         self.events = EventLog(lambda: datetime.now(UTC))
-        self.reconciler = Reconciler(self.desired, self.envoy, self.store, self.events, "ray:1")
+        self.room = FakeRoom()
+        self.reconciler = Reconciler(self.desired, self.envoy, self.store, self.events, "ray:1", self.room)
 
     def ask_for(self, state: EndpointState) -> None:
         self.desired.publish([state], [])
@@ -234,7 +236,96 @@ async def test_replicas_known_from_before_a_restart_are_routed_at_once() -> None
     world = World()
     world.store.save_replicas([replace(replica_of(blue), address=replica_of(blue).address)])
     world.desired.publish([a_state(BLUE, blue)], [])
-    world.reconciler.start_routing()
+    await world.reconciler.start_routing()
     # Its socket file does not exist, so it is from an earlier run: nothing is sent there.
     assert world.routing.upstreams[0].addresses == ()
     world.reconciler.close()
+
+
+SLEEPY = ScaleSettings(max_instances=2, min_instances=0)
+
+
+@asynccontextmanager
+async def a_sleeping_world() -> AsyncIterator[tuple[World, DeployedModel]]:
+    """Blue has been ready, has been idle, and has fallen asleep."""
+    blue = a_deployment("blue", scaling=SLEEPY)
+    idle = replace(replica_of(blue), is_idle=True)
+    async with a_world() as world:
+        world.ask_for(a_state(BLUE, blue))
+        world.ray.has(replica_of(blue))
+        await eventually(lambda: "fraud" in world.envoy.wanted and bool(world.routing.upstreams[0].addresses))
+        await world.acknowledged()
+        world.ray.has(idle)
+        await eventually(lambda: world.routing.upstreams[0].is_held)
+        assert "delete blue" not in world.ray.log  # Envoy still sends there
+        await world.acknowledged()
+        await eventually(lambda: world.ray.log[-1] == "delete blue")
+        world.ray.has(replace(idle, state=ReplicaState.DRAINING))
+        await eventually(lambda: world.ray.released == {idle.id})
+        world.ray.has()
+        yield world, blue
+
+
+def condition(world: World) -> DeploymentCondition:
+    return world.reconciler.endpoint_status("fraud").deployments[0].condition
+
+
+async def test_a_deployment_that_nobody_asks_leaves_envoy_before_its_replicas_stop_and_keeps_its_traffic() -> None:
+    async with a_sleeping_world() as (world, _):
+        assert world.routing.traffic == BLUE
+        assert condition(world) is DeploymentCondition.ASLEEP
+        assert await world.reconciler.wait_settled("fraud", 1, 1) == InForce()
+
+
+async def test_a_request_wakes_it_and_is_let_go_when_envoy_knows_the_new_replica() -> None:
+    async with a_sleeping_world() as (world, blue):
+        world.room.ask("fraud", "blue")
+        world.room.ask("fraud", "blue")
+        await eventually(lambda: world.ray.log[-1] == "deploy blue x1")
+        assert condition(world) is DeploymentCondition.LOADING
+        world.room.let_gone.clear()
+        world.ray.has(replica_of(blue, 2))
+        await eventually(lambda: not world.routing.upstreams[0].is_held)
+        assert world.room.let_gone == []
+        await world.acknowledged()
+        await eventually(lambda: world.room.let_gone == [(("fraud", "blue"), "")])
+        assert condition(world) is DeploymentCondition.READY
+        await eventually(lambda: not world.room.arrived)  # nobody comes through its door any more
+
+
+async def test_one_that_cannot_start_any_more_refuses_whoever_waits_with_the_reason() -> None:
+    async with a_sleeping_world() as (world, blue):
+        world.room.ask("fraud", "blue")
+        world.room.let_gone.clear()
+        world.ray.has(replica_of(blue, 2, ReplicaState.FAILED, "the file is gone"))
+        await eventually(lambda: not world.routing.upstreams[0].is_held)
+        await world.acknowledged()
+        refused = [(("fraud", "blue"), "the model cannot be started: the file is gone")]
+        await eventually(lambda: world.room.let_gone == refused)
+        assert condition(world) is DeploymentCondition.FAILED
+
+
+async def test_who_sleeps_still_does_so_after_the_control_plane_has_started_again() -> None:
+    async with a_sleeping_world() as (before, blue):
+        world = World()
+        world.store = before.store
+        world.desired.publish([a_state(BLUE, blue)], [])
+        world.reconciler = Reconciler(world.desired, world.envoy, world.store, world.events, "ray:1", world.room)
+    await world.reconciler.start_routing()
+    try:
+        assert world.routing.traffic == BLUE
+        assert world.routing.upstreams[0].is_held
+        assert condition(world) is DeploymentCondition.ASLEEP
+        assert list(world.room.arrived) == [("fraud", "blue")]
+    finally:
+        world.reconciler.close()
+
+
+async def test_a_sleeping_deployment_that_is_changed_in_place_is_held_until_the_new_version_is_ready() -> None:
+    async with a_sleeping_world() as (world, _):
+        new = a_deployment("blue", version="2", scaling=SLEEPY)
+        world.ask_for(a_state(BLUE, new, revision=2))
+        await eventually(lambda: world.ray.log[-1] == "deploy blue x1")
+        assert world.routing.upstreams[0].is_held
+        world.ray.has(replica_of(new))
+        await eventually(lambda: world.routing.upstreams[0].addresses == (replica_of(new).address,))

@@ -9,6 +9,7 @@ import pytest
 from router.domain.errors import Conflict, NotFound, StoreFailed
 from router.domain.rollout import PauseCause, Phase, RolloutSpec
 from router.domain.routing import Shield
+from router.domain.scaling import ScaleSettings
 from router.domain.strategy import Pause, SetWeight, Strategy
 from router.domain.traffic import Mirror, Traffic
 from router.plan import RevisionConflict
@@ -371,6 +372,18 @@ async def test_a_dry_run_says_that_a_rollout_is_in_the_way() -> None:
         done = await world.operations.apply(documents(("green", "new.onnx")), is_dry_run=True, is_forced=True)
         assert done.changes
         assert world.phase is Phase.PROGRESSING
+
+
+async def test_deployments_that_scale_by_themselves_are_left_to_themselves() -> None:
+    outside = Outside(scales=ScaleSettings(max_instances=4))
+    async with a_life(outside) as world:
+        await world.engine.start(SPEC, "ann")
+        await world.until(lambda: world.phase is Phase.SUCCEEDED)
+        assert world.desired.state("fraud").deployment("blue").spec.scale_settings == outside.scales
+        assert "rollout_hindered" not in world.kinds
+        await world.engine.undo("fraud", "bob")
+        await world.until(lambda: world.phase is Phase.PROMOTED)
+        assert outside.traffic == {"blue": 100}
 
 
 def documents(*models: tuple[str, str]) -> tuple[Document, ...]:

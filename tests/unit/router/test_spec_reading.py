@@ -263,8 +263,8 @@ MISTAKES = [
         ["s.yaml:5:10: backend: 'triton' is not in this version of Crossfade yet (use onnx)"],
     ),
     (
-        DEPLOYMENT + "scale_settings: {max_instances: 3}\n",
-        ["s.yaml:5:1: scale_settings: is not in this version of Crossfade yet (use instance_count)"],
+        DEPLOYMENT + "instance_count: 2\nscale_settings: {max_instances: 3}\n",
+        ["s.yaml:5:1: instance_count: cannot stand beside 'scale_settings' (remove one of the two)"],
     ),
     (
         "kind: Deployment\nname: b\nendpoint: e\nmodel: hf://a/b\n",

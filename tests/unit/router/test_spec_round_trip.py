@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jsonschema
@@ -13,11 +14,20 @@ from hypothesis import strategies as st
 from router.domain.endpoint import Batching, Deployment, Endpoint, Execution, Provider, RequestSettings, Resources
 from router.domain.errors import Invalid
 from router.domain.model_ref import ModelRef
+from router.domain.scaling import ScaleSettings
 from router.domain.sticky import Sticky, StickyBy
 from router.domain.traffic import Mirror, Traffic
 from router.spec import SpecProblems, SpecSource, json_schema, read_documents, read_specs, to_plain, to_yaml
 from router.spec.changes import KEEP, Scale, TrafficChange, read_scale, read_traffic_change
-from router.spec.tables import BATCHING, DEPLOYMENT, EXECUTION, KINDS, REQUEST_SETTINGS, RESOURCES
+from router.spec.tables import (
+    BATCHING,
+    DEPLOYMENT,
+    EXECUTION,
+    KINDS,
+    REQUEST_SETTINGS,
+    RESOURCES,
+    SCALE_SETTINGS,
+)
 from router.spec.values import Number, Size, Whole
 
 names = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,8}[A-Za-z0-9])?", fullmatch=True).filter(
@@ -87,14 +97,33 @@ def hardware(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@st.composite
+def scalings(draw: st.DrawFn) -> ScaleSettings:
+    least = draw(st.integers(0, 1000))
+    return ScaleSettings(
+        max_instances=draw(st.integers(max(least, 1), 1000)),
+        min_instances=least,
+        target_utilization_percentage=draw(st.integers(1, 100)),
+        scale_down_delay_s=draw(st.integers(0, 86_400)),
+        idle_timeout_s=draw(st.integers(1, 604_800)),
+        start_timeout_s=draw(st.integers(1, 3600)),
+        max_held_requests=draw(st.integers(1, 100_000)),
+    )
+
+
+replica_numbers = st.one_of(
+    st.builds(lambda count: {"instance_count": count}, st.integers(0, 1000)),
+    st.builds(lambda scaling: {"scale_settings": scaling}, scalings()),
+)
+
 deployments = st.builds(
-    lambda hardware, **rest: Deployment(**hardware, **rest),
+    lambda hardware, numbers, **rest: Deployment(**hardware, **numbers, **rest),
     hardware(),
+    replica_numbers,
     name=names,
     endpoint=names,
     model=models,
     model_version=st.just("") | names,
-    instance_count=st.integers(0, 1000),
     batching=st.builds(Batching, st.integers(1, 65536), st.integers(1, 600_000)),
     request_settings=st.builds(
         RequestSettings, st.integers(1, 3_600_000), st.integers(1, 1_000_000), st.integers(1024, 1024**3)
@@ -197,6 +226,13 @@ BOUNDED = [
     for section in (RESOURCES, EXECUTION, BATCHING, REQUEST_SETTINGS)
     for key in section.keys
     if isinstance(key.kind, Whole | Number | Size)
+] + [
+    (
+        partial(ScaleSettings, **({} if key.name == "max_instances" else {"max_instances": 1000})),
+        key.attribute,
+        key.kind,
+    )
+    for key in SCALE_SETTINGS.keys
 ]
 
 
@@ -211,6 +247,20 @@ def test_the_ranges_of_the_tables_are_those_of_the_domain(built: type, attribute
     for outside in (lowest - step, kind.maximum + step):
         with pytest.raises(Invalid):
             built(**{attribute: outside})
+
+
+def test_an_instance_count_beside_scale_settings_is_refused() -> None:
+    with pytest.raises(Invalid, match="scale_settings decide"):
+        Deployment("a", "e", ModelRef("file", "/m"), instance_count=2, scale_settings=ScaleSettings(2))
+    both = {
+        "kind": "Deployment",
+        "name": "a",
+        "endpoint": "e",
+        "model": "file:/x",
+        "scale_settings": {"max_instances": 2},
+    }
+    assert jsonschema.Draft202012Validator(json_schema()).is_valid(both)
+    assert not jsonschema.Draft202012Validator(json_schema()).is_valid(both | {"instance_count": 1})
 
 
 def test_the_range_of_instance_count_is_that_of_the_domain() -> None:

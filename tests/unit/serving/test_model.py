@@ -242,3 +242,16 @@ async def test_a_model_is_loaded_once() -> None:
     with pytest.raises(RuntimeError, match="ready cannot be loaded"):
         await model.load(DoublingBackend)
     await model.close()
+
+
+async def test_what_was_done_counts_requests_from_their_coming_to_their_answer() -> None:
+    gate = threading.Event()
+    gate.set()
+    model = await loaded(DoublingBackend(gate=gate))
+    assert (model.work_done.finished, model.work_done.pending) == (0, 0)
+    await ask(model, 1)
+    await ask(model, POISON)
+    done = model.work_done
+    assert (done.finished, done.pending) == (2, 0)
+    assert done.busy_s > 0
+    await model.close()

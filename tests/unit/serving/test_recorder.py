@@ -56,3 +56,12 @@ def test_a_request_run_in_pieces_counts_once() -> None:
     got = recorder.snapshot(2.0, 2.0)
     assert (got.inference_count, got.execution_count, got.success.count) == (12, 2, 1)
     assert got.compute_infer == DurationStatistic(1, 500_000_000)
+
+
+def test_the_time_in_which_batches_ran_counts_once_a_batch_and_whatever_came_of_it() -> None:
+    recorder = Recorder()
+    run = Run(rows=2, requests=2, input_s=0.0, infer_s=0.25, output_s=0.0)
+    recorder.executed(Executed([work(1.0), work(1.0)], [OUTPUTS, OUTPUTS], [run]), 1.0, 1.5)
+    recorder.executed(Executed([work(2.0)], [ModelFailed("no")], []), 2.0, 2.25)
+    recorder.refused(0.5)
+    assert (recorder.busy_s, recorder.finished) == (0.75, 3)

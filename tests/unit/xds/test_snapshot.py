@@ -119,6 +119,30 @@ def test_the_control_plane_answers_for_the_server_and_a_few_replicas_stand_by() 
     assert len(standby.lb_endpoints) == STANDBY_SIZE
 
 
+def test_a_waiting_room_stands_by_for_nobody_and_its_health_is_not_checked() -> None:
+    held = replace(upstream("blue", "/run/room"), is_held=True)
+    snapshot = snapshot_of(routing("asleep", held))
+
+    server = endpoint_pb2.ClusterLoadAssignment.FromString(snapshot.wanted[Key(ENDPOINTS, "server")].body)
+    room = endpoint_pb2.ClusterLoadAssignment.FromString(snapshot.wanted[Key(ENDPOINTS, "asleep/blue")].body)
+
+    assert list(server.endpoints[1].lb_endpoints) == []
+    (member,) = room.endpoints[0].lb_endpoints
+    assert member.endpoint.health_check_config.disable_active_health_check
+
+
+def test_the_cluster_stays_the_same_when_a_deployment_falls_asleep() -> None:
+    awake, key = upstream("blue", "/run/1"), Key(CLUSTER, "e/blue")
+    snapshot = snapshot_of(routing("e", awake))
+    before = snapshot.wanted[key]
+
+    changed = snapshot.set_endpoint(routing("e", replace(upstream("blue", "/run/room"), is_held=True)))
+
+    assert snapshot.wanted[key] == before
+    assert key not in changed
+    assert Key(ENDPOINTS, "e/blue") in changed
+
+
 def test_the_standby_hardly_moves_when_replicas_come_and_go() -> None:
     standby = Standby()
     addresses: list[Address] = [UnixAddress(f"/run/{number}") for number in range(1000)]
