@@ -292,8 +292,11 @@ def test_apply_starts_the_rollout_of_a_file_once(terminal: Terminal) -> None:
     path = terminal.spec(SPEC + ROLLOUT)
     dry = terminal.run("apply", "-f", path, "--dry-run")
     assert dry.out.splitlines()[-1] == "created  rollout     e → green  -"
+    assert "has started" not in dry.err
     assert terminal.bench.desired.states == {}
-    assert terminal.run("apply", "-f", path).out.splitlines()[-1] == "created  rollout     e → green  -"
+    ran = terminal.run("apply", "-f", path)
+    assert ran.out.splitlines()[-1] == "created  rollout     e → green  -"
+    assert ran.err.splitlines()[-1] == "rollout e → green has started: crossfade rollout watch e"
     again = terminal.run("apply", "-f", path, "-o", "json")
     assert {change["action"] for change in again.json["changes"]} == {"unchanged"}
 
