@@ -217,17 +217,26 @@ async def test_an_endpoint_shows_the_rollout_that_is_under_way(admin: Admin) -> 
     assert (await admin.http.get(BASE)).json()["rollout"] is None
 
 
-PAUSED = [{"pause": "until_promoted"}, {"set_weight": 100}]
+AT_MIRROR: list[Any] = [{"set_mirror": 10}, {"analyze": {}}]
+AT_WEIGHT: list[Any] = [{"set_weight": 10}, {"analyze": {}}, {"set_weight": 100}]
+AT_PAUSE: list[Any] = [{"pause": "until_promoted"}, {"set_weight": 100}]
 
 
-async def test_changes_by_hand_are_refused_while_a_rollout_is_under_way_unless_forced(admin: Admin) -> None:
-    await started(admin, steps=PAUSED)
+@pytest.mark.parametrize("steps", [AT_MIRROR, AT_WEIGHT, AT_PAUSE])
+async def test_changes_by_hand_are_refused_while_a_rollout_is_under_way_unless_forced(
+    admin: Admin, steps: list[Any]
+) -> None:
+    under_way = await started(admin, steps=steps)
     change = {"traffic": {"blue": 50, "green": 50}}
-    error = error_of(await admin.http.patch(BASE, json=change), 409, "conflict")
-    assert "crossfade rollout abort e" in error["message"]
-    error_of(await admin.http.delete(f"{BASE}/deployments/green"), 409, "conflict")
-    error_of(await admin.apply(SPECS[2] | {"resources": {"cpu": 2}}), 409, "conflict")
-    assert (await latest(admin))["phase"] == "paused"
+    for refused in (
+        await admin.http.patch(BASE, json=change),
+        await admin.http.delete(f"{BASE}/deployments/green"),
+        await admin.apply(SPECS[2] | {"resources": {"cpu": 2}}),
+    ):
+        assert "crossfade rollout abort e" in error_of(refused, 409, "conflict")["message"]
+    error = error_of(await admin.http.patch(BASE, json={"traffic": {"gren": 100}}), 422, "invalid")
+    assert error["problems"][0]["key"] == "traffic.gren"
+    assert await latest(admin) == under_way
     forced = await admin.http.patch(BASE, json=change, params={"force": "true"}, headers={"x-crossfade-by": "eve"})
     assert forced.status_code == 200, forced.text
     view = await latest(admin)
@@ -235,12 +244,13 @@ async def test_changes_by_hand_are_refused_while_a_rollout_is_under_way_unless_f
     assert (await admin.http.get(BASE)).json()["traffic"] == {"blue": 50, "green": 50}
 
 
-async def test_a_forced_deletion_and_a_forced_apply_abort_the_rollout_too(admin: Admin) -> None:
-    await started(admin, steps=PAUSED)
+@pytest.mark.parametrize("steps", [AT_MIRROR, AT_WEIGHT, AT_PAUSE])
+async def test_a_forced_deletion_and_a_forced_apply_abort_the_rollout_too(admin: Admin, steps: list[Any]) -> None:
+    await started(admin, steps=steps)
     gone = await admin.http.delete(f"{BASE}/deployments/green", params={"force": "true"})
     assert gone.status_code == 200, gone.text
     assert (await latest(admin))["outcome"] == "aborted"
-    await started(admin, steps=PAUSED)
+    await started(admin, steps=steps)
     changed = await admin.apply(SPECS[2] | {"resources": {"cpu": 2}}, force=True)
     assert changed.status_code == 200, changed.text
     assert (await latest(admin))["outcome"] == "aborted"
