@@ -75,7 +75,7 @@ class Course:
         self._saved_at = surroundings.clock.now()
         self._retry_at: datetime | None = None
         self._trouble = ""
-        self._is_report_due = False
+        self._is_report_due = True  # so that evidence begins before any weight does
         self._knows_candidate = False
         self._news = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -109,7 +109,8 @@ class Course:
                     await self._surroundings.clock.wait(self._news, self._next_moment())
             for measurement in measuring:
                 measurement.cancel()
-        self._surroundings.comparer.stop(self._endpoint)
+        if self._is_present:
+            self._surroundings.comparer.stop(self._endpoint)
         await self._lower_shield(self._surroundings.clock.now())
 
     async def look(self) -> None:
@@ -157,9 +158,9 @@ class Course:
             report, rollout.weight_percent, rollout.mirror_percent, rollout.policy, now
         )
         if rollout.phase.is_judged:
-            step = rollout.step if isinstance(rollout.step, Analyze) else None
-            asked = (step,) if step else ()
-            await self._take(VerdictReached(judge(self.evidence, rollout.policy, now, *asked)))
+            arguments = (self.evidence, rollout.policy, now)
+            verdict = judge(*arguments, rollout.step) if isinstance(rollout.step, Analyze) else judge(*arguments)
+            await self._take(VerdictReached(verdict))
 
     async def _take_what_is_new(self) -> None:
         while (state := self._state()) is not None:
