@@ -22,19 +22,23 @@ import uvloop
 from adapters.onnx.backend import OnnxBackend
 from adapters.onnx.options import OnnxOptions
 from benchmarks.models import tiny_mlp, wide_mlp
-from serving.batcher import Batcher
-from serving.batching import BatchLimits, BatchQueue, Work
+from serving.batcher import Batcher, Slot
+from serving.batching import BatchLimits, BatchQueue
 from serving.errors import ScoringError
 from serving.execution import Executor
+from serving.lanes import Lanes
+from serving.latency import LatencyTable
 from serving.messages import InferReply, InferRequest
 from serving.model import Model, ModelSettings
 from serving.recorder import Recorder
+from serving.warmup import warm_up
+from serving.work import Work
 from serving.worker import Worker
 
 
 async def through_model(options: OnnxOptions, columns: int, clients: int, requests: int) -> str:
     """The whole core, as a replica has it: inline or in a thread, as the warm-up decides."""
-    model = Model(ModelSettings("bench", "1"))
+    model = Model(ModelSettings("bench", "1", objective_s=0.05))
     await model.load(partial(OnnxBackend, options))
     row = np.random.default_rng(1).standard_normal((1, columns)).astype(np.float32)
     request = InferRequest("", {"x": row})
@@ -74,8 +78,9 @@ async def through_batcher(options: OnnxOptions, columns: int, clients: int, requ
     backend = OnnxBackend(options)
     worker = None if is_inline else Worker("bench")
     recorder = Recorder()
-    queue = BatchQueue(BatchLimits(max_batch_rows=64, join_rows=64, max_waiting=1000))
-    batcher = Batcher(Executor(backend, backend.signature), queue, recorder, worker)
+    table = LatencyTable(warm_up(backend, 64).latency_s, 64)
+    queue = BatchQueue(BatchLimits(max_batch_rows=64, max_waiting=1000, objective_s=0.05), Lanes(table))
+    batcher = Batcher([Slot(Executor(backend, backend.signature), worker)], queue, recorder)
     inputs = {"x": np.random.default_rng(1).standard_normal((1, columns)).astype(np.float32)}
     loop = asyncio.get_running_loop()
     done = loop.create_future()

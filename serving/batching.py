@@ -1,246 +1,384 @@
-"""Which waiting requests run together: the queue and the forming of batches. Pure: no clock, no event loop, no arrays.
+"""Which waiting requests run together, when, and who is refused. Pure: no clock, no event loop, no arrays.
 
-Late binding: a batch is formed by `take`, when an execution slot is free, never by a timer. At low load a request
-therefore runs at once; under load the batch is whatever arrived while the slot was busy.
-
-The rules:
+Late binding: a batch is formed by `take`, when an execution slot is free, not by a timer. At low load a request runs
+at once; under load the batch is whatever arrived while the slot was busy. The rules:
 
 - sizes count rows, not requests; a batch never has more than `max_batch_rows`;
-- requests are joined first come, first served, up to `join_rows`; only equal non-batch shapes share a batch;
+- requests are joined up to the number of rows from which on more would not make a row cheaper (serving/latency.py), and
+  only when their shapes fit (serving/lanes.py);
+- the one that is due first goes first. A request is due at its deadline, or when the objective for latency says so,
+  whichever is earlier. Nothing that arrives later than a request was due can overtake it;
+- priorities are levels with a weight: each gets at least its weight's share of the model's time, however many requests
+  of other levels wait, so none starves. Within a level the order is by `due_s`;
+- a batch does not grow to where one of its members would miss its deadline, if that can be helped;
+- when the slot is free and company is expected at once, `take` may hold back for a moment (serving/arrivals.py), never
+  beyond what the objective of those who wait allows;
 - a request with more than `max_batch_rows` rows runs alone, in pieces, one `take` a piece;
 - what was cancelled is dropped, and what missed its deadline is handed back, before anybody copies a row of it;
-- the queue is bounded: when it is full, `add` refuses at once.
+- what cannot be answered in time is refused at once (serving/admission.py).
 
-    WAITING ──its last rows are taken, or it expired──► TAKEN ──answered──► DONE
-       │ └──────────── failed between two pieces ─────────┼───────────────────▲
-       └───────────────────► CANCELLED ◄──────────────────┘
+Cost: 0.6 µs a request for `add` and `take` together, in batches of 32 (`python -m benchmarks.batcher`).
 """
 
 from __future__ import annotations
 
+import math
+from bisect import insort, insort_left
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING
 
-from serving.errors import Overloaded, ScoringError
+from serving.admission import Admission
+from serving.arrivals import Arrivals, is_worth_a_thought, patience_s, rows_worth_waiting_for
+from serving.errors import Overloaded, Refusal
+from serving.lanes import Lane, Lanes
+from serving.levels import LATE_LEVEL, WEIGHTS, Levels, level_of
+from serving.work import Batch, Work, WorkState
 
-if TYPE_CHECKING:
-    import numpy as np
-
-Outcome = list["np.ndarray"] | ScoringError
-Shapes = tuple[tuple[int, ...], ...]
-
-
-class WorkState(Enum):
-    """WAITING: in the queue, if only with its last rows. TAKEN: out of the queue, not answered yet."""
-
-    WAITING = "waiting"
-    TAKEN = "taken"
-    DONE = "done"
-    CANCELLED = "cancelled"
-
-
-_NO_INPUTS: Mapping[str, np.ndarray] = {}
-
-
-class Work:
-    """One request to run.
-
-    `inputs`: name → array; when `rows` matters, axis 0 of each is rows. `outputs`: the names wanted, in order.
-    `deadline_s` and `enqueued_s` are on the same monotonic clock. `on_done` gets the outputs, or the error.
-    `rows_taken` and `pieces` are the progress of a request that runs in pieces.
-    """
-
-    __slots__ = (
-        "deadline_s",
-        "enqueued_s",
-        "inputs",
-        "on_done",
-        "order",
-        "outputs",
-        "pieces",
-        "rows",
-        "rows_taken",
-        "state",
-    )
-
-    def __init__(
-        self,
-        inputs: Mapping[str, np.ndarray],
-        outputs: Sequence[str],
-        rows: int,
-        deadline_s: float,
-        enqueued_s: float,
-        on_done: Callable[[Outcome], None],
-    ) -> None:
-        self.inputs = inputs
-        self.outputs = outputs
-        self.rows = rows
-        self.deadline_s = deadline_s
-        self.enqueued_s = enqueued_s
-        self.on_done = on_done
-        self.state = WorkState.WAITING
-        self.order = 0
-        self.rows_taken = 0
-        self.pieces: list[list[np.ndarray]] = []
-
-    def __repr__(self) -> str:
-        return f"<Work {self.order} {self.state.value} rows={self.rows_taken}/{self.rows}>"
-
-
-class Batch:
-    """What runs next: either whole requests, or the rows `start` to `start + rows` of a single bigger one."""
-
-    __slots__ = ("rows", "start", "works")
-
-    def __init__(self, works: list[Work], rows: int, start: int = 0) -> None:
-        self.works = works
-        self.rows = rows
-        self.start = start
-
-    @property
-    def is_piece(self) -> bool:
-        """Part of a request that is too big for one execution."""
-        return self.rows < self.works[0].rows
-
-    @property
-    def is_last_piece(self) -> bool:
-        return self.start + self.rows == self.works[0].rows
-
-    def __repr__(self) -> str:
-        return f"<Batch rows={self.start}+{self.rows} of {self.works}>"
+_MAX_WASTE = 0.25  # of a padded batch
+_TO_HAVE_ROOM = 0.25  # of the backlog: when it is worked off, a queue that was full has room again
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """`join_rows`: requests are joined up to this many rows (1: never). `max_waiting` counts requests."""
+    """`max_waiting` counts requests. `objective_s`: the latency that is aimed at. `slots`: executions at a time."""
 
     max_batch_rows: int
-    join_rows: int
     max_waiting: int
+    objective_s: float = math.inf
+    slots: int = 1
 
 
 class BatchQueue:
-    """Requests that wait, in lanes of equal non-batch shapes.
+    """Requests that wait. Times are seconds on one monotonic clock."""
 
-    `ragged_inputs`: the inputs that have a free axis besides the batch axis; without any there is a single lane.
-    """
-
-    def __init__(self, limits: BatchLimits, ragged_inputs: Sequence[str] = ()) -> None:
+    def __init__(self, limits: BatchLimits, lanes: Lanes) -> None:
         self._limits = limits
-        self._ragged_inputs = tuple(ragged_inputs)
-        self._lanes: dict[Shapes, deque[Work]] = {}
-        self._waiting = 0
+        self._lanes = lanes
+        self._busy_lanes: list[Lane] = []  # those in which somebody waits
+        self._admission = Admission(limits.max_waiting)
+        self._arrivals = Arrivals()
+        self._levels = Levels()
         self._discarded = 0  # still lying in a lane, although they left WAITING
         self._added = 0
+        self._slots_free_s = [0.0] * limits.slots  # when each slot is expected to be free
+        self._wake_s = math.inf  # when to take, if holding back
+        self._wanted_rows = 0  # or when so many rows wait
 
     def __len__(self) -> int:
         """Requests waiting; those cancelled no longer count."""
-        return self._waiting
+        return self._levels.total
 
     def __repr__(self) -> str:
-        held = sum(len(lane) for lane in self._lanes.values())
-        return f"<BatchQueue waiting={self._waiting} held={held} lanes={len(self._lanes)}>"
+        held = sum(sum(1 for _ in lane.works()) for lane in self._busy_lanes)
+        return f"<BatchQueue waiting={self._levels.total} held={held} lanes={len(self._busy_lanes)}>"
 
     def add(self, work: Work) -> None:
-        """Raises `Overloaded` when the queue is full."""
-        if self._waiting >= self._limits.max_waiting:
-            raise Overloaded(f"the queue is full: {self._waiting} requests are waiting")
-        shapes: Shapes = ()
-        if self._ragged_inputs:
-            inputs = work.inputs
-            shapes = tuple([inputs[name].shape[1:] for name in self._ragged_inputs])
+        """Queue `work`, at the time `work.enqueued_s`. Raises `Overloaded` when it would wait in vain."""
+        now_s = work.enqueued_s
+        lane = self._lanes.place(work)
+        work.due_s = min(work.deadline_s, now_s + self._limits.objective_s)
+        work.level = level_of(work.priority)
+        self._admit(work, lane, now_s)
         self._added += 1
         work.order = self._added
-        lane = self._lanes.get(shapes)
-        if lane is None:
-            lane = self._lanes[shapes] = deque()
-        lane.append(work)
-        self._waiting += 1
+        self._arrivals.came(work.rows, now_s)
+        queue = lane.queues[work.level]
+        if not queue or queue[-1].due_s <= work.due_s:
+            queue.append(work)
+        else:
+            insort(queue, work, key=_due_s)
+        self._count(work, lane)
+        if self._wake_s < math.inf and (lane.rows >= self._wanted_rows or len(self._busy_lanes) > 1):
+            self._wake_s = now_s
+
+    def put_back(self, work: Work) -> None:
+        """A piece of `work` has run and rows are left: it waits for its next. Harmless when it has ended meanwhile."""
+        if work.state is WorkState.TAKEN:
+            work.state = WorkState.WAITING
+            insort_left(work.lane.queues[work.level], work, key=_due_s)  # before those that are due when it is
+            self._count(work, work.lane)
 
     def discard(self, work: Work, state: WorkState) -> None:
         """Move `work` to CANCELLED or DONE; it will not be taken again. Harmless when it has already ended."""
         if work.state is WorkState.WAITING:
-            self._waiting -= 1
-            self._discarded += 1
-            if work.rows_taken == 0:
-                work.inputs = _NO_INPUTS  # may be megabytes
             work.state = state
+            self._discarded += 1
+            self._left(work, work.lane)
+            if work.rows_taken == 0:
+                work.inputs = {}  # may be megabytes
             if self._discarded > self._limits.max_waiting:
                 self._sweep()
         elif work.state is WorkState.TAKEN:
             work.state = state
 
+    def deadline(self) -> float:
+        """When `take` should be called although no slot became free since: infinity unless it holds back."""
+        return self._wake_s
+
     def take(self, now_s: float) -> tuple[Batch | None, Sequence[Work]]:
-        """The next batch, or None when nothing waits; and the requests found to have missed their deadline."""
+        """A slot is free: the next batch, or None when nothing waits or it pays to wait until `deadline()`; and the
+        requests found to have missed their deadline.
+        """
         expired: list[Work] = []
-        for shapes in tuple(self._lanes):
-            self._drop_dead(self._lanes[shapes], now_s, expired)
-            if not self._lanes[shapes]:
-                del self._lanes[shapes]
-        if not self._lanes:
+        if now_s < self._wake_s < math.inf:
             return None, expired
-        lane = min(self._lanes.values(), key=_age)
-        if lane[0].rows > self._limits.max_batch_rows:
-            return self._take_piece(lane), expired
-        works: list[Work] = []
-        rows = 0
-        while lane and (not works or rows + lane[0].rows <= self._limits.join_rows):
-            work = lane.popleft()
-            self._waiting -= 1
-            work.state = WorkState.TAKEN
-            works.append(work)
-            rows += work.rows
-            self._drop_dead(lane, now_s, expired)
-        return Batch(works, rows), expired
+        has_held_back = self._wake_s < math.inf
+        self._wake_s = math.inf
+        levels = self._levels
+        if levels.total and self._admission.is_overloaded(now_s):
+            self._demote_late(now_s)
+        while levels.total:
+            level = levels.next()
+            lane = self._most_urgent_lane(level, now_s, expired)
+            if lane is None:
+                continue
+            if not has_held_back and self._holds_back(lane, now_s):
+                return None, expired
+            first = lane.queues[level][0]
+            batch = (
+                self._take_piece(lane, level)
+                if first.rows > self._limits.max_batch_rows
+                else self._join(lane, level, now_s, expired)
+            )
+            self._occupy_slot(now_s, lane.table.typical_s(batch.rows))
+            return batch, expired
+        self._occupy_slot(now_s, 0.0)
+        return None, expired
 
     def take_all(self) -> list[Work]:
         """Empty the queue; the oldest first."""
-        works = [work for lane in self._lanes.values() for work in lane if work.state is WorkState.WAITING]
+        works = [work for lane in self._busy_lanes for work in lane.works() if work.state is WorkState.WAITING]
         for work in works:
             work.state = WorkState.TAKEN
-        self._lanes.clear()
-        self._waiting = self._discarded = 0
-        return sorted(works, key=lambda work: work.order)
+        for lane in self._busy_lanes:
+            lane.clear()
+            lane.rows = lane.waiting = 0
+        self._busy_lanes.clear()
+        self._levels = Levels()
+        self._discarded = 0
+        self._wake_s = math.inf
+        return sorted(works, key=_order)
 
-    def _drop_dead(self, lane: deque[Work], now_s: float, expired: list[Work]) -> None:
-        """Bring a request that can run to the front of the lane, or empty it."""
-        while lane:
-            work = lane[0]
+    # -- who is let in
+
+    def _admit(self, work: Work, lane: Lane, now_s: float) -> None:
+        """Raises `Overloaded`."""
+        admission = self._admission
+        waiting = self._levels.total
+        if admission.is_full(waiting):
+            admission.refuse(now_s)
+            retry_after_s = self._backlog_s(now_s) * _TO_HAVE_ROOM
+            raise Overloaded(f"the queue is full: {waiting} requests are waiting", Refusal.QUEUE_FULL, retry_after_s)
+        limit_s = admission.limit_s(now_s, waiting, work.deadline_s, work.due_s)
+        backlog_s = self._backlog_s(now_s)
+        if now_s + backlog_s + lane.table.batch_s <= limit_s or work.deadline_s <= now_s:
+            return  # nearly always. (What is late already expires in its turn.)
+        if backlog_s <= 0.0:
+            return  # nobody is before it; whether it takes as long as expected, only running it can show
+        if limit_s < work.deadline_s:
+            # An objective below what the model takes must not starve it.
+            limit_s = min(max(limit_s, now_s + 2 * lane.table.high_s(1)), work.deadline_s)
+        answered_s = now_s + self._ahead_s(work, lane, now_s)
+        if answered_s <= limit_s:
+            return
+        is_hopeless = answered_s > work.deadline_s
+        admission.refuse(now_s)
+        raise Overloaded(
+            "the deadline would pass before the answer"
+            if is_hopeless
+            else "more requests come in than can be answered",
+            Refusal.DEADLINE if is_hopeless else Refusal.OVERLOAD,
+            answered_s - limit_s,
+        )
+
+    def _backlog_s(self, now_s: float) -> float:
+        """Until everything that runs and waits has run, with full batches."""
+        slots = self._slots_free_s
+        seconds = min(slots) - now_s if len(slots) > 1 else slots[0] - now_s
+        if seconds < 0.0:
+            seconds = 0.0
+        for lane in self._busy_lanes:
+            seconds += lane.rows * lane.table.row_s / len(slots)
+        return seconds
+
+    def _ahead_s(self, work: Work, lane: Lane, now_s: float) -> float:
+        """Until `work`, added now, is answered: a slot is free, what is due before it has run, and then it itself."""
+        seconds = 0.0
+        beside = work.rows  # rows that wait in its own lane, itself included
+        for other in self._busy_lanes:
+            for level, queue in enumerate(other.queues):
+                if not queue or (level == LATE_LEVEL and not self._levels.is_alone(level)):
+                    continue
+                share = min(1.0, WEIGHTS[level] / WEIGHTS[work.level])
+                rows = sum(
+                    ahead.rows - ahead.rows_taken
+                    for ahead in queue
+                    if ahead.state is WorkState.WAITING and (ahead.due_s <= work.due_s or level != work.level)
+                )
+                if other is lane and level == work.level:
+                    beside += rows
+                else:
+                    seconds += rows * share * other.table.row_s
+        table = lane.table
+        batches, rest = divmod(beside, table.join_rows)
+        seconds += batches * table.batch_s
+        slots = self._slots_free_s
+        own_s = table.high_s(rest) if rest else table.high_s(table.join_rows) - table.batch_s
+        return max(min(slots) - now_s, 0.0) + seconds / len(slots) + own_s
+
+    # -- what runs next
+
+    def _most_urgent_lane(self, level: int, now_s: float, expired: list[Work]) -> Lane | None:
+        """The lane whose first request at this level is due first; None when all of them had expired."""
+        best: Lane | None = None
+        best_due_s = math.inf
+        for lane in tuple(self._busy_lanes):
+            first = self._first(lane.queues[level], now_s, expired)
+            if first is not None and (best is None or first.due_s < best_due_s):
+                best, best_due_s = lane, first.due_s
+        return best
+
+    def _holds_back(self, lane: Lane, now_s: float) -> bool:
+        table = lane.table
+        if lane.rows >= table.join_rows or not is_worth_a_thought(table) or len(self._busy_lanes) > 1:
+            return False
+        window_s = patience_s(table)
+        expected = self._arrivals.expected(now_s, window_s)
+        slack_s = min(queue[0].due_s for queue in lane.queues if queue) - now_s
+        rows = rows_worth_waiting_for(table, lane.rows, expected, window_s, slack_s)
+        if not rows:
+            return False
+        self._wake_s = now_s + window_s
+        self._wanted_rows = rows
+        return True
+
+    def _join(self, lane: Lane, level: int, now_s: float, expired: list[Work]) -> Batch:
+        """The first of this level and of this lane, and as many more as should run with it."""
+        table = lane.table
+        levels = self._levels
+        is_alone = levels.is_alone(level)
+        join_rows = table.rows_to_try(lane.rows)
+        # Beyond this, the biggest batch endangers nobody's deadline.
+        careless_s = now_s + (table.batch_s if join_rows == table.join_rows else table.high_s(join_rows))
+        works: list[Work] = []
+        rows = length = elements = 0
+        earliest_s = math.inf
+        others = () if is_alone else (queue for at, queue in enumerate(lane.queues) if at != level)
+        for queue in (lane.queues[level], *others):
+            while (work := self._first(queue, now_s, expired)) is not None:
+                after = rows + work.rows
+                earliest_s = min(earliest_s, work.deadline_s)
+                if works:
+                    if after > join_rows or (earliest_s < careless_s and now_s + table.high_s(after) > earliest_s):
+                        break
+                    if work.length != length:
+                        longest = max(length, work.length)
+                        if elements + work.rows * work.length < (1.0 - _MAX_WASTE) * after * longest:
+                            break
+                queue.popleft()
+                work.state = WorkState.TAKEN
+                works.append(work)
+                rows = after
+                length = max(length, work.length)
+                elements += work.rows * work.length
+        for work in works:
+            if not is_alone:
+                levels.charge(work.level, work.rows * table.row_s)
+            levels.leave(work.level)
+        lane.waiting -= len(works)
+        lane.rows -= rows
+        if not lane.waiting:
+            self._quiet(lane)
+        return Batch(lane, works, rows)
+
+    def _take_piece(self, lane: Lane, level: int) -> Batch:
+        """The next rows of the big request at the front. It is out of the queue until they have run: see `put_back`."""
+        work = lane.queues[level].popleft()
+        work.state = WorkState.TAKEN
+        start = work.rows_taken
+        rows = min(self._limits.max_batch_rows, work.rows - start)
+        if not self._levels.is_alone(level):
+            self._levels.charge(level, rows * lane.table.row_s)
+        self._left(work, lane)
+        work.rows_taken = start + rows
+        return Batch(lane, [work], rows, start)
+
+    def _first(self, queue: deque[Work], now_s: float, expired: list[Work]) -> Work | None:
+        """The first request that can run. Drops what is before it."""
+        while queue:
+            work = queue[0]
             if work.state is not WorkState.WAITING:
                 self._discarded -= 1
             elif work.deadline_s <= now_s and work.rows_taken == 0:
-                self._waiting -= 1
                 work.state = WorkState.TAKEN
+                self._left(work, work.lane)
                 expired.append(work)
             else:
-                return
-            lane.popleft()
+                return work
+            if queue:  # whoever was the last to wait in the lane has cleared it
+                queue.popleft()
+        return None
 
-    def _take_piece(self, lane: deque[Work]) -> Batch:
-        """The next rows of the big request at the front; it stays there until its last piece is taken."""
-        work = lane[0]
-        start = work.rows_taken
-        rows = min(self._limits.max_batch_rows, work.rows - start)
-        work.rows_taken = start + rows
-        if work.rows_taken == work.rows:
-            lane.popleft()
-            self._waiting -= 1
-            work.state = WorkState.TAKEN
-        return Batch([work], rows, start)
+    def _occupy_slot(self, now_s: float, seconds: float) -> None:
+        slots = self._slots_free_s
+        at = 0 if len(slots) == 1 else slots.index(min(slots))
+        slots[at] = now_s + seconds
+
+    # -- keeping count
+
+    def _count(self, work: Work, lane: Lane) -> None:
+        """`work` has come to wait in `lane`."""
+        if not lane.waiting:
+            self._busy_lanes.append(lane)
+        lane.waiting += 1
+        lane.rows += work.rows - work.rows_taken
+        self._levels.enter(work.level)
+
+    def _left(self, work: Work, lane: Lane) -> None:
+        """`work` is no longer waiting, wherever it still lies."""
+        self._levels.leave(work.level)
+        lane.waiting -= 1
+        lane.rows -= work.rows - work.rows_taken
+        if not lane.waiting:
+            self._quiet(lane)
+
+    def _quiet(self, lane: Lane) -> None:
+        """Nobody waits in this lane; what lies there was discarded."""
+        for queue in lane.queues:
+            if queue:
+                self._discarded -= sum(work.state is not WorkState.TAKEN for work in queue)
+                queue.clear()
+        self._busy_lanes.remove(lane)
+
+    def _demote_late(self, now_s: float) -> None:
+        """While there is more to do than can be done: those who can no longer be in time let the others pass."""
+        for lane in self._busy_lanes:
+            hopeless_s = now_s + lane.table.typical_s(1)
+            for queue in lane.queues[:LATE_LEVEL]:
+                while queue and queue[0].due_s < hopeless_s and queue[0].rows_taken == 0:
+                    work = queue.popleft()
+                    if work.state is not WorkState.WAITING:
+                        self._discarded -= 1
+                        continue
+                    self._levels.enter(LATE_LEVEL)
+                    self._levels.leave(work.level)
+                    work.level = LATE_LEVEL
+                    insort(lane.queues[LATE_LEVEL], work, key=_due_s)
 
     def _sweep(self) -> None:
         """Drop what was discarded, so that cancelled requests cannot pile up behind a long execution."""
-        for shapes in list(self._lanes):
-            live = deque(work for work in self._lanes[shapes] if work.state is WorkState.WAITING)
-            if live:
-                self._lanes[shapes] = live
-            else:
-                del self._lanes[shapes]
+        for lane in self._busy_lanes:
+            for queue in lane.queues:
+                live = [work for work in queue if work.state is WorkState.WAITING]
+                queue.clear()
+                queue.extend(live)
         self._discarded = 0
 
 
-def _age(lane: deque[Work]) -> int:
-    return lane[0].order
+def _due_s(work: Work) -> float:
+    return work.due_s
+
+
+def _order(work: Work) -> int:
+    return work.order

@@ -1,4 +1,5 @@
-"""Counts what a model does, for the protocol's statistics. Called once a batch, on the event loop only: no lock.
+"""Counts what a model does, for the protocol's statistics and for Prometheus. Called once a batch, on the event loop
+only: no lock. It takes 0.4 µs a request, 0.25 of them for the two histograms (`python -m benchmarks.batcher`).
 
 As in Triton, a request's compute times are those of the batch that it was part of: with n requests in a batch, the
 model's totals grow by n times the batch's durations, while `batches` counts the execution once.
@@ -6,8 +7,12 @@ model's totals grow by n times the batch's durations, while `batches` counts the
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
+from serving.errors import Refusal
 from serving.execution import Executed, Run
-from serving.statistics import BatchStatistic, DurationStatistic, ModelStatistics
+from serving.histogram import ROWS, SECONDS, Histogram
+from serving.statistics import BatchStatistic, DurationStatistic, ModelCounters, ModelStatistics
 
 
 class _Total:
@@ -55,6 +60,14 @@ class Recorder:
     def __init__(self) -> None:
         self.busy_s = 0.0  # in which batches ran, in total
         self.finished = 0  # requests that have run, whatever came of them
+        self._refused = dict.fromkeys(Refusal, 0)
+        self._deadline_missed = 0
+        self._cancelled = 0
+        self._request_s = Histogram(SECONDS)
+        self._queue_s = Histogram(SECONDS)
+        self._batch_rows = Histogram(ROWS)
+        self._positions = 0
+        self._padding = 0
         self._last_s: float | None = None
         self._rows = 0
         self._executions = 0
@@ -77,23 +90,61 @@ class Recorder:
             if batch is None:
                 batch = self._batches[run.rows] = _Compute()
             batch.add(run, 1, 1)
+            self._batch_rows.add(run.rows)
+            self._positions += run.positions
+            self._padding += run.padding
         answered = 0
         enqueued_s = failed_enqueued_s = 0.0
+        # Inlined `Histogram.add`: this is once a request.
+        request_counts, queue_counts = self._request_s.counts, self._queue_s.counts
         for work, outcome in zip(executed.works, executed.outcomes, strict=True):
+            begun_s = work.enqueued_s
+            request_counts[bisect_left(SECONDS, finished_s - begun_s)] += 1
+            queue_counts[bisect_left(SECONDS, started_s - begun_s)] += 1
             if type(outcome) is list:
                 answered += 1
-                enqueued_s += work.enqueued_s
+                enqueued_s += begun_s
             else:
-                failed_enqueued_s += work.enqueued_s
-        failed = len(executed.outcomes) - answered
+                failed_enqueued_s += begun_s
+        count = len(executed.outcomes)
+        self._request_s.total += finished_s * count - enqueued_s - failed_enqueued_s
+        self._queue_s.total += started_s * count - enqueued_s - failed_enqueued_s
         self._queue.add(answered, started_s * answered - enqueued_s)
         self._success.add(answered, finished_s * answered - enqueued_s)
+        failed = count - answered
         if failed:
             self._fail.add(failed, finished_s * failed - failed_enqueued_s)
 
-    def refused(self, waited_s: float) -> None:
-        """A request failed without having run: the queue was full or the deadline passed."""
+    def refused(self, reason: Refusal) -> None:
+        """A request was not let into the queue."""
+        self._fail.add(1, 0.0)
+        self._refused[reason] += 1
+
+    def expired(self, waited_s: float) -> None:
+        """A request's deadline passed while it waited."""
         self._fail.add(1, waited_s)
+        self._deadline_missed += 1
+
+    def cancelled(self) -> None:
+        """A request's client went away before the answer."""
+        self._cancelled += 1
+
+    def counters(self, pending: int) -> ModelCounters:
+        refused = dict(self._refused)
+        return ModelCounters(
+            succeeded=self._success.count,
+            failed=self._fail.count - sum(refused.values()) - self._deadline_missed,
+            refused=refused,
+            deadline_missed=self._deadline_missed,
+            cancelled=self._cancelled,
+            request_s=self._request_s.snapshot(),
+            queue_s=self._queue_s.snapshot(),
+            batch_rows=self._batch_rows.snapshot(),
+            positions=self._positions,
+            padding=self._padding,
+            busy_s=self.busy_s,
+            pending=pending,
+        )
 
     def snapshot(self, now_s: float, unix_time_s: float) -> ModelStatistics:
         """`now_s` and `unix_time_s` are the same instant on the two clocks."""

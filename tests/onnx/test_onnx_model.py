@@ -18,14 +18,17 @@ from onnx import TensorProto, helper, numpy_helper
 from adapters.onnx.backend import OnnxBackend
 from adapters.onnx.options import OnnxOptions
 from benchmarks.models import save, tiny_mlp, wide_mlp
-from serving.batcher import Batcher
-from serving.batching import BatchLimits, BatchQueue, Outcome, Work
+from serving.batcher import Batcher, Slot
+from serving.batching import BatchLimits, BatchQueue
 from serving.errors import BadRequest, ModelFailed, ScoringError
 from serving.execution import Executor
+from serving.lanes import Lanes
+from serving.latency import LatencyTable
 from serving.messages import InferReply, InferRequest
 from serving.model import Model, ModelSettings
 from serving.recorder import Recorder
 from serving.warmup import warm_up
+from serving.work import Outcome, Work
 from serving.worker import Worker
 
 WAIT_S = 60.0
@@ -115,7 +118,10 @@ async def test_a_real_model_answers_the_same_in_a_batch_and_alone() -> None:
     inputs = file_like_inputs(8)
     expected = [backend.run({"bytes": x}, ["target_label"])[0] for x in inputs]
     worker = Worker("magika")
-    batcher = Batcher(Executor(backend, backend.signature), BatchQueue(BatchLimits(4, 4, 100)), Recorder(), worker)
+    lanes = Lanes(LatencyTable({1: 0.02, 2: 0.02, 4: 0.02}, 4))  # as if joining paid
+    batcher = Batcher(
+        [Slot(Executor(backend, backend.signature), worker)], BatchQueue(BatchLimits(4, 100), lanes), Recorder()
+    )
     futures = [asyncio.get_running_loop().create_future() for _ in inputs]
     for x, future in zip(inputs, futures, strict=True):
         batcher.submit(Work({"bytes": x}, ("target_label",), 1, math.inf, time.monotonic(), future.set_result))

@@ -11,11 +11,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from serving.batcher import Batcher
-from serving.batching import BatchLimits, BatchQueue, Outcome, Work
+from serving.batcher import Batcher, Slot
+from serving.batching import BatchLimits, BatchQueue
 from serving.errors import DeadlinePassed, ModelFailed, Overloaded, Unavailable
 from serving.execution import Executor
+from serving.lanes import Lanes
+from serving.latency import LatencyTable
 from serving.recorder import Recorder
+from serving.work import Outcome, Work
 from serving.worker import Worker
 from tests.unit.serving.backends import POISON, WAIT_S, DoublingBackend, rows_of, until
 
@@ -27,8 +30,10 @@ class Rig:
         self.backend = backend
         self.recorder = Recorder()
         self.worker = worker
-        queue = BatchQueue(BatchLimits(max_batch_rows=8, join_rows=8, max_waiting=max_waiting))
-        self.batcher = Batcher(Executor(backend, backend.signature), queue, self.recorder, worker)
+        # Joining is free here, and so fast that waiting for company is never worth it.
+        lanes = Lanes(LatencyTable(dict.fromkeys((1, 2, 4, 8), 1e-4), 8))
+        queue = BatchQueue(BatchLimits(max_batch_rows=8, max_waiting=max_waiting), lanes)
+        self.batcher = Batcher([Slot(Executor(backend, backend.signature), worker)], queue, self.recorder)
 
     def send(
         self, *values: float, outputs: Sequence[str] = ("double",), deadline_s: float = math.inf
