@@ -24,28 +24,22 @@ _OVERLOADED_AT = 0.75  # of the queue's bound
 class Admission:
     """`max_waiting`: requests. Remembers only until when the replica counts as overloaded."""
 
-    __slots__ = ("_crowded", "_max_waiting", "_overloaded_until_s")
+    __slots__ = ("_max_waiting", "crowded", "overloaded_until_s")
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
-        self._crowded = max(1, int(max_waiting * _OVERLOADED_AT))
-        self._overloaded_until_s = 0.0
+        self.crowded = max(1, int(max_waiting * _OVERLOADED_AT))
+        self.overloaded_until_s = 0.0
 
-    def is_overloaded(self, now_s: float) -> bool:
-        return now_s < self._overloaded_until_s
-
-    def limit_s(self, now_s: float, waiting: int, deadline_s: float, due_s: float) -> float:
-        """When a request that comes now must be expected to be answered, or be refused."""
-        if now_s < self._overloaded_until_s:
-            return due_s
-        if waiting >= self._crowded:
-            self._overloaded_until_s = now_s + _OVERLOAD_LASTS_S
-            return due_s
-        return deadline_s
+    def is_overloaded(self, now_s: float, waiting: int) -> bool:
+        """Whether requests that would miss the objective are refused."""
+        if waiting >= self.crowded:
+            self.overloaded_until_s = now_s + _OVERLOAD_LASTS_S
+        return now_s < self.overloaded_until_s
 
     def is_full(self, waiting: int) -> bool:
         return waiting >= self._max_waiting
 
     def refuse(self, now_s: float) -> None:
         """Somebody had to be refused."""
-        self._overloaded_until_s = now_s + _OVERLOAD_LASTS_S
+        self.overloaded_until_s = now_s + _OVERLOAD_LASTS_S

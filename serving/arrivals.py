@@ -20,27 +20,27 @@ _CHEAPER = 0.9  # per row, or it is not worth the trouble
 class Arrivals:
     """Rows that come within a moment of the slot being free, on average."""
 
-    __slots__ = ("_came", "_expected", "_until_s", "_window_s")
+    __slots__ = ("_came", "_expected", "_window_s", "until_s")
 
     def __init__(self) -> None:
         self._expected = 0.0
         self._came = 0
-        self._until_s = 0.0
+        self.until_s = 0.0
         self._window_s = 0.0
 
-    def came(self, rows: int, now_s: float) -> None:
-        if now_s < self._until_s:
-            self._came += rows
+    def came(self, rows: int) -> None:
+        """Call it for what comes before `until_s`."""
+        self._came += rows
 
     def expected(self, now_s: float, window_s: float) -> float:
         """Rows that should come within `window_s`. The slot is free now: from now on it is counted how many do."""
         if self._window_s > 0.0:
-            if now_s < self._until_s:  # asked again before the moment had passed: the rest of it is not known
-                self._came += round(self._expected * (self._until_s - now_s) / self._window_s)
+            if now_s < self.until_s:  # asked again before the moment had passed: the rest of it is not known
+                self._came += round(self._expected * (self.until_s - now_s) / self._window_s)
             self._expected += (self._came * window_s / self._window_s - self._expected) * _WEIGHT_OF_NEWEST
         self._came = 0
         self._window_s = window_s
-        self._until_s = now_s + window_s
+        self.until_s = now_s + window_s
         return self._expected
 
 

@@ -62,11 +62,10 @@ class PaddedAxis:
 class Lane:
     """Waiting requests of one shape, by level, each in order of `due_s`. `rows` and `waiting` count what lives."""
 
-    __slots__ = ("is_padded", "queues", "rows", "table", "waiting")
+    __slots__ = ("queues", "rows", "table", "waiting")
 
-    def __init__(self, table: LatencyTable, is_padded: bool) -> None:
+    def __init__(self, table: LatencyTable) -> None:
         self.table = table
-        self.is_padded = is_padded
         self.queues: tuple[deque[Work], ...] = tuple(deque() for _ in WEIGHTS)
         self.rows = 0
         self.waiting = 0
@@ -100,17 +99,14 @@ class Lanes:
         self._ragged_inputs = tuple(ragged_inputs)
         self._row_elements = max(row_elements, 1)
         self._padded = padded
-        self._only = Lane(table, is_padded=False)
+        self.only = None if self._ragged_inputs else Lane(table)  # every request's
         self._lanes: dict[Hashable, Lane] = {}
-
-    def __len__(self) -> int:
-        return max(len(self._lanes), 1)
 
     def place(self, work: Work) -> Lane:
         """Sets `work.lane` and `work.length`."""
-        if not self._ragged_inputs:
-            work.lane = self._only
-            return self._only
+        if self.only is not None:
+            work.lane = self.only
+            return self.only
         inputs = work.inputs
         shapes = tuple([inputs[name].shape[1:] for name in self._ragged_inputs])
         key: Hashable = shapes
@@ -120,7 +116,7 @@ class Lanes:
                 key = (bisect_left(_LENGTH_EDGES, work.length), self._other_axes(inputs, self._padded))
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._new_lane(key, shapes, is_padded=work.length > 0)
+            lane = self._new_lane(key, shapes)
         work.lane = lane
         return lane
 
@@ -137,9 +133,9 @@ class Lanes:
             shapes.append(shape[:at] + shape[at + 1 :] if name in padded.inputs else shape)
         return tuple(shapes)
 
-    def _new_lane(self, key: Hashable, shapes: tuple[tuple[int, ...], ...], is_padded: bool) -> Lane:
+    def _new_lane(self, key: Hashable, shapes: tuple[tuple[int, ...], ...]) -> Lane:
         if len(self._lanes) >= _MAX_LANES:  # clients choose the shapes; what is known about rare ones is forgotten
             self._lanes = {known: lane for known, lane in self._lanes.items() if lane.waiting}
         factor = max(sum(prod(shape) for shape in shapes), 1) / self._row_elements
-        lane = self._lanes[key] = Lane(self._table.scaled(factor), is_padded)
+        lane = self._lanes[key] = Lane(self._table.scaled(factor))
         return lane

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 JOINING_PAYS_BELOW = 0.75  # of the cost of a row alone
 _AS_GOOD_AS_BEST = 1.1
 
-_STEP = 0.08  # of an estimate; a median moves by half of it
-_HIGH = 0.9
+# Steps whose ratio makes an estimate settle where half, or nine tenths, of the samples are below it.
+_MEDIAN_UP, _MEDIAN_DOWN = 1.04, 0.96
+_HIGH_UP, _HIGH_DOWN = 1.072, 0.992
 _HIGH_AT_FIRST = 1.25  # times the median: what nobody has measured yet
 _PLAN_EVERY = 16  # batches
 _TRY_EVERY = 128  # batches
@@ -27,7 +28,18 @@ class LatencyTable:
     `batch_s`: what such a batch takes.
     """
 
-    __slots__ = ("_batches", "_can_join", "_high", "_rows", "_tried", "_typical", "batch_s", "join_rows", "row_s")
+    __slots__ = (
+        "_batches",
+        "_can_join",
+        "_high",
+        "_places",
+        "_rows",
+        "_tried",
+        "_typical",
+        "batch_s",
+        "join_rows",
+        "row_s",
+    )
 
     def __init__(self, measured_s: Mapping[int, float], max_rows: int) -> None:
         """`measured_s`: rows → seconds, for 1 row at least. `max_rows` 1: there is nothing to join."""
@@ -38,6 +50,7 @@ class LatencyTable:
             rows = min(2 * self._rows[-1], max_rows)
             self._typical.append(self._typical[-1] * rows / self._rows[-1])
             self._rows.append(rows)
+        self._places: dict[int, tuple[int, float]] = {}
         self._high = [seconds * _HIGH_AT_FIRST for seconds in self._typical]
         self._batches = 0
         self._tried = 0
@@ -61,18 +74,16 @@ class LatencyTable:
 
     def observe(self, rows: int, seconds: float) -> None:
         """One execution of `rows` rows took `seconds`."""
-        at = bisect_left(self._rows, rows)
-        if at == len(self._rows):
-            at -= 1
-        if self._rows[at] == rows or at == 0:
-            share = 1.0
+        at, share = self._places.get(rows) or self._place(rows)
+        typical, high = self._typical, self._high
+        if share == 1.0:
+            typical[at] *= _MEDIAN_UP if seconds > typical[at] else _MEDIAN_DOWN
+            high[at] *= _HIGH_UP if seconds > high[at] else _HIGH_DOWN
         else:
-            below = self._rows[at - 1]
-            share = (rows - below) / (self._rows[at] - below)
-        self._nudge(self._typical, at, share, seconds, 0.5)
-        self._nudge(self._high, at, share, seconds, _HIGH)
+            self._nudge_two(typical, at, share, seconds, _MEDIAN_UP, _MEDIAN_DOWN)
+            self._nudge_two(high, at, share, seconds, _HIGH_UP, _HIGH_DOWN)
         self._batches += 1
-        if self._batches % _PLAN_EVERY == 0:
+        if not self._batches % _PLAN_EVERY:
             self._plan()
 
     def rows_to_try(self, waiting: int) -> int:
@@ -94,24 +105,27 @@ class LatencyTable:
         self.row_s = self.batch_s / self.join_rows
 
     def _read(self, seconds: list[float], rows: int) -> float:
-        at = bisect_left(self._rows, rows)
-        if at == len(self._rows):
-            return seconds[-1] * rows / self._rows[-1]
-        upper = self._rows[at]
-        if upper == rows or at == 0:
-            return seconds[at]
-        lower = self._rows[at - 1]
-        return seconds[at - 1] + (seconds[at] - seconds[at - 1]) * (rows - lower) / (upper - lower)
-
-    def _nudge(self, seconds: list[float], at: int, share: float, sample: float, quantile: float) -> None:
+        at, share = self._places.get(rows) or self._place(rows)
         if share == 1.0:
-            step = quantile if sample > seconds[at] else quantile - 1.0
-            seconds[at] *= 1.0 + _STEP * step
-            return
-        expected = seconds[at - 1] + (seconds[at] - seconds[at - 1]) * share
-        step = quantile if sample > expected else quantile - 1.0
-        seconds[at] *= 1.0 + _STEP * step * share
-        seconds[at - 1] *= 1.0 + _STEP * step * (1.0 - share)
+            return seconds[at]
+        below = seconds[at - 1]
+        return below + (seconds[at] - below) * share
+
+    def _place(self, rows: int) -> tuple[int, float]:
+        """Which measured size is the next above `rows`, and how far `rows` is from the one below to it, 0 to 1. Beyond
+        the largest (a big request, where nothing is joined), the share is above 1: the line goes on.
+        """
+        sizes = self._rows
+        at = min(bisect_left(sizes, rows), len(sizes) - 1)
+        share = 1.0 if at == 0 else (rows - sizes[at - 1]) / (sizes[at] - sizes[at - 1])
+        place = self._places[rows] = (at, share)
+        return place
+
+    def _nudge_two(self, seconds: list[float], at: int, share: float, sample: float, up: float, down: float) -> None:
+        factor = up if sample > seconds[at - 1] + (seconds[at] - seconds[at - 1]) * share else down
+        share = min(share, 1.0)
+        seconds[at] *= 1.0 + (factor - 1.0) * share
+        seconds[at - 1] *= 1.0 + (factor - 1.0) * (1.0 - share)
 
 
 def rows_worth_joining(latency_s: Mapping[int, float]) -> int:

@@ -22,12 +22,13 @@ def level_of(priority: int) -> int:
 class Levels:
     """`waiting` counts the requests at each level, `total` all of them."""
 
-    __slots__ = ("_served", "total", "waiting")
+    __slots__ = ("_is_charged", "_served", "total", "waiting")
 
     def __init__(self) -> None:
         self.total = 0
         self.waiting = [0] * len(WEIGHTS)
         self._served = [0.0] * len(WEIGHTS)
+        self._is_charged = False
 
     def enter(self, level: int) -> None:
         if not self.waiting[level] and self.total:
@@ -36,11 +37,12 @@ class Levels:
         self.waiting[level] += 1
         self.total += 1
 
-    def leave(self, level: int) -> None:
-        self.waiting[level] -= 1
-        self.total -= 1
-        if not self.total:
+    def leave(self, level: int, count: int = 1) -> None:
+        self.waiting[level] -= count
+        self.total -= count
+        if self._is_charged and not self.total:
             self._served = [0.0] * len(WEIGHTS)
+            self._is_charged = False
 
     def is_alone(self, level: int) -> bool:
         """Nobody waits at another level."""
@@ -56,3 +58,4 @@ class Levels:
     def charge(self, level: int, seconds: float) -> None:
         """Call it before those who were given the time leave, and only when somebody waits at another level."""
         self._served[level] += seconds / WEIGHTS[level]
+        self._is_charged = True
