@@ -8,7 +8,6 @@ from serving.errors import Overloaded, Refusal
 from serving.work import Work, WorkState
 from tests.unit.serving.queues import queue, taken, work
 
-
 NEVER_PAYS = {1: 1e-5, 2: 2e-5, 4: 4e-5, 8: 8e-5}
 PAYS_UP_TO_4 = {1: 1e-5, 2: 1e-5, 4: 1e-5, 8: 8e-5}
 FREE = dict.fromkeys((1, 2, 4, 8), 1e-5)
