@@ -33,6 +33,7 @@ from router.operations import Operations
 from router.plan import Rules
 from router.ports import Runtime
 from router.reconciler import Reconciler
+from router.replica_metrics import ReplicaMetrics
 from router.server_state import server_view
 from router.telemetry import AttemptMeter
 from router.version import VERSION
@@ -83,7 +84,8 @@ class ControlPlane:
             self.events,
             Rules(must_allow_anonymous=not config.is_loopback),
         )
-        self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics)
+        replica_metrics = ReplicaMetrics(config.gateway_token, lambda: self.reconciler.replicas)
+        self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics, replica_metrics.gather)
 
     async def run(self) -> int:
         """Serve until SIGINT, or until Ray is lost. Returns the exit code."""

@@ -111,7 +111,9 @@ class Batcher:
             if slot.worker is None:
                 self._is_turn_due = True  # requests that come from a reply wait for the turn below
                 executed = slot.executor.execute(batch)
-                self._ran(batch, executed, now_s, monotonic())
+                finished_s = monotonic()
+                self._ran(batch, executed, now_s, finished_s)
+                self._queue.ended(batch, finished_s)
                 if len(self._queue):
                     self._loop.call_soon(self._turn)  # not at once: what the loop has received meanwhile may join
                     return
@@ -130,10 +132,12 @@ class Batcher:
         finished_s = monotonic()
         del self._running[slot]
         self._free.append(slot)
-        if executed.has_failures or batch.is_piece:  # whether a big request goes on must be known before the next take
+        if executed.has_failures:  # a big request that failed in one piece must not be taken for its next
             self._ran(batch, executed, started_s, finished_s)
+            self._queue.ended(batch, finished_s)
             self._fill(finished_s)
         else:  # the model computes the next batch while the loop writes the replies of this one
+            self._queue.ended(batch, finished_s)
             self._fill(finished_s)
             self._ran(batch, executed, started_s, finished_s)
 
@@ -143,8 +147,6 @@ class Batcher:
         self._recorder.executed(executed, started_s, finished_s)
         for work, outcome in zip(executed.works, executed.outcomes, strict=True):
             self._answer(work, outcome)
-        if not executed.works:
-            self._queue.put_back(batch.works[0])
 
     def _hold_back_no_longer(self) -> None:
         if self._timer is not None:

@@ -113,12 +113,11 @@ class BatchQueue:
         if self._wake_s < math.inf and (lane.rows >= self._wanted_rows or len(self._busy_lanes) > 1):
             self._wake_s = now_s
 
-    def put_back(self, work: Work) -> None:
-        """A piece of `work` has run and rows are left: it waits for its next. Harmless when it has ended meanwhile."""
-        if work.state is WorkState.TAKEN:
-            work.state = WorkState.WAITING
-            insort_left(work.lane.queues[work.level], work, key=_due_s)  # before those that are due when it is
-            self._count(work, work.lane)
+    def ended(self, batch: Batch, now_s: float) -> None:
+        """`batch` has run, and its slot is free. A request of which rows are left waits for its next piece."""
+        self._forecast.end(batch.slot, now_s)
+        if batch.is_piece and not batch.is_last_piece:
+            self._put_back(batch.works[0])
 
     def discard(self, work: Work, state: WorkState) -> None:
         """Move `work` to CANCELLED or DONE; it will not be taken again. Harmless when it has already ended."""
@@ -161,9 +160,8 @@ class BatchQueue:
                 batch = self._take_piece(lane, level)
             else:
                 batch = self._join(lane, level, now_s, expired)
-            self._forecast.occupy(now_s, lane.table.typical_s(batch.rows), self._busy_lanes)
+            batch.slot = self._forecast.begin(now_s, lane.table.typical_s(batch.rows), self._busy_lanes)
             return batch, expired
-        self._forecast.occupy(now_s, 0.0, self._busy_lanes)
         return None, expired
 
     def take_all(self) -> list[Work]:
@@ -193,7 +191,7 @@ class BatchQueue:
             raise Overloaded(f"the queue is full: {waiting} requests are waiting", Refusal.QUEUE_FULL, retry_after_s)
         if work.deadline_s <= now_s:
             return  # too late already: it expires in its turn
-        if backlog_s <= 0.0:
+        if not waiting and self._forecast.is_idle:
             return  # nobody is before it; whether it takes as long as expected, only running it can show
         limit_s = work.deadline_s
         if admission.is_overloaded(now_s, waiting):
@@ -320,6 +318,12 @@ class BatchQueue:
         return None
 
     # -- keeping count
+
+    def _put_back(self, work: Work) -> None:
+        if work.state is WorkState.TAKEN:  # neither failed nor cancelled meanwhile
+            work.state = WorkState.WAITING
+            insort_left(work.lane.queues[work.level], work, key=_due_s)  # before those that are due when it is
+            self._count(work, work.lane)
 
     def _count(self, work: Work, lane: Lane) -> None:
         """`work` has come to wait in `lane`."""

@@ -80,12 +80,6 @@ class Executor:
             return Executed(batch.works, [failed for _ in batch.works], [])
         return executed
 
-    def run_whole(self, works: Sequence[Work], rows: int) -> list[Outcome]:
-        """Run `works` together, or one after the other when that fails; one outcome for each, in order."""
-        executed = Executed(works, [], [])
-        self._execute_whole(works, rows, executed)
-        return executed.outcomes
-
     def _execute_whole(self, works: Sequence[Work], rows: int, executed: Executed) -> None:
         """Appends one outcome for each of `works`, in order."""
         try:

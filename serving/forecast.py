@@ -14,27 +14,37 @@ class Forecast:
     which somebody waits.
     """
 
-    __slots__ = ("_slots_free_s", "done_by_s")
+    __slots__ = ("_free", "_free_s", "done_by_s")
 
     def __init__(self, slots: int) -> None:
-        self._slots_free_s = [0.0] * slots
+        self._free = list(range(slots))
+        self._free_s = [0.0] * slots  # when each slot is expected to be free, or has been since
         self.done_by_s = 0.0
 
-    def occupy(self, now_s: float, seconds: float, lanes: Sequence[Lane]) -> None:
-        """The slot that is free is expected to be so again after `seconds`."""
-        slots = self._slots_free_s
-        if len(slots) == 1:
-            slots[0] = done_by_s = now_s + seconds
-        else:
-            slots[slots.index(min(slots))] = now_s + seconds
-            done_by_s = max(slots)
+    @property
+    def is_idle(self) -> bool:
+        return len(self._free) == len(self._free_s)
+
+    def begin(self, now_s: float, seconds: float, lanes: Sequence[Lane]) -> int:
+        """A run that should take `seconds` begins; returns its slot. One must be free."""
+        slot = self._free.pop()
+        free_s = self._free_s
+        free_s[slot] = done_by_s = now_s + seconds
+        if len(free_s) > 1:
+            done_by_s = max(free_s)
         for lane in lanes:
             done_by_s += lane.rows * lane.table.row_s + lane.table.batch_s
         self.done_by_s = done_by_s
+        return slot
+
+    def end(self, slot: int, now_s: float) -> None:
+        """The run in `slot` has ended."""
+        self._free_s[slot] = now_s
+        self._free.append(slot)
 
     def backlog_s(self, now_s: float, lanes: Sequence[Lane]) -> float:
         """Until everything has run, if batches are full."""
-        slots = self._slots_free_s
+        slots = self._free_s
         waiting_s = sum(lane.rows * lane.table.row_s for lane in lanes)
         return max(min(slots) - now_s, 0.0) + waiting_s / len(slots)
 
@@ -66,6 +76,6 @@ class Forecast:
         weight = WEIGHTS[work.level]
         others_s = sum(min(seconds, own_level_s * WEIGHTS[at] / weight) for at, seconds in enumerate(level_s))
         last_s = table.high_s(rest) if rest else table.high_s(table.join_rows) - table.batch_s
-        slots = self._slots_free_s
+        slots = self._free_s
         free_s = max(min(slots), now_s)
         return free_s + (own_level_s + others_s) / len(slots) + last_s

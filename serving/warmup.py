@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import inf
 from statistics import median
 from time import perf_counter
 
@@ -27,14 +26,12 @@ import numpy as np
 
 from router.domain.errors import ModelUnavailable
 from serving.errors import ScoringError
-from serving.execution import Executor
 from serving.lanes import PaddedAxis
 from serving.latency import JOINING_PAYS_BELOW, LatencyTable
-from serving.padding import cut, padded_axis
+from serving.padding import cut, cut_outputs, joined, padded_axis
 from serving.ports import Backend
 from serving.samples import Inputs, Sample, candidates
 from serving.signature import Signature
-from serving.work import Outcome, Work
 
 log = logging.getLogger(__name__)
 
@@ -138,29 +135,35 @@ def _working_padding(backend: Backend, sample: Sample, mask: str) -> PaddedAxis 
 
 
 def _shown_by_padding(backend: Backend, sample: Sample, mask: str, padded: PaddedAxis) -> str:
-    """Run three rows of different lengths alone, then padded and joined. What differs, in words; empty: nothing."""
+    """Run three rows of different lengths alone, then padded and joined; what differs, in words. Empty: nothing.
+
+    Once more with other values than zeros where the mask says that there is nothing: zeros alone can be lucky.
+    """
     longest = sample.axis_size
     lengths = (longest, 3 * longest // 4, longest // 2 + 1)
     if len(set(lengths)) < len(lengths):
         return f"the model runs only with lengths of {longest}, too short to try it"
-    whole = sample.rows(3)
-    whole[mask] = np.ones_like(whole[mask])
-    works = []
-    for row, length in enumerate(lengths):
-        inputs = {name: array[row : row + 1] for name, array in whole.items()}
-        inputs |= {name: cut(inputs[name], padded.axis, length) for name in padded.inputs}
-        work = Work(inputs, [spec.name for spec in backend.signature.outputs], 1, inf, 0.0, _nobody)
-        work.length = length
-        works.append(work)
-    executor = Executor(backend, backend.signature, padded)
-    alone = [executor.run_whole([work], 1) for work in works]
-    joined = executor.run_whole(works, len(works))
-    for one, outcomes in zip(joined, alone, strict=True):
-        if not isinstance(one, list) or not isinstance(outcomes[0], list):
-            return "the model failed on padded rows"
-        for spec, expected, got in zip(backend.signature.outputs, outcomes[0], one, strict=True):
-            if not _is_same(spec.datatype, expected, got):
-                return f"padding changes the output {spec.name!r}"
+    full = sample.rows(3)
+    full[mask] = np.ones_like(full[mask])
+    rows = [{name: array[row : row + 1] for name, array in full.items()} for row in range(3)]
+    short = [
+        inputs | {name: cut(inputs[name], padded.axis, length) for name in padded.inputs}
+        for inputs, length in zip(rows, lengths, strict=True)
+    ]
+    zeros = {
+        name: joined([inputs[name] for inputs in short], padded.axis, longest) if name in padded.inputs else full[name]
+        for name in full
+    }
+    alone = [_run(backend, inputs) for inputs in short]
+    for inputs in (zeros, full | {mask: zeros[mask]}):
+        together = _run(backend, inputs)
+        for at, spec in enumerate(backend.signature.outputs):
+            is_cut = spec.name in cut_outputs(backend.signature, padded.axis)
+            for row, length in enumerate(lengths):
+                got = together[at][row : row + 1]
+                got = cut(got, padded.axis, length) if is_cut else got
+                if not _is_same(spec.datatype, alone[row][at], got):
+                    return f"padding changes the output {spec.name!r}"
     return ""
 
 
@@ -223,7 +226,3 @@ def _sizes(max_rows: int) -> Iterator[int]:
 
 def _run(backend: Backend, inputs: Inputs) -> list[np.ndarray]:
     return backend.run(inputs, [spec.name for spec in backend.signature.outputs])
-
-
-def _nobody(_: Outcome) -> None:
-    """Nobody waits for the answer."""

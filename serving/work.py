@@ -92,15 +92,19 @@ class Work:
 
 
 class Batch:
-    """What runs next: either whole requests, or the rows `start` to `start + rows` of a single bigger one."""
+    """What runs next: either whole requests, or the rows `start` to `start + rows` of a single bigger one.
 
-    __slots__ = ("lane", "rows", "start", "works")
+    `slot` is where the queue expects it to run.
+    """
+
+    __slots__ = ("lane", "rows", "slot", "start", "works")
 
     def __init__(self, lane: Lane, works: list[Work], rows: int, start: int = 0) -> None:
         self.lane = lane
         self.works = works
         self.rows = rows
         self.start = start
+        self.slot = 0
 
     @property
     def is_piece(self) -> bool:

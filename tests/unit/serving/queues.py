@@ -42,10 +42,17 @@ def queue(
 
 
 def taken(q: BatchQueue, now_s: float = 0.0) -> list[Batch]:
-    """Every batch, until the queue is empty. Each piece of a big request has run before the next take."""
+    """Every batch, until the queue is empty. Each has run before the next is taken."""
     batches = []
     while (batch := q.take(now_s)[0]) is not None:
         batches.append(batch)
-        if batch.is_piece and not batch.is_last_piece:
-            q.put_back(batch.works[0])
+        q.ended(batch, now_s)
     return batches
+
+
+def run(q: BatchQueue, now_s: float) -> Batch:
+    """The next batch, which has run as soon as it is taken."""
+    batch, _ = q.take(now_s)
+    assert batch is not None
+    q.ended(batch, now_s)
+    return batch

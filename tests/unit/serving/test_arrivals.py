@@ -6,7 +6,7 @@ import pytest
 
 from serving.arrivals import Arrivals, is_worth_a_thought, patience_s, rows_worth_waiting_for
 from serving.latency import LatencyTable
-from tests.unit.serving.queues import queue, work
+from tests.unit.serving.queues import queue, run, work
 
 FLAT = {1: 0.010, 2: 0.0105, 4: 0.011, 8: 0.012, 16: 0.014, 32: 0.018}
 SUM = {rows: 0.010 * rows for rows in FLAT}
@@ -70,6 +70,7 @@ def test_clients_that_come_back_together_are_waited_for_and_run_together() -> No
                 now_s = q.deadline()
         sizes.append(batch.rows)
         now_s += FLAT[1]
+        q.ended(batch, now_s)
         arrivals += [(now_s + 4e-4 + 1e-5 * at, 1) for at in range(batch.rows)]
         arrivals.sort()
     assert set(sizes[-10:]) == {16}
@@ -79,5 +80,4 @@ def test_requests_that_come_one_by_one_are_never_held_back() -> None:
     q = queue(FLAT, max_batch_rows=32, objective_s=0.5, ragged=())
     for turn in range(200):
         q.add(work(at_s=turn * 0.02))
-        batch, _ = q.take(turn * 0.02)
-        assert batch is not None
+        assert run(q, turn * 0.02).rows == 1

@@ -13,7 +13,7 @@ from serving.batching import BatchQueue
 from serving.errors import Overloaded
 from serving.levels import LATE_LEVEL, WEIGHTS
 from serving.work import Batch, Work, WorkState
-from tests.unit.serving.queues import queue, work
+from tests.unit.serving.queues import queue, run, work
 
 MAX_ROWS = 8
 
@@ -95,8 +95,8 @@ class Queueing(RuleBasedStateMachine):
         batch = self.running.pop(at)
         batch.lane.table.observe(batch.rows, factor * batch.lane.table.typical_s(batch.rows))
         self.free_slots += 1
+        self.queue.ended(batch, self.now_s)
         if batch.is_piece and not batch.is_last_piece:
-            self.queue.put_back(batch.works[0])
             self.waiting.append(batch.works[0])
             return
         for each in batch.works:
@@ -162,8 +162,7 @@ def kept_full(q: BatchQueue, priorities: list[int], rounds: int) -> dict[int, in
         for _ in range(3):
             q.add(work(priority=priority))
     for round_ in range(rounds):
-        batch, _ = q.take(round_ * 0.01)
-        assert batch is not None
+        batch = run(q, round_ * 0.01)
         for each in batch.works:
             served[each.priority] += each.rows
             q.add(work(priority=each.priority, at_s=round_ * 0.01))
@@ -199,6 +198,7 @@ def test_holding_back_never_costs_an_objective_that_could_have_been_met(arrivals
             batch, _ = q.take(now_s)
         assert batch is not None
         now_s += batch.lane.table.typical_s(batch.rows)
+        q.ended(batch, now_s)
         assert now_s <= batch.works[0].enqueued_s + objective_s
 
 
@@ -216,6 +216,7 @@ def test_late_requests_keep_a_share_of_an_overloaded_model() -> None:
                 continue
         batch, _ = q.take(now_s)
         assert batch is not None
+        q.ended(batch, now_s + 0.01)
         served_late += batch.works[0].level == LATE_LEVEL
         now_s += 0.01
     assert served_late == pytest.approx(200 / 9, abs=3)
