@@ -33,11 +33,13 @@ from serving.arrivals import Arrivals, is_worth_a_thought, patience_s, rows_wort
 from serving.errors import Overloaded, Refusal
 from serving.forecast import Forecast
 from serving.lanes import Lane, Lanes
+from serving.latency import LatencyTable
 from serving.levels import LATE_LEVEL, USUAL_LEVEL, Levels, level_of
 from serving.work import Batch, Work, WorkState
 
 _MAX_WASTE = 0.25  # of a padded batch
 _WITH_A_MARGIN = 2.0  # over the median: more than the 90th percentile
+_MARGIN = 1.15  # a forecast is kept so far from the objective, in overload: runs differ, and what is late is lost
 _WAITING, _TAKEN = WorkState.WAITING, WorkState.TAKEN  # looked up once
 
 _TO_HAVE_ROOM = 0.25  # of the backlog: when it is worked off, a queue that was full has room again
@@ -171,7 +173,6 @@ class BatchQueue:
             work.state = WorkState.TAKEN
         for lane in self._busy_lanes:
             lane.clear()
-            lane.rows = lane.waiting = 0
         self._busy_lanes.clear()
         self._levels = Levels()
         self._discarded = 0
@@ -193,18 +194,30 @@ class BatchQueue:
             return  # too late already: it expires in its turn
         if not waiting and self._forecast.is_idle:
             return  # nobody is before it; whether it takes as long as expected, only running it can show
-        limit_s = work.deadline_s
-        if admission.is_overloaded(now_s, waiting):
-            # An objective below what the model takes must not starve it.
-            limit_s = min(limit_s, max(work.due_s, now_s + 2 * lane.table.high_s(1)))
-        answered_s = self._forecast.answered_s(work, lane, now_s, self._busy_lanes)
-        if answered_s <= limit_s:
-            return
-        admission.refuse(now_s)
-        retry_after_s = answered_s - limit_s
+        table = lane.table
+        is_overloaded = admission.is_overloaded(now_s, waiting)
+        join_rows = self._join_rows(table, now_s)
+        begun_s, rows = self._forecast.begun_s(work, lane, now_s, self._busy_lanes, join_rows)
+        answered_s = begun_s + table.high_s(rows)
         if answered_s > work.deadline_s:
-            raise Overloaded("the deadline would pass before the answer", Refusal.DEADLINE, retry_after_s)
-        raise Overloaded("more requests come in than can be answered", Refusal.OVERLOAD, retry_after_s)
+            admission.refuse(now_s)
+            late_s = answered_s - work.deadline_s
+            raise Overloaded("the deadline would pass before the answer", Refusal.DEADLINE, late_s)
+        if is_overloaded:
+            # Those who come later will fill its batch. And an objective below what the model takes must not starve it.
+            answered_s = begun_s + table.high_s(max(rows, join_rows))
+            late_s = (answered_s - now_s) * _MARGIN - max(work.due_s - now_s, _MARGIN * 2 * table.high_s(1))
+            if late_s > 0.0:
+                admission.refuse(now_s)
+                raise Overloaded("more requests come in than can be answered", Refusal.OVERLOAD, late_s)
+
+    def _join_rows(self, table: LatencyTable, now_s: float) -> int:
+        """How many rows to join. In overload not more than make two batches, one that runs and one that waits, fit into
+        the objective.
+        """
+        if now_s >= self._admission.overloaded_until_s:
+            return table.join_rows
+        return min(table.join_rows, table.rows_within(self._objective_s / 2))
 
     # -- what runs next
 
@@ -240,8 +253,8 @@ class BatchQueue:
         """The first of this level and of this lane, and as many more as should run with it."""
         table = lane.table
         levels = self._levels
-        join_rows = table.join_rows
-        if lane.rows > join_rows:
+        join_rows = self._join_rows(table, now_s)
+        if lane.rows > join_rows == table.join_rows:
             join_rows = table.rows_to_try(lane.rows)
         # Whose deadline is beyond this is endangered by no batch.
         careful_until_s = now_s + table.batch_s * (join_rows / table.join_rows) * _WITH_A_MARGIN
@@ -278,11 +291,13 @@ class BatchQueue:
                 elements += work.rows * work.length
         if is_alone:
             levels.leave(level, len(works))
+            lane.level_rows[level] -= rows
         else:
             for work in works:
                 levels.charge(work.level, work.rows * table.row_s)
             for work in works:
                 levels.leave(work.level)
+                lane.level_rows[work.level] -= work.rows
         lane.waiting -= len(works)
         lane.rows -= rows
         if not lane.waiting:
@@ -329,15 +344,19 @@ class BatchQueue:
         """`work` has come to wait in `lane`."""
         if not lane.waiting:
             self._busy_lanes.append(lane)
+        rows = work.rows - work.rows_taken
         lane.waiting += 1
-        lane.rows += work.rows - work.rows_taken
+        lane.rows += rows
+        lane.level_rows[work.level] += rows
         self._levels.enter(work.level)
 
     def _left(self, work: Work, lane: Lane) -> None:
         """`work` is no longer waiting, wherever it still lies."""
         self._levels.leave(work.level)
+        rows = work.rows - work.rows_taken
         lane.waiting -= 1
-        lane.rows -= work.rows - work.rows_taken
+        lane.rows -= rows
+        lane.level_rows[work.level] -= rows
         if not lane.waiting:
             self._quiet(lane)
 
@@ -361,6 +380,8 @@ class BatchQueue:
                         continue
                     self._levels.enter(LATE_LEVEL)
                     self._levels.leave(work.level)
+                    lane.level_rows[work.level] -= work.rows
+                    lane.level_rows[LATE_LEVEL] += work.rows
                     work.level = LATE_LEVEL
                     insort(lane.queues[LATE_LEVEL], work, key=_due_s)
 

@@ -48,34 +48,39 @@ class Forecast:
         waiting_s = sum(lane.rows * lane.table.row_s for lane in lanes)
         return max(min(slots) - now_s, 0.0) + waiting_s / len(slots)
 
-    def answered_s(self, work: Work, lane: Lane, now_s: float, lanes: Sequence[Lane]) -> float:
-        """When `work`, added to `lane` now, is answered: a slot is free, what is due before has run, and then it
-        itself. Looks at every request that waits.
+    def begun_s(self, work: Work, lane: Lane, now_s: float, lanes: Sequence[Lane], join_rows: int) -> tuple[float, int]:
+        """When the batch of `work`, added to `lane` now, should begin, and how many rows it has by what waits now.
+
+        A slot must be free, and what is due before must have run, in batches of `join_rows`.
         """
-        beside = work.rows  # rows that wait in its own lane, itself included
-        own_level_s = 0.0
+        level = work.level
         level_s = [0.0] * len(WEIGHTS)
+        beside = work.rows  # rows that wait in its own lane, itself included
         for other in lanes:
-            for level, queue in enumerate(other.queues):
-                is_own = level == work.level
-                rows = sum(
-                    ahead.rows - ahead.rows_taken
-                    for ahead in queue
-                    if ahead.state is WorkState.WAITING and (not is_own or ahead.due_s <= work.due_s)
-                )
-                if not is_own:
-                    level_s[level] += rows * other.table.row_s
-                elif other is lane:
-                    beside += rows
-                else:
-                    own_level_s += rows * other.table.row_s
+            for at, rows in enumerate(other.level_rows):
+                if at != level:
+                    level_s[at] += rows * other.table.row_s
+            ahead = _due_before(work, other, level)
+            if other is lane:
+                beside += ahead
+            else:
+                level_s[level] += ahead * other.table.row_s
         table = lane.table
-        batches, rest = divmod(beside, table.join_rows)
-        own_level_s += batches * table.batch_s
+        batches = (beside - 1) // join_rows
+        level_s[level] += batches * table.typical_s(join_rows)
         # While its own level has so much done, the others get what they are entitled to.
-        weight = WEIGHTS[work.level]
-        others_s = sum(min(seconds, own_level_s * WEIGHTS[at] / weight) for at, seconds in enumerate(level_s))
-        last_s = table.high_s(rest) if rest else table.high_s(table.join_rows) - table.batch_s
-        slots = self._free_s
-        free_s = max(min(slots), now_s)
-        return free_s + (own_level_s + others_s) / len(slots) + last_s
+        own_s, weight = level_s[level], WEIGHTS[level]
+        ahead_s = sum(min(seconds, own_s * WEIGHTS[at] / weight) for at, seconds in enumerate(level_s))
+        return max(min(self._free_s), now_s) + ahead_s / len(self._free_s), beside - batches * join_rows
+
+
+def _due_before(work: Work, lane: Lane, level: int) -> int:
+    """Rows. Nearly always all that wait, for requests come in the order in which they are due."""
+    queue = lane.queues[level]
+    if not queue or queue[-1].due_s <= work.due_s:
+        return lane.level_rows[level]
+    return sum(
+        ahead.rows - ahead.rows_taken
+        for ahead in queue
+        if ahead.due_s <= work.due_s and ahead.state is WorkState.WAITING
+    )

@@ -62,11 +62,12 @@ class PaddedAxis:
 class Lane:
     """Waiting requests of one shape, by level, each in order of `due_s`. `rows` and `waiting` count what lives."""
 
-    __slots__ = ("queues", "rows", "table", "waiting")
+    __slots__ = ("level_rows", "queues", "rows", "table", "waiting")
 
     def __init__(self, table: LatencyTable) -> None:
         self.table = table
         self.queues: tuple[deque[Work], ...] = tuple(deque() for _ in WEIGHTS)
+        self.level_rows = [0] * len(WEIGHTS)
         self.rows = 0
         self.waiting = 0
 
@@ -78,6 +79,8 @@ class Lane:
     def clear(self) -> None:
         for queue in self.queues:
             queue.clear()
+        self.level_rows = [0] * len(WEIGHTS)
+        self.rows = self.waiting = 0
 
 
 class Lanes:

@@ -72,6 +72,10 @@ class LatencyTable:
         """What nine of ten executions stay below."""
         return max(self._read(self._high, rows), self._read(self._typical, rows))
 
+    def rows_within(self, seconds: float) -> int:
+        """The largest measured size that nine of ten times takes no longer; 1 when even that does."""
+        return max((rows for rows in self._rows if self.high_s(rows) <= seconds), default=1)
+
     def observe(self, rows: int, seconds: float) -> None:
         """One execution of `rows` rows took `seconds`."""
         at, share = self._places.get(rows) or self._place(rows)

@@ -8,7 +8,7 @@ with at least the smallest account of those who wait.
 from __future__ import annotations
 
 # The highest priority first. Each level gets at least its weight's share of the model's time, if it needs that much.
-WEIGHTS = (8.0, 4.0, 2.0, 1.0, 0.5)
+WEIGHTS = (8.0, 4.0, 2.0, 1.0, 0.25)
 USUAL_LEVEL = 1
 _LOWEST_LEVEL = 3
 LATE_LEVEL = 4  # of those who missed the objective while more came in than the model can do

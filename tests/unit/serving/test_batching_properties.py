@@ -219,4 +219,4 @@ def test_late_requests_keep_a_share_of_an_overloaded_model() -> None:
         q.ended(batch, now_s + 0.01)
         served_late += batch.works[0].level == LATE_LEVEL
         now_s += 0.01
-    assert served_late == pytest.approx(200 / 9, abs=3)
+    assert served_late == pytest.approx(200 / 17, abs=3)
