@@ -32,7 +32,7 @@ from serving.ports import Backend
 from serving.recorder import Recorder
 from serving.signature import Signature
 from serving.statistics import ModelCounters, ModelStatistics
-from serving.warmup import WarmUp, ragged_inputs, warm_up
+from serving.warmup import WarmUp, first_that_runs, ragged_inputs, warm_up
 from serving.work import Outcome, Work
 from serving.worker import Worker
 
@@ -157,8 +157,10 @@ class Model:
             self._enter(ModelState.WARMING)
             settings = self._settings
             warmed = await worker.call(partial(warm_up, backends[0], settings.max_batch_size, settings.padding_mask))
-            service = self._assemble(backends, warmed, worker)
+            for backend in backends[1:]:  # they are like the first; only their own first run is theirs to make
+                await worker.call(partial(first_that_runs, backend))
             self._enter(ModelState.READY)
+            service = self._assemble(backends, warmed, worker)
         except BaseException as error:
             for backend in backends:
                 worker.submit(_close, backend, _ignore)  # in its turn: a warm-up may still be running
@@ -216,9 +218,7 @@ class Model:
             backend.close()
 
     def _assemble(self, backends: Sequence[Backend], warmed: WarmUp, worker: Worker) -> _Service:
-        """`worker` runs the first slot, unless batches run on the event loop. Every other slot gets a thread of its
-        own.
-        """
+        """`worker` runs the first slot, unless batches run on the event loop. Every other slot has a thread of its own."""
         settings = self._settings
         signature = replace(backends[0].signature, is_batchable=warmed.is_batchable)
         shared = [backend for backend in backends for _ in range(backend.parallelism)]

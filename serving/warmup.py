@@ -63,7 +63,7 @@ class WarmUp:
 def warm_up(backend: Backend, max_batch_size: int, padding_mask: str = "") -> WarmUp:
     """Takes about `BUDGET_S`, longer when single runs do. Raises `ModelUnavailable` when the model does not run."""
     signature = backend.signature
-    sample = _first_that_runs(backend)
+    sample = first_that_runs(backend)
     is_batchable = max_batch_size > 1 and signature.is_batchable and _are_rows_independent(backend, sample)
     padded = _working_padding(backend, sample, padding_mask) if padding_mask and is_batchable else None
     max_rows = max_batch_size if is_batchable else 1
@@ -83,8 +83,11 @@ def has_unbounded_axis(signature: Signature, is_batchable: bool) -> bool:
     return any(dim < 0 for spec in signature.inputs for dim in spec.shape[1 if is_batchable else 0 :])
 
 
-def _first_that_runs(backend: Backend) -> Sample:
-    """Sizes of free axes and ranges of values are guesses; the first guess that the model accepts is used."""
+def first_that_runs(backend: Backend) -> Sample:
+    """Inputs that the model accepts, after one run with them. Raises `ModelUnavailable` when it accepts none.
+
+    Sizes of free axes and ranges of values are guesses; the first that works is used.
+    """
     refusals: list[ScoringError] = []
     for sample in candidates(backend.signature):
         try:
