@@ -142,7 +142,8 @@ class Batcher:
             self._ran(batch, executed, started_s, finished_s)
 
     def _ran(self, batch: Batch, executed: Executed, started_s: float, finished_s: float) -> None:
-        if len(executed.runs) == 1:  # neither failed nor bisected
+        runs = executed.runs
+        if runs and runs[0].rows == batch.rows:  # neither failed nor bisected
             batch.lane.table.observe(batch.rows, finished_s - started_s)
         self._recorder.executed(executed, started_s, finished_s)
         for work, outcome in zip(executed.works, executed.outcomes, strict=True):

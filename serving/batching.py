@@ -112,7 +112,7 @@ class BatchQueue:
         else:
             insort(queue, work, key=_due_s)
         self._count(work, lane)
-        if self._wake_s < math.inf and (lane.rows >= self._wanted_rows or len(self._busy_lanes) > 1):
+        if self._wake_s < math.inf and not self._may_hold_back_for(work, lane):
             self._wake_s = now_s
 
     def ended(self, batch: Batch, now_s: float) -> None:
@@ -248,6 +248,12 @@ class BatchQueue:
         self._wake_s = now_s + window_s
         self._wanted_rows = rows
         return True
+
+    def _may_hold_back_for(self, work: Work, lane: Lane) -> bool:
+        """Whether to go on holding back, now that `work` has come."""
+        if lane.rows >= self._wanted_rows or len(self._busy_lanes) > 1:
+            return False
+        return self._wake_s + lane.table.high_s(self._wanted_rows) <= work.due_s
 
     def _join(self, lane: Lane, level: int, now_s: float, expired: list[Work]) -> Batch:
         """The first of this level and of this lane, and as many more as should run with it."""

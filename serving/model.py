@@ -218,7 +218,7 @@ class Model:
             backend.close()
 
     def _assemble(self, backends: Sequence[Backend], warmed: WarmUp, worker: Worker) -> _Service:
-        """`worker` runs the first slot, unless batches run on the event loop. Every other slot has a thread of its own."""
+        """`worker` runs the first slot, unless batches run on the event loop. Every other one has its own thread."""
         settings = self._settings
         signature = replace(backends[0].signature, is_batchable=warmed.is_batchable)
         shared = [backend for backend in backends for _ in range(backend.parallelism)]

@@ -81,3 +81,26 @@ def test_requests_that_come_one_by_one_are_never_held_back() -> None:
     for turn in range(200):
         q.add(work(at_s=turn * 0.02))
         assert run(q, turn * 0.02).rows == 1
+
+
+def test_an_urgent_request_ends_the_waiting() -> None:
+    for deadline_s, is_over in ((0.018, True), (1.0, False)):
+        q = queue(FLAT, max_batch_rows=32, objective_s=0.5, ragged=())
+        for turn in range(20):  # until it is known that fifteen more come
+            at_s = turn - 20.0
+            q.add(work(at_s=at_s))
+            batch, _ = q.take(at_s)
+            for _ in range(15):
+                q.add(work(at_s=at_s + 0.001))
+            for _ in range(2 if batch is None else 1):
+                if batch is not None:
+                    q.ended(batch, at_s + 0.1)
+                batch, _ = q.take(at_s + 0.1)
+            if batch is not None:
+                q.ended(batch, at_s + 0.2)
+        q.add(work(at_s=0.0))
+        assert q.take(0.0)[0] is None
+        held_until_s = q.deadline()
+        assert 0.0 < held_until_s <= 0.01
+        q.add(work(at_s=0.0005, deadline_s=deadline_s))
+        assert (q.deadline() <= 0.0005) is is_over
