@@ -345,11 +345,11 @@ def test_a_level_that_was_quiet_has_saved_nothing_up() -> None:
     q = queue(NEVER_PAYS, max_waiting=1000)
     for _ in range(200):
         q.add(work(priority=1))
-    served(q, 100)
+        q.add(work(priority=0))
+    served(q, 200)
     for _ in range(100):
         q.add(work(priority=4))
-    order = served(q, 45)
-    assert order.count(4) <= 6
+    assert served(q, 13).count(4) <= 2  # its share is one of thirteen
 
 
 def test_free_room_in_a_batch_goes_to_the_other_levels() -> None:
