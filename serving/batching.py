@@ -38,10 +38,9 @@ from serving.levels import LATE_LEVEL, USUAL_LEVEL, Levels, level_of
 from serving.work import Batch, Work, WorkState
 
 _MAX_WASTE = 0.25  # of a padded batch
-_WITH_A_MARGIN = 2.0  # over the median: more than the 90th percentile
+_CAREFUL_WITHIN = 3.0  # medians of a batch: no 90th percentile is above that (serving/latency.py)
 _MARGIN = 1.15  # a forecast is kept so far from the objective, in overload: runs differ, and what is late is lost
 _WAITING, _TAKEN = WorkState.WAITING, WorkState.TAKEN  # looked up once
-
 _TO_HAVE_ROOM = 0.25  # of the backlog: when it is worked off, a queue that was full has room again
 
 
@@ -263,7 +262,7 @@ class BatchQueue:
         if lane.rows > join_rows == table.join_rows:
             join_rows = table.rows_to_try(lane.rows)
         # Whose deadline is beyond this is endangered by no batch.
-        careful_until_s = now_s + table.batch_s * (join_rows / table.join_rows) * _WITH_A_MARGIN
+        careful_until_s = now_s + table.batch_s * (join_rows / table.join_rows) * _CAREFUL_WITHIN
         works: list[Work] = []
         rows = length = elements = 0
         earliest_s = math.inf
@@ -311,7 +310,7 @@ class BatchQueue:
         return Batch(lane, works, rows)
 
     def _take_piece(self, lane: Lane, level: int) -> Batch:
-        """The next rows of the big request at the front. It is out of the queue until they have run: see `put_back`."""
+        """The next rows of the big request at the front. It is out of the queue until they have run: see `ended`."""
         work = lane.queues[level].popleft()
         work.state = WorkState.TAKEN
         start = work.rows_taken

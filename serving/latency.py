@@ -17,6 +17,7 @@ _AS_GOOD_AS_BEST = 1.1
 # Steps whose ratio makes an estimate settle where half, or nine tenths, of the samples are below it.
 _MEDIAN_UP, _MEDIAN_DOWN = 1.04, 0.96
 _HIGH_UP, _HIGH_DOWN = 1.072, 0.992
+_HIGH_AT_MOST = 3.0  # times the median
 _HIGH_AT_FIRST = 1.25  # times the median: what nobody has measured yet
 _PLAN_EVERY = 16  # batches
 _TRY_EVERY = 128  # batches
@@ -69,8 +70,9 @@ class LatencyTable:
         return self._read(self._typical, rows)
 
     def high_s(self, rows: int) -> float:
-        """What nine of ten executions stay below."""
-        return max(self._read(self._high, rows), self._read(self._typical, rows))
+        """What nine of ten executions stay below. At most three medians: so it recovers as fast as the median does."""
+        typical_s = self._read(self._typical, rows)
+        return min(max(self._read(self._high, rows), typical_s), _HIGH_AT_MOST * typical_s)
 
     def rows_within(self, seconds: float) -> int:
         """The largest measured size that nine of ten times takes no longer; 1 when even that does."""

@@ -93,3 +93,13 @@ def test_batches_between_two_sizes_teach_both() -> None:
     assert table.typical_s(4) > 0.011
     assert table.typical_s(8) > 0.011
     assert table.typical_s(1) == 0.010
+
+
+def test_after_a_slow_spell_the_table_is_right_again_within_a_hundred_batches() -> None:
+    table = LatencyTable(PAYS, 8)
+    for _ in range(100):
+        table.observe(1, 0.200)
+    assert table.high_s(1) == pytest.approx(0.200, rel=0.2)
+    for _ in range(100):
+        table.observe(1, 0.010)
+    assert table.high_s(1) <= 0.035
