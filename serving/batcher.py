@@ -100,7 +100,8 @@ class Batcher:
         self._fill(monotonic())
 
     def _fill(self, now_s: float) -> None:
-        self._hold_back_no_longer()
+        if self._timer is not None:
+            self._hold_back_no_longer()
         while self._free:
             batch, expired = self._queue.take(now_s)
             if expired:

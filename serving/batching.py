@@ -17,7 +17,7 @@ at once; under load the batch is whatever arrived while the slot was busy. The r
 - what was cancelled is dropped, and what missed its deadline is handed back, before anybody copies a row of it;
 - what cannot be answered in time is refused at once (serving/admission.py).
 
-Cost of making, adding and taking a request: 1.3 µs in batches of 32, 4.7 µs alone.
+Cost of making, adding and taking a request: 0.8 µs in batches of 32, 2.8 µs alone (`python -m benchmarks.batcher`).
 """
 
 from __future__ import annotations
@@ -352,8 +352,14 @@ class BatchQueue:
         rows = work.rows - work.rows_taken
         lane.waiting += 1
         lane.rows += rows
-        lane.level_rows[work.level] += rows
-        self._levels.enter(work.level)
+        level = work.level
+        lane.level_rows[level] += rows
+        levels = self._levels
+        if levels.waiting[level]:  # inlined: it is once a request
+            levels.waiting[level] += 1
+            levels.total += 1
+        else:
+            levels.enter(level)
 
     def _left(self, work: Work, lane: Lane) -> None:
         """`work` is no longer waiting, wherever it still lies."""

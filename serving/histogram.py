@@ -20,7 +20,7 @@ class HistogramSnapshot:
 
 
 class Histogram:
-    """`add` takes 0.1 µs."""
+    """Counts how often a value was at most each of `bounds`."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -29,9 +29,9 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def add(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def add(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
     def snapshot(self) -> HistogramSnapshot:
         return HistogramSnapshot(self.bounds, tuple(self.counts), self.total)
