@@ -8,11 +8,11 @@ A request is refused in three cases, each time with the seconds after which tryi
 3. the replica is *overloaded*, and the answer would miss the deployment's objective (`batching.latency_slo_ms`).
 
 The objective alone refuses nobody. A burst, or many clients that wait for one another, make requests late, and late
-answers are answers. But when a request had to be refused for the first or second reason, or three quarters of the queue
-are taken, more comes in than the model can answer: somebody must be refused, whoever it is. From then on those are
-accepted that can be answered within the objective, so that the model's whole capacity goes into answers that are of
-use, and the others know at once. Those who wait already and are late keep a small share of the model (`LATE_LEVEL`). It
-is over when nobody had to be refused for a second.
+answers are answers. But when a request had to be refused for the first reason, or for the second although its deadline
+was beyond the objective, or when three quarters of the queue are taken, more comes in than the model can answer:
+somebody must be refused, whoever it is. From then on those are accepted that can be answered within the objective, so
+that the model's whole capacity goes into answers that are of use, and the others know at once. Those who wait already
+and are late keep a small share of the model (`LATE_LEVEL`). It is over when nobody had to be refused for a second.
 """
 
 from __future__ import annotations

@@ -199,7 +199,8 @@ class BatchQueue:
         begun_s, rows = self._forecast.begun_s(work, lane, now_s, self._busy_lanes, join_rows)
         answered_s = begun_s + table.high_s(rows)
         if answered_s > work.deadline_s:
-            admission.refuse(now_s)
+            if work.deadline_s > work.due_s:  # who asks for more than the objective proves nothing
+                admission.refuse(now_s)
             late_s = answered_s - work.deadline_s
             raise Overloaded("the deadline would pass before the answer", Refusal.DEADLINE, late_s)
         if is_overloaded:

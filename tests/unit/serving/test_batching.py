@@ -357,3 +357,13 @@ def test_free_room_in_a_batch_goes_to_the_other_levels() -> None:
     for priority in (3, 1, 0):
         q.add(work(priority=priority))
     assert [[each.priority for each in batch.works] for batch in taken(q)] == [[1, 0, 3]]
+
+
+def test_who_asks_for_more_than_the_objective_and_is_refused_costs_the_others_nothing() -> None:
+    q = queue({1: 0.01, 2: 0.02}, objective_s=0.05, ragged=())
+    for _ in range(10):
+        q.add(work(deadline_s=60.0))
+    q.take(0.0)
+    assert refused(q, work(at_s=0.001, deadline_s=0.005)).reason is Refusal.DEADLINE
+    q.add(work(at_s=0.002, deadline_s=60.0))  # late by the objective, and accepted
+    assert len(q) == 10
