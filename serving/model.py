@@ -23,9 +23,9 @@ from serving.batching import BatchLimits, BatchQueue
 from serving.errors import ScoringError, Unavailable
 from serving.exchange import Cancel
 from serving.execution import Executor
-from serving.load import WorkDone
 from serving.lanes import Lanes
 from serving.latency import LatencyTable
+from serving.load import WorkDone
 from serving.messages import InferReply, InferRequest
 from serving.parameters import priority
 from serving.ports import Backend
@@ -133,8 +133,9 @@ class Model:
 
     @property
     def work_done(self) -> WorkDone:
-        """What was done so far, for the measuring of load."""
-        return WorkDone(self._recorder.busy_s, self._recorder.finished, self.pending)
+        """What was done so far, for the measuring of load. Half of two slots busy counts as half of the time."""
+        slots = 1 if self._service is None else len(self._service.workers) or 1
+        return WorkDone(self._recorder.busy_s / slots, self._recorder.finished, self.pending)
 
     def statistics(self) -> ModelStatistics:
         return self._recorder.snapshot(time.monotonic(), time.time())

@@ -64,5 +64,5 @@ def test_the_time_in_which_batches_ran_counts_once_a_batch_and_whatever_came_of_
     run = Run(rows=2, requests=2, input_s=0.0, infer_s=0.25, output_s=0.0)
     recorder.executed(Executed([work(1.0), work(1.0)], [OUTPUTS, OUTPUTS], [run]), 1.0, 1.5)
     recorder.executed(Executed([work(2.0)], [ModelFailed("no")], []), 2.0, 2.25)
-    recorder.refused(0.5)
+    recorder.expired(0.5)
     assert (recorder.busy_s, recorder.finished) == (0.75, 3)
