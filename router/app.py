@@ -40,6 +40,7 @@ from router.operations import Operations
 from router.plan import Rules
 from router.ports import Runtime
 from router.reconciler import Reconciler
+from router.replica_metrics import ReplicaMetrics
 from router.rollout_ports import Comparer, Entry
 from router.rollouts.clock import SystemClock
 from router.rollouts.course import Surroundings
@@ -99,13 +100,7 @@ class ControlPlane:
                 reconciling=self.reconciler,
                 meter=self.meter,
                 comparer=self.comparer,
-                measures=Measurer(
-                    {
-                        PrometheusQuery: PrometheusSampler(self.http),
-                        CommandOutput: CommandSampler(),
-                        WebhookAnswer: WebhookSampler(self.http),
-                    }
-                ),
+                measures=_measurer(self.http),
                 teller=Teller(self.events, self.webhooks),
                 clock=SystemClock(),
             )
@@ -117,7 +112,8 @@ class ControlPlane:
             self.rollouts,
             Rules(must_allow_anonymous=not config.is_loopback),
         )
-        self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics)
+        replica_metrics = ReplicaMetrics(config.gateway_token, lambda: self.reconciler.replicas)
+        self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics, replica_metrics.gather)
 
     async def run(self) -> int:
         """Serve until SIGINT, or until Ray is lost. Returns the exit code."""
@@ -221,6 +217,12 @@ class ControlPlane:
             self.xds.proxies(),
             self._ray_status().is_connected,
         )
+
+
+def _measurer(http: HttpExchange) -> Measurer:
+    return Measurer(
+        {PrometheusQuery: PrometheusSampler(http), CommandOutput: CommandSampler(), WebhookAnswer: WebhookSampler(http)}
+    )
 
 
 def _runtime(config: GatewayConfig) -> Runtime:
