@@ -207,7 +207,8 @@ def abort(session: Session, endpoint: Endpoint, reason: Reason = "") -> None:
 def undo(session: Session, endpoint: Endpoint) -> None:
     """Move all traffic back after a rollout that succeeded.
 
-    At once: this is a rollout of one step. The old deployment gets its replicas back first, where it was scaled down already.
+    At once: this is a rollout of one step. Where the old deployment was scaled down already, it gets its replicas back
+    first.
 
     \b
       crossfade rollout undo filetype
@@ -239,7 +240,7 @@ def history(session: Session, endpoint: Endpoint, trail: Trail = False, limit: L
 def diff(session: Session, endpoint: Endpoint, limit: Limit = 10) -> None:
     """Show requests that both sides answered differently.
 
-    The latest first. They are sampled while a share of the requests is mirrored (set_mirror; the canary begins with it).
+    The latest first. They are sampled while a share of the requests is mirrored (set_mirror; the canary begins so).
 
     \b
       crossfade rollout diff filetype
