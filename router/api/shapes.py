@@ -45,6 +45,7 @@ class DoneView(Shape):
     dry_run: bool
     changes: list[ChangeView]
     revisions: dict[str, int] = Field(description="Endpoint to its revision now; 0: it does not exist.")
+    notes: list[str] = Field(description="What was asked for and not done because a rollout decides it, in words.")
 
 
 class DeploymentView(Shape):

@@ -30,6 +30,8 @@ def conclude(
     """
     if session.output is Output.TABLE:
         print(table(("action", "kind", "name", "changes"), [_row(change) for change in done["changes"]]))
+    for note in done["notes"]:
+        say(f"note: {note}")
     has_more = any(change["action"] == "waiting" for change in done["changes"])
     if wait_s is None:
         if has_more:

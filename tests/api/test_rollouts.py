@@ -276,7 +276,9 @@ async def test_applying_a_file_with_a_rollout_starts_it_once(admin: Admin) -> No
     }
     running = await latest(admin)
     assert running["weight"] == 100
-    assert set(actions(await admin.apply(*BOTH, ROLLOUT)).values()) == {"unchanged"}
+    again = await admin.apply(*BOTH, ROLLOUT)
+    assert set(actions(again).values()) == {"unchanged"}
+    assert again.json()["notes"] == ["traffic of endpoint 'e' is left to its rollout, and stays as it is"]
     assert await latest(admin) == running
 
 
@@ -286,7 +288,12 @@ async def test_applying_it_again_after_it_succeeded_moves_nothing_back(admin: Ad
     assert admin.bench.rollouts.latest("e").phase is Phase.SUCCEEDED
     revision = admin.bench.desired.state("e").revision
     sized = (ENDPOINT, SPECS[1] | {"instance_count": 1}, SPECS[2])
-    assert set(actions(await admin.apply(*sized, ROLLOUT)).values()) == {"unchanged"}
+    again = await admin.apply(*sized, ROLLOUT)
+    assert set(actions(again).values()) == {"unchanged"}
+    assert again.json()["notes"] == [
+        "traffic of endpoint 'e' is left to its rollout, and stays as it is",
+        "instance_count of 'blue', which is retired, stays as the rollout left it",
+    ]
     state = admin.bench.desired.state("e")
     assert state.revision == revision
     assert state.endpoint.traffic.as_dict() == {"green": 100}

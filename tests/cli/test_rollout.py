@@ -299,6 +299,7 @@ def test_apply_starts_the_rollout_of_a_file_once(terminal: Terminal) -> None:
     assert ran.err.splitlines()[-1] == "rollout e → green has started: crossfade rollout watch e"
     again = terminal.run("apply", "-f", path, "-o", "json")
     assert {change["action"] for change in again.json["changes"]} == {"unchanged"}
+    assert "note: traffic of endpoint 'e' is left to its rollout, and stays as it is\n" in again.err
 
 
 def test_apply_waits_for_the_rest_before_it_starts_the_rollout(terminal: Terminal) -> None:
