@@ -178,7 +178,7 @@ async def latency(bench: Bench) -> list[Row]:
             Row(
                 title=f"a candidate that is {bar.partition(':')[0]}",
                 bar=bar.partition(": ")[2],
-                crossfade=f"{rollout['phase']} after {took_s:.1f} s; {len(load.failures)} failed: {shown(rollout)}",
+                crossfade=f"{rollout['phase']} after {took_s:.1f} s; {len(load.failures)} failed: {rollout['reason']}",
                 is_met=rollout["phase"] in wanted and not load.failures,
                 details={"took_s": took_s, "rollout": rollout},
             )
