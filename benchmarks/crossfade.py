@@ -60,7 +60,14 @@ def endpoint(name: str, traffic: Mapping[str, int]) -> dict[str, Any]:
     return {"kind": "Endpoint", "name": name, "traffic": dict(traffic)}
 
 
-def deployment(endpoint_name: str, name: str, model: Path, instance_count: int = 1, cpu: float = 0.2) -> dict[str, Any]:
+def deployment(
+    endpoint_name: str,
+    name: str,
+    model: Path,
+    instance_count: int = 1,
+    cpu: float = 0.2,
+    batching: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
     """A spec document. The version is the deployment's name, since all of them serve the same file."""
     return {
         "kind": "Deployment",
@@ -70,6 +77,7 @@ def deployment(endpoint_name: str, name: str, model: Path, instance_count: int =
         "model_version": name,
         "instance_count": instance_count,
         "resources": {"cpu": cpu},
+        **({} if batching is None else {"batching": dict(batching)}),
     }
 
 
@@ -87,7 +95,7 @@ def crossfade(folder: Path, documents: Sequence[Mapping[str, Any]], payload: Pay
     url, grpc_address = f"http://127.0.0.1:{http_port}/v2/models/{ENDPOINT}/infer", f"127.0.0.1:{grpc_port}"
     try:
         started_in_s = child.wait_until(
-            lambda: http_answers(url, payload) and grpc_reply(grpc_address, payload) is not None, START_TIMEOUT_S
+            lambda: http_answers(url, payload.json) and grpc_reply(grpc_address, payload) is not None, START_TIMEOUT_S
         )
         yield Gateway(
             Server(child, PATH_KINDS, started_in_s),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -47,21 +48,32 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(rows: Sequence[Row], settings: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
-    """Writes gateway.json and gateway.md into `folder`, and returns their paths."""
+def write(name: str, rows: Sequence[Row], settings: object, folder: Path) -> tuple[Path, Path]:
+    """Writes NAME.json and NAME.md into `folder`, and returns their paths. `settings` is a dataclass."""
     folder.mkdir(parents=True, exist_ok=True)
-    machine = {"cores": os.cpu_count(), "architecture": platform.machine(), "python": platform.python_version()}
     content = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine,
+        "machine": machine(),
         "versions": _versions(),
-        "settings": settings,
+        "settings": asdict(settings),  # type: ignore[call-overload]
         "rows": [asdict(row) for row in rows],
     }
-    as_json, as_markdown = folder / "gateway.json", folder / "gateway.md"
+    as_json, as_markdown = folder / f"{name}.json", folder / f"{name}.md"
     as_json.write_text(json.dumps(content, indent=1) + "\n")
     as_markdown.write_text(markdown(rows))
     return as_json, as_markdown
+
+
+def machine() -> dict[str, object]:
+    """What was measured on."""
+    model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return {
+        "cores": os.cpu_count(),
+        "processor": model[1] if model else platform.machine(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -1,9 +1,10 @@
 """Ray Serve answering V2 JSON requests: dynamic batching, ONNX Runtime, orjson, one replica on one core.
 
-    python -m benchmarks.peers.ray_serve MODEL --port PORT --temp-dir DIR
+    python -m benchmarks.peers.ray_serve MODEL --port PORT --temp-dir DIR --variant NAME...
 
-Serves the model three times, because no single setting is best for everything (see variants.py). The environment
-selects Ray Serve's fast path, see `benchmarks/servers.py`.
+Follows https://docs.ray.io/en/latest/serve/advanced-guides/dyn-req-batch.html and …/performance.html. Serves the model
+once for each variant, because no single setting is best for everything (see variants.py). The environment selects Ray
+Serve's fast path, see `benchmarks/servers.py`.
 """
 
 from __future__ import annotations
@@ -15,33 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import orjson
 import ray
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from benchmarks.peers.variants import RAY_SERVE_VARIANTS
+from benchmarks.peers.session import MAX_BATCH_SIZE, Session
+from benchmarks.peers.variants import ALL_RAY_SERVE_VARIANTS
 
 
-@serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0.5})
+@serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0.25})
 class Model:
     """One ONNX model with one input and one output."""
 
     def __init__(self, path: str, batch_wait_s: float) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
-        self._output = self._session.get_outputs()[0].name
+        self._model = Session(path)
         self.score.set_batch_wait_timeout_s(batch_wait_s)  # type: ignore[attr-defined]  # what @serve.batch adds
 
-    @serve.batch(max_batch_size=64)
+    @serve.batch(max_batch_size=MAX_BATCH_SIZE)
     async def score(self, rows: list[np.ndarray]) -> list[np.ndarray]:
-        (scores,) = self._session.run([self._output], {self._input: np.concatenate(rows)})
+        scores = self._model(np.concatenate(rows))
         ends = accumulate(len(row) for row in rows)
         return [scores[end - len(row) : end] for row, end in zip(rows, ends, strict=True)]
 
@@ -49,7 +44,7 @@ class Model:
         body = orjson.loads(await request.body())
         tensor = body["inputs"][0]
         scores = await self.score(np.asarray(tensor["data"], np.float32).reshape(tensor["shape"]))
-        output = {"name": self._output, "datatype": "FP32", "shape": scores.shape, "data": scores.ravel()}
+        output = {"name": self._model.output_name, "datatype": "FP32", "shape": scores.shape, "data": scores.ravel()}
         reply = {"model_name": "mlp", "model_version": "1", "outputs": [output]}
         return Response(orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
@@ -59,12 +54,14 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--temp-dir", type=Path, required=True)
+    parser.add_argument("--variant", action="append", choices=ALL_RAY_SERVE_VARIANTS, required=True)
     arguments = parser.parse_args()
     settings: dict[str, Any] = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 80_000_000}
     # `local`: a cluster of our own, whatever RAY_ADDRESS says.
     ray.init("local", _temp_dir=str(arguments.temp_dir), _node_ip_address="127.0.0.1", log_to_driver=False, **settings)
     serve.start(http_options={"host": "127.0.0.1", "port": arguments.port})
-    for name, variant in RAY_SERVE_VARIANTS.items():
+    for name in arguments.variant:
+        variant = ALL_RAY_SERVE_VARIANTS[name]
         model = Model.options(  # type: ignore[attr-defined]  # what @serve.deployment makes of it
             max_ongoing_requests=variant.max_ongoing_requests,
             logging_config={"enable_access_log": variant.has_access_log},
