@@ -51,7 +51,7 @@ bench: setup-dev ## measure the gateway side by side with Ray Serve and a plain 
 bench-setup: setup-dev ## install the other model servers, each into an environment of its own
 	@$(BIN)/python -m benchmarks.environments
 
-compare: bench-setup ## measure beside other model servers and ONNX Runtime alone (about 15 minutes)
+compare: setup-dev ## measure beside other model servers and ONNX Runtime alone (about 15 minutes)
 	@$(BIN)/python -m benchmarks.compare
 
 format: setup-dev ## format the code

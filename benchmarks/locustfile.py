@@ -7,8 +7,8 @@ Add `--headless -u 50 -r 10 -t 60s` to run without the web page. The request fil
 `curl --data @r.json …/v2/models/fraud/infer`; GrpcUser sends the same tensors as raw contents. Answers are grouped by
 the deployment that gave them, so a rollout can be watched: `infer blue`, `infer green`.
 
-`--shape` says how many of the `-u` users there are over the time of `-t` (60 s without it): `steady`, all of them all the
-time; `ramp`, from a tenth to all of them in ten steps; `spike`, a tenth of them, but all in the middle third.
+`--shape` says how many of the `-u` users there are over the time of `-t` (60 s without it): `steady`, all of them all
+the time; `ramp`, from a tenth to all of them in ten steps; `spike`, a tenth of them, but all in the middle third.
 
 Locust is Python, and so is its gRPC client: one process gives a few thousand requests a second. For more, add
 `--processes -1`; to find the gateway's limit, use wrk and h2load as `benchmarks/gateway.py` does.

@@ -78,7 +78,7 @@ def peer_server(peer: Peer, folder: Path, model: Path, payload: Payload) -> Iter
     python = ensure(peer.environment).python
     port, grpc_port = free_port(), free_port()
     command = [str(python), "-m", peer.module, str(model), f"--port={port}", f"--grpc-port={grpc_port}"]
-    child = Child(peer.name, [*command, f"--folder={folder}"], folder / "peer.log", peer.settings)
+    child = Child(peer.name, [*command, f"--folder={folder}"], folder / "peer.log")
     url = f"http://127.0.0.1:{port}{peer.path}"
     try:
         started_in_s = child.wait_until(lambda: http_answers(url, exchange_with(peer, payload)), PEER_START_TIMEOUT_S)

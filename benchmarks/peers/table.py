@@ -6,7 +6,7 @@ documentation recommends; the docstrings of the modules beside this file say whi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from benchmarks.environments import BENTOML, KSERVE, LITSERVE, MLSERVER, MOSEC, TRITON, Environment
@@ -39,7 +39,6 @@ class Peer:
     dialect: Dialect
     path: str
     kind: Kind = Kind.PYTHON
-    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
