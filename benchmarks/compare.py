@@ -15,16 +15,15 @@ import math
 import random
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks import sections, verdicts
+from benchmarks.arena import Arena, another, arena, documents
 from benchmarks.arrivals import Arrivals
 from benchmarks.bare import BareLoop
 from benchmarks.crossfade import ENDPOINT, Admin, deployment
 from benchmarks.equality import agreement, mixed_rows
 from benchmarks.offered import Target
-from benchmarks.payloads import Inputs
 from benchmarks.progress import say
 from benchmarks.report import Row
 from benchmarks.sections import SERVER_FAILURES, Bench, Section
@@ -34,15 +33,13 @@ from benchmarks.throughput import Contender, Pair, in_turns, middle
 from benchmarks.versus import (
     CONNECTIONS,
     PATIENCE_PER_ROUND_S,
-    Arena,
     Turns,
-    arena,
     bare_pair,
     duel_row,
     duels,
     opponents,
 )
-from benchmarks.workloads import Workload, detection, magika, minilm, pixels, tiny, wide
+from benchmarks.workloads import detection, magika, minilm, pixels, tiny, wide
 
 # Of the largest score of an answer. ONNX Runtime multiplies matrices of other heights in another order.
 FP32_TOLERANCE = 1e-5
@@ -83,8 +80,9 @@ def tiny_mlp(bench: Bench[Settings]) -> list[Row]:
     settings = bench.settings
     turns = Turns(settings.rounds, settings.turn_s, settings.calm_s)
     with arena(bench.folder, tiny(bench.home)) as where:
+        idle = _idle_row(where, settings.idle_s)
         fought, failed = duels(where, opponents(), turns, bench.output)
-    return [*verdicts.tiny_rows(fought), *(duel_row("tiny MLP", duel) for duel in fought), *failed]
+    return [*verdicts.tiny_rows(fought), *(duel_row("tiny MLP", duel) for duel in fought), *failed, idle]
 
 
 def wide_mlp(bench: Bench[Settings]) -> list[Row]:
@@ -118,12 +116,12 @@ def open_loop(bench: Bench[Settings]) -> list[Row]:
 
     rows = []
     with arena(bench.folder, workload, {"latency_slo_ms": max(1, math.floor(slo_s * 1000))}) as where:
-        target = Target(where.gateway.url, where.payload.json, bench.folder)
+        target = Target(where.url, where.payload.json, bench.folder)
         ours = searched(target)
         found = ours[Arrivals.POISSON]
         target.settle(slo_s)
         # Binary tensors: the generator shares two cores with what it overloads.
-        binary = Target(where.gateway.url, where.payload.binary, bench.folder)
+        binary = Target(where.url, where.payload.binary, bench.folder)
         overloaded = overload(
             binary,
             where.gateway.server.child,
@@ -155,8 +153,19 @@ def open_loop(bench: Bench[Settings]) -> list[Row]:
 
 
 def real_models(bench: Bench[Settings]) -> list[Row]:
-    """magika and MiniLM beside the bare loop, magika also beside itself without batching."""
-    return [*_magika(bench), _beside_bare(bench, minilm(), 8), _beside_bare(bench, detection(), 4)]
+    """magika, MiniLM and PP-OCRv4 beside the bare loop, magika also beside itself without batching."""
+    rows = _magika_rows(bench)
+    folder = bench.folder / "others"
+    folder.mkdir()
+    tokens, images = minilm(), detection()
+    turns = Turns(bench.settings.rounds, 2 * bench.settings.turn_s, 0)
+    with arena(folder, tokens, beside=documents("images", images, cpu=1)) as where:
+        for it, connections in ((where, 8), (another(where, "images", images), 4)):
+            bare = BareLoop(it.workload.model, it.workload.requests)
+            pair = bare_pair(bare, it.binary(connections), turns)  # binary: these answers are as large as the requests
+            title = f"{it.workload.name}, {connections} connections, beside the bare ORT loop"
+            rows.append(verdicts.bare_row(title, pair, None))
+    return rows
 
 
 def large_tensors(bench: Bench[Settings]) -> list[Row]:
@@ -166,9 +175,9 @@ def large_tensors(bench: Bench[Settings]) -> list[Row]:
     bare = BareLoop(workload.model, workload.requests)
     with arena(bench.folder, workload) as where:
         contenders = [
-            where.http("binary HTTP", where.gateway.server, where.gateway.url, where.payload.binary, 4),
+            where.http("binary HTTP", where.gateway.server, where.url, where.payload.binary, 4),
             where.grpc("gRPC", 4, 1),
-            where.http("JSON", where.gateway.server, where.gateway.url, where.payload.json, 4),
+            where.http("JSON", where.gateway.server, where.url, where.payload.json, 4),
             Contender("model", bare, frozenset(), bare.run),
         ]
         samples = in_turns(contenders, settings.rounds, settings.turn_s, PATIENCE_PER_ROUND_S)
@@ -181,32 +190,18 @@ def equality(bench: Bench[Settings]) -> list[Row]:
     """Every batched answer equals the single answer."""
     count = bench.settings.random_requests
     small, large, tokens = tiny(bench.home), wide(bench.home), minilm()
-    dice = random.Random(1)
-    asked: list[tuple[Workload, Sequence[Inputs], float]] = [
-        (small, mixed_rows(64, count, seed=1), FP32_TOLERANCE),
-        (large, mixed_rows(2048, count // 10, seed=2), FP32_TOLERANCE),
-        (tokens, dice.choices(tokens.requests, k=count // 20), INT8_TOLERANCE),
-    ]
+    asked = {
+        ENDPOINT: (small, mixed_rows(64, count, seed=1), FP32_TOLERANCE),
+        "wide": (large, mixed_rows(2048, count // 10, seed=2), FP32_TOLERANCE),
+        "minilm": (tokens, random.Random(1).choices(tokens.requests, k=count // 20), INT8_TOLERANCE),
+    }
+    beside = [it for name in ("wide", "minilm") for it in documents(name, asked[name][0], cpu=0.5)]
     rows = []
-    for number, (workload, requests, tolerance) in enumerate(asked):
-        folder = bench.folder / f"m{number}"
-        folder.mkdir()
-        with arena(folder, workload) as where:
-            found = agreement(where.gateway, BareLoop(workload.model, workload.requests), requests)
-        rows.append(verdicts.agreement_row(workload.name, found, tolerance))
+    with arena(bench.folder, small, cpu=0.5, beside=beside) as where:
+        for name, (workload, requests, tolerance) in asked.items():
+            found = agreement(another(where, name, workload), BareLoop(workload.model, workload.requests), requests)
+            rows.append(verdicts.agreement_row(workload.name, found, tolerance))
     return rows
-
-
-def idle(bench: Bench[Settings]) -> list[Row]:
-    """A replica without requests."""
-    with arena(bench.folder, tiny(bench.home)) as where:
-        child = where.gateway.server.child
-        time.sleep(bench.settings.idle_s / 2)  # let what the start has left to do end
-        before, started_s = child.cpu_s(), time.monotonic()
-        time.sleep(bench.settings.idle_s)
-        after, took_s = child.cpu_s(), time.monotonic() - started_s
-    shares = {kind: (used_s - before.get(kind, 0.0)) / took_s for kind, used_s in after.items()}
-    return [verdicts.idle_row(shares)]
 
 
 SECTIONS: dict[str, Section] = {
@@ -216,7 +211,6 @@ SECTIONS: dict[str, Section] = {
     "real": real_models,
     "tensors": large_tensors,
     "equality": equality,
-    "idle": idle,
 }
 
 
@@ -224,7 +218,7 @@ def main() -> int:
     return sections.run("compare", __doc__, SECTIONS, Settings(), QUICK, "at most five minutes")
 
 
-def _magika(bench: Bench[Settings]) -> list[Row]:
+def _magika_rows(bench: Bench[Settings]) -> list[Row]:
     settings = bench.settings
     folder = bench.folder / "magika"
     folder.mkdir()
@@ -232,11 +226,12 @@ def _magika(bench: Bench[Settings]) -> list[Row]:
     unbatched = deployment(ENDPOINT, "unbatched", workload.model, cpu=1, batching={"max_batch_size": 1})
     bare = BareLoop(workload.model, workload.requests)
     with arena(folder, workload, beside=[unbatched]) as where:
-        asyncio.run(_all_ready(where))
-        pinned = replace(where.payload.json, headers={**where.payload.json.headers, DEPLOYMENT_HEADER: "unbatched"})
+        asyncio.run(_wait_until_all_are_ready(where))
+        exchange = where.payload.json
+        pinned = replace(exchange, headers={**exchange.headers, DEPLOYMENT_HEADER: "unbatched"})
         contenders = [
             where.ours(8),
-            where.http("unbatched", where.gateway.server, where.gateway.url, pinned, 8),
+            where.http("unbatched", where.gateway.server, where.url, pinned, 8),
             Contender("bare ORT loop", bare, frozenset(), bare.run),
         ]
         samples = in_turns(contenders, settings.rounds, 2 * settings.turn_s, PATIENCE_PER_ROUND_S)
@@ -247,21 +242,18 @@ def _magika(bench: Bench[Settings]) -> list[Row]:
     ]
 
 
-async def _all_ready(where: Arena) -> None:
+async def _wait_until_all_are_ready(where: Arena) -> None:
     async with Admin(where.gateway) as admin:
         await admin.wait_until_replicas_are_ready()
 
 
-def _beside_bare(bench: Bench[Settings], workload: Workload, connections: int) -> Row:
-    """Binary tensors: the answers are as large as the requests."""
-    settings = bench.settings
-    folder = bench.folder / workload.model.stem
-    folder.mkdir()
-    bare = BareLoop(workload.model, workload.requests)
-    with arena(folder, workload) as where:
-        ours = where.binary(connections)
-        pair = bare_pair(bare, ours, Turns(settings.rounds, 2 * settings.turn_s, 0))
-    return verdicts.bare_row(f"{workload.name}, {connections} connections, beside the bare ORT loop", pair, None)
+def _idle_row(where: Arena, idle_s: float) -> Row:
+    child = where.gateway.server.child
+    time.sleep(idle_s / 2)  # let what the start has left to do end
+    before, started_s = child.cpu_s(), time.monotonic()
+    time.sleep(idle_s)
+    after, took_s = child.cpu_s(), time.monotonic() - started_s
+    return verdicts.idle_row({kind: (used_s - before.get(kind, 0.0)) / took_s for kind, used_s in after.items()})
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class ChangeFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A running `crossfade up` with one endpoint, `ENDPOINT`."""
+    """A running `crossfade up`. `url`: where `ENDPOINT` is asked."""
 
     server: Server
     url: str
@@ -46,6 +46,10 @@ class Gateway:
     @property
     def token(self) -> str:
         return Path(self.data_dir, "admin.token").read_text().strip()
+
+    def url_of(self, endpoint_name: str) -> str:
+        """Where another endpoint is asked."""
+        return self.url.replace(f"/{ENDPOINT}/", f"/{endpoint_name}/")
 
     def metric(self, name: str) -> float:
         """The value of a metric without labels."""

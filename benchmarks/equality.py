@@ -10,8 +10,8 @@ import aiohttp
 import httpx
 import numpy as np
 
+from benchmarks.arena import Arena
 from benchmarks.bare import BareLoop
-from benchmarks.crossfade import Gateway
 from benchmarks.payloads import Inputs, WrongAnswer, binary_request, binary_scores
 
 CLIENTS = 32
@@ -28,11 +28,11 @@ class Agreement:
     rows_per_run: float
 
 
-def agreement(gateway: Gateway, alone: BareLoop, requests: Sequence[Inputs]) -> Agreement:
+def agreement(where: Arena, alone: BareLoop, requests: Sequence[Inputs]) -> Agreement:
     """Every request through the gateway, 32 at a time, and by itself through ONNX Runtime. Raises `WrongAnswer`."""
-    before = _runs_and_rows(gateway)
-    answers = asyncio.run(_ask_all(gateway.url, requests))
-    after = _runs_and_rows(gateway)
+    before = _runs_and_rows(where.url)
+    answers = asyncio.run(_ask_all(where.url, requests))
+    after = _runs_and_rows(where.url)
     equal, largest = 0, 0.0
     for inputs, answer in zip(requests, answers, strict=True):
         expected = alone.scores(inputs).ravel()
@@ -72,8 +72,7 @@ async def _ask_all(url: str, requests: Sequence[Inputs]) -> list[np.ndarray]:
     return answers
 
 
-def _runs_and_rows(gateway: Gateway) -> tuple[int, int]:
+def _runs_and_rows(url: str) -> tuple[int, int]:
     """How often the model ran so far, and with how many rows in all."""
-    url = gateway.url.removesuffix("/infer") + "/stats"
-    (statistics,) = httpx.get(url).raise_for_status().json()["model_stats"]
+    (statistics,) = httpx.get(url.removesuffix("/infer") + "/stats").raise_for_status().json()["model_stats"]
     return int(statistics["execution_count"]), int(statistics["inference_count"])

@@ -119,8 +119,9 @@ def plot_of(results: Mapping[str, Any]) -> str | None:
     ]
     if not duels:
         return None
-    ours = plot.Bar("Crossfade", *(median(duel[key][0] for duel in duels) for key in ("per_second", "cpu_us")), True)
-    theirs = [plot.Bar(duel["title"], duel["per_second"][1], duel["cpu_us"][1], False) for duel in duels]
+    per_second, cpu_us = (median(duel[key][0] for duel in duels) for key in ("per_second", "cpu_us"))
+    ours = plot.Bar("Crossfade", per_second, cpu_us, is_ours=True)
+    theirs = [plot.Bar(duel["title"], duel["per_second"][1], duel["cpu_us"][1], is_ours=False) for duel in duels]
     return plot.bars("Tiny MLP, JSON over HTTP/1.1, 32 connections, load generator on the same cores", [ours, *theirs])
 
 

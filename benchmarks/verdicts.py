@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.arena import OURS
 from benchmarks.arrivals import Arrivals
 from benchmarks.equality import Agreement
 from benchmarks.peers.table import TRITON_PEER
 from benchmarks.report import Row
 from benchmarks.slo import Found, Overload
 from benchmarks.throughput import Pair, Sample, middle, numbers
-from benchmarks.versus import OURS, Duel
+from benchmarks.versus import Duel
 
 PYTHON_THROUGHPUT, PYTHON_CPU, TRITON_THROUGHPUT = 6.0, 0.25, 4.0
 TAIL_TOLERANCE = 1.05  # two runs of the same thing differ by as much
@@ -151,7 +152,7 @@ def agreement_row(name: str, found: Agreement, tolerance: float) -> Row:
 
 
 def idle_row(shares: Mapping[str, float]) -> Row:
-    """`shares`: of one core, by kind of process."""
+    """`shares`: of one core, by kind of process; one replica."""
     replica = shares.get(REPLICA_KIND, math.nan)
     return Row(
         title="idle replica, share of one core",

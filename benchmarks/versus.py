@@ -6,36 +6,24 @@ answers wrongly or fails under load becomes a row that says so.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arena import OURS, Arena
 from benchmarks.bare import BareLoop
-from benchmarks.crossfade import ENDPOINT, Gateway, crossfade, deployment, endpoint
-from benchmarks.load import grpc_load, http_load
-from benchmarks.payloads import JSON_LENGTH_HEADER, Exchange, Payload, WrongAnswer, payload_for
+from benchmarks.payloads import Exchange, Payload
 from benchmarks.peers.table import PEERS, TRITON_PEER, Kind, Peer
 from benchmarks.progress import say
 from benchmarks.report import Row
 from benchmarks.sections import SERVER_FAILURES, keep_logs
-from benchmarks.servers import (
-    Server,
-    default_ray_serve,
-    exchange_with,
-    grpc_reply,
-    http_answers,
-    peer_server,
-    ray_serve,
-)
+from benchmarks.servers import Server, default_ray_serve, exchange_with, peer_server, ray_serve
 from benchmarks.throughput import Contender, Pair, in_turns, numbers
-from benchmarks.workloads import Workload
 
 CONNECTIONS = 32
-OURS = "Crossfade"
 PATIENCE_PER_ROUND_S = 2.0
 RAY_FAST_PATH, RAY_DEFAULT = "Ray Serve + HAProxy", "Ray Serve, default"
 
@@ -89,75 +77,6 @@ def opponents() -> list[Opponent]:
         Opponent(RAY_DEFAULT, default_ray_serve, _v2, is_python=True),
         *(of(peer) for peer in PEERS if peer is not TRITON_PEER),
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class Arena:
-    """A running Crossfade with one workload, and everything that is needed to measure it."""
-
-    gateway: Gateway
-    workload: Workload
-    payload: Payload
-    folder: Path
-
-    def ours(self, connections: int) -> Contender:
-        return self.http(OURS, self.gateway.server, self.gateway.url, self.payload.json, connections)
-
-    def http(self, name: str, server: Server, url: str, exchange: Exchange, connections: int) -> Contender:
-        return Contender.on(
-            server, name, partial(http_load, url, self._written([exchange]), exchange.headers, connections)
-        )
-
-    def binary(self, connections: int) -> Contender:
-        """All of the workload's requests in turn, in the binary extension. Raises `WrongAnswer`."""
-        url = self.gateway.url
-        model = self.workload.model
-        exchanges = [payload_for(model, ENDPOINT, inputs).binary for inputs in self.workload.requests]
-        for exchange in exchanges:
-            if not http_answers(url, exchange):
-                raise WrongAnswer(f"{self.workload.name}: a request in the binary extension was not answered")
-        # A header for all of them would not fit: each request tells the length of its own JSON.
-        heads = {exchange.headers[JSON_LENGTH_HEADER] for exchange in exchanges}
-        if len(heads) != 1:
-            raise WrongAnswer(f"requests of one workload with JSON parts of different lengths: {heads}")
-        load = partial(http_load, url, self._written(exchanges), exchanges[0].headers, connections)
-        return Contender.on(self.gateway.server, OURS, load)
-
-    def grpc(self, name: str, connections: int, streams: int) -> Contender:
-        """Raises `WrongAnswer`."""
-        address = self.gateway.grpc_address
-        reply = grpc_reply(address, self.payload)
-        if reply is None:
-            raise WrongAnswer(f"{address} does not answer")
-        frame = self.folder / "frame.bin"
-        frame.write_bytes(self.payload.frame)
-        load = partial(grpc_load, address, frame, self.payload.check_grpc(reply), connections, streams)
-        return Contender.on(self.gateway.server, name, load)
-
-    def _written(self, exchanges: Sequence[Exchange]) -> list[Path]:
-        bodies = []
-        for exchange in exchanges:
-            bodies.append(self.folder / f"{hashlib.sha256(exchange.body).hexdigest()[:16]}.body")
-            bodies[-1].write_bytes(exchange.body)
-        return bodies
-
-
-@contextmanager
-def arena(
-    folder: Path,
-    workload: Workload,
-    batching: Mapping[str, int] | None = None,
-    beside: Sequence[Mapping[str, Any]] = (),
-) -> Iterator[Arena]:
-    """Crossfade with one replica and one core for the model; the first of the workload's requests is its payload.
-
-    `beside`: more deployments, without traffic. Raises `DidNotStart` and `WrongAnswer`.
-    """
-    payload = payload_for(workload.model, ENDPOINT, workload.requests[0])
-    blue = deployment(ENDPOINT, "blue", workload.model, cpu=1, batching=batching)
-    with crossfade(folder, [endpoint(ENDPOINT, {"blue": 100}), blue, *beside], payload) as gateway:
-        say(f"crossfade serves {workload.name} after {gateway.server.started_in_s:.1f} s")
-        yield Arena(gateway, workload, payload, folder)
 
 
 def duels(where: Arena, against: Sequence[Opponent], turns: Turns, output: Path) -> tuple[list[Duel], list[Row]]:

@@ -8,11 +8,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from benchmarks.arena import Arena
 from benchmarks.environments import NotInstallable
 from benchmarks.payloads import Payload
 from benchmarks.processes import DidNotStart
 from benchmarks.servers import Server
-from benchmarks.versus import Arena, Opponent, Turns, duels
+from benchmarks.versus import Opponent, Turns, duels
 from benchmarks.workloads import Workload
 
 PAYLOAD = Payload(b"{}", b"", np.zeros(1), {"x": np.zeros((1, 1), np.float32)})
