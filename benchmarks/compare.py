@@ -60,18 +60,20 @@ class Settings:
     calm_after_s: float = 6.0
     random_requests: int = 10_000
     idle_s: float = 10.0
-    all_peers_everywhere: bool = True
+    tiny_peers: int = 8
+    wide_peers: int = 8
 
 
 QUICK = Settings(
     rounds=2,
     turn_s=1,
-    probe_s=2.0,
+    probe_s=1.5,
     probe_attempts=1,
-    bisections=2,
+    bisections=1,
     overload_s=10.0,
     idle_s=5.0,
-    all_peers_everywhere=False,
+    tiny_peers=3,
+    wide_peers=1,
 )
 
 
@@ -81,7 +83,7 @@ def tiny_mlp(bench: Bench[Settings]) -> list[Row]:
     turns = Turns(settings.rounds, settings.turn_s, settings.calm_s)
     with arena(bench.folder, tiny(bench.home)) as where:
         idle = _idle_row(where, settings.idle_s)
-        fought, failed = duels(where, opponents(), turns, bench.output)
+        fought, failed = duels(where, opponents()[: settings.tiny_peers], turns, bench.output)
     return [*verdicts.tiny_rows(fought), *(duel_row("tiny MLP", duel) for duel in fought), *failed, idle]
 
 
@@ -89,7 +91,7 @@ def wide_mlp(bench: Bench[Settings]) -> list[Row]:
     """A model for which joining rows pays, beside every peer and the bare loop at its best batch size."""
     settings = bench.settings
     turns = Turns(settings.rounds, settings.turn_s, 0)
-    against = opponents() if settings.all_peers_everywhere else opponents()[:2]
+    against = opponents()[: settings.wide_peers]
     workload = wide(bench.home)
     bare = BareLoop(workload.model, workload.requests)
     with arena(bench.folder, workload) as where:

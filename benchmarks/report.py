@@ -135,10 +135,14 @@ def main() -> int:
         print(page(name, results, None))
         return 0
     drawn, picture = plot_of(results), arguments.into.with_name(f"{name}.svg")
+    content = page(name, results, None if drawn is None else picture.name)
+    try:
+        text = replaced(arguments.into.read_text(), name, content)
+    except LookupError as error:
+        parser.error(f"{arguments.into}: {error}")
+    arguments.into.write_text(text)
     if drawn is not None:
         picture.write_text(drawn)
-    content = page(name, results, None if drawn is None else picture.name)
-    arguments.into.write_text(replaced(arguments.into.read_text(), name, content))
     return 0
 
 

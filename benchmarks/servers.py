@@ -42,9 +42,11 @@ class Server:
 
 
 @contextmanager
-def ray_serve(folder: Path, model: Path, payload: Payload) -> Iterator[Server]:
+def ray_serve(
+    folder: Path, model: Path, payload: Payload, variants: tuple[str, ...] = tuple(RAY_SERVE_VARIANTS)
+) -> Iterator[Server]:
     """Ray Serve's fast path: replicas behind its bundled HAProxy. Raises `DidNotStart`, also when that is not used."""
-    with _ray_serve(folder, model, payload, tuple(RAY_SERVE_VARIANTS), _fast_path(folder)) as server:
+    with _ray_serve(folder, model, payload, variants, _fast_path(folder)) as server:
         port = httpx.URL(next(iter(server.urls.values()))).port or 0
         server.child.wait_until(lambda: _listeners(server.child, port) == {"haproxy"}, 10, "listening through HAProxy")
         yield server

@@ -84,8 +84,8 @@ def rate_row(arrivals: Arrivals, slo_s: float, ours: Found, title: str, theirs: 
     return Row(
         title=f"wide MLP, {arrivals.value}: highest rate with 99% inside {slo_s * 1000:.1f} ms, beside {title}",
         bar=f"≥ {factor:g}×",
-        crossfade=f"{ours.rate:,.0f}/s",
-        peer=f"{theirs.rate:,.0f}/s" if theirs.rate else "none of the rates tried",
+        crossfade=_rate(ours),
+        peer=_rate(theirs),
         ratio=f"{ratio:.2f}×" if math.isfinite(ratio) else "",
         is_met=ratio >= factor,
         details={"slo_ms": round(slo_s * 1000, 2), OURS: asdict(ours), title: asdict(theirs)},
@@ -185,6 +185,11 @@ def _alone_row(title: str, calm: Pair) -> Row:
         ratio=f"{ours_us / theirs_us:.2f}×{calm.remark}",
         is_met=ours_us < theirs_us,
     )
+
+
+def _rate(found: Found) -> str:
+    held = f"{found.rate:,.0f}/s" if found.rate else "none of the rates tried"
+    return f"{held}; goodput at most {found.goodput:,.0f}/s"
 
 
 def _microseconds(pair: Pair, side: int) -> str:

@@ -17,6 +17,7 @@ from benchmarks.arena import OURS, Arena
 from benchmarks.bare import BareLoop
 from benchmarks.payloads import Exchange, Payload
 from benchmarks.peers.table import PEERS, TRITON_PEER, Kind, Peer
+from benchmarks.peers.variants import EAGER, WAITING
 from benchmarks.progress import say
 from benchmarks.report import Row
 from benchmarks.sections import SERVER_FAILURES, keep_logs
@@ -68,14 +69,17 @@ class Turns:
 
 
 def opponents() -> list[Opponent]:
+    """The strongest first: a quick run takes only so many."""
+
     def of(peer: Peer) -> Opponent:
         return Opponent(peer.title, partial(peer_server, peer), partial(exchange_with, peer), peer.kind is Kind.PYTHON)
 
+    tuned = partial(ray_serve, variants=(EAGER, WAITING))
     return [
         of(TRITON_PEER),
-        Opponent(RAY_FAST_PATH, ray_serve, _v2, is_python=True),
-        Opponent(RAY_DEFAULT, default_ray_serve, _v2, is_python=True),
+        Opponent(RAY_FAST_PATH, tuned, _v2, is_python=True),
         *(of(peer) for peer in PEERS if peer is not TRITON_PEER),
+        Opponent(RAY_DEFAULT, default_ray_serve, _v2, is_python=True),
     ]
 
 

@@ -1,8 +1,8 @@
 """mosec: a front end in Rust, its natural JSON, dynamic batching, one inference worker.
 
-Follows https://mosecorg.github.io/mosec/examples/… (a Worker with `forward` over a list) and its guide to batching:
-`max_batch_size` with `max_wait_time` in milliseconds, of which 1 is the least. orjson instead of its json, as its
-documentation of custom serialisation shows, makes it faster.
+Follows https://mosecorg.github.io/mosec/: a Worker with `forward` over a list, and dynamic batching by `max_batch_size`
+with `max_wait_time` in milliseconds, of which 1 is the least. orjson instead of its json, as its documentation of
+custom serialisation shows, makes it faster.
 
 python -m benchmarks.peers.mosec MODEL --port PORT --grpc-port PORT --folder FOLDER
 """

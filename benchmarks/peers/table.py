@@ -47,8 +47,8 @@ class Peer:
 
 TRITON_PEER = Peer("Triton 2.51", "benchmarks.peers.triton", TRITON, Dialect.V2, _V2_PATH, Kind.TRITON)
 PEERS = (
-    Peer("MLServer", "benchmarks.peers.mlserver", MLSERVER, Dialect.V2, _V2_PATH),
     Peer("KServe", "benchmarks.peers.kserve", KSERVE, Dialect.V2, _V2_PATH),
+    Peer("MLServer", "benchmarks.peers.mlserver", MLSERVER, Dialect.V2, _V2_PATH),
     Peer("LitServe", "benchmarks.peers.litserve", LITSERVE, Dialect.ROWS, "/predict"),
     Peer("BentoML", "benchmarks.peers.bentoml", BENTOML, Dialect.ROWS, "/score"),
     Peer("mosec", "benchmarks.peers.mosec", MOSEC, Dialect.ROWS, "/inference", Kind.RUST),

@@ -14,10 +14,11 @@ class Variant:
     has_access_log: bool
 
 
+EAGER, WAITING = "eager", "waiting"
 # The name is also the route. Ray Serve's default of 5 ongoing requests caps a batch at 5 rows, too.
 RAY_SERVE_VARIANTS = {
-    "eager": Variant(0.0, 1000, has_access_log=False),  # the shortest latency
-    "waiting": Variant(0.002, 1000, has_access_log=False),  # fuller batches
+    EAGER: Variant(0.0, 1000, has_access_log=False),  # the shortest latency
+    WAITING: Variant(0.002, 1000, has_access_log=False),  # fuller batches
     "untuned": Variant(0.002, 5, has_access_log=True),
 }
 
