@@ -96,7 +96,7 @@ def wide_mlp(bench: Bench[Settings]) -> list[Row]:
     bare = BareLoop(workload.model, workload.requests)
     with arena(bench.folder, workload) as where:
         best = bare.choose_best_batch()
-        # In JSON a row is 25 KB in and 25 KB out, which costs more than the model; the bar is for the server, in binary.
+        # In JSON a row is 25 KB in and 25 KB out, which costs more than the model: the bar is for binary tensors.
         pairs = {
             ("binary tensors", 0.85): bare_pair(bare, where.binary(CONNECTIONS), turns),
             ("JSON", None): bare_pair(bare, where.ours(CONNECTIONS), turns),
@@ -110,7 +110,7 @@ def wide_mlp(bench: Bench[Settings]) -> list[Row]:
 
 
 def open_loop(bench: Bench[Settings]) -> list[Row]:
-    """The wide MLP, Poisson and bursts: the highest rate inside the objective, and overload."""
+    """The wide MLP in binary tensors, Poisson and bursts: the highest rate inside the objective, and overload."""
     settings = bench.settings
     workload = wide(bench.home)
     bare = BareLoop(workload.model, workload.requests)
@@ -125,14 +125,12 @@ def open_loop(bench: Bench[Settings]) -> list[Row]:
 
     rows = []
     with arena(bench.folder, workload, {"latency_slo_ms": max(1, math.floor(slo_s * 1000))}) as where:
-        target = Target(where.url, where.payload.json, bench.folder)
+        target = Target(where.url, where.payload.binary, bench.folder)
         ours = searched(target)
         found = ours[Arrivals.POISSON]
         target.settle(slo_s)
-        # Binary tensors: the generator shares two cores with what it overloads.
-        binary = Target(where.url, where.payload.binary, bench.folder)
         overloaded = overload(
-            binary,
+            target,
             where.gateway.server.child,
             slo_s,
             overload_rate=3 * found.rate,
@@ -150,7 +148,7 @@ def open_loop(bench: Bench[Settings]) -> list[Row]:
                 url = next(
                     iter(server.urls.values())
                 )  # of Ray Serve's variants the first, the one with the shortest latency
-                theirs = searched(Target(url, opponent.exchange(where.payload), folder))
+                theirs = searched(Target(url, where.payload.binary, folder))
         except SERVER_FAILURES as error:
             say(f"  {opponent.title} failed: {error}")
             rows.append(

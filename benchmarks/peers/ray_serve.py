@@ -25,6 +25,8 @@ from starlette.responses import Response
 from benchmarks.peers.session import MAX_BATCH_SIZE, Session
 from benchmarks.peers.variants import ALL_RAY_SERVE_VARIANTS
 
+_JSON_LENGTH = "Inference-Header-Content-Length"
+
 
 @serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0.25})
 class Model:
@@ -41,12 +43,29 @@ class Model:
         return [scores[end - len(row) : end] for row, end in zip(rows, ends, strict=True)]
 
     async def __call__(self, request: Request) -> Response:
-        body = orjson.loads(await request.body())
-        tensor = body["inputs"][0]
+        body = await request.body()
+        if json_length := int(request.headers.get(_JSON_LENGTH, 0)):
+            return await self._binary(body, json_length)
+        tensor = orjson.loads(body)["inputs"][0]
         scores = await self.score(np.asarray(tensor["data"], np.float32).reshape(tensor["shape"]))
-        output = {"name": self._model.output_name, "datatype": "FP32", "shape": scores.shape, "data": scores.ravel()}
-        reply = {"model_name": "mlp", "model_version": "1", "outputs": [output]}
-        return Response(orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+        output = {**self._described(scores), "data": scores.ravel()}
+        return Response(_reply(output), media_type="application/json")
+
+    async def _binary(self, body: bytes, json_length: int) -> Response:
+        """V2's binary extension, both ways."""
+        shape = orjson.loads(body[:json_length])["inputs"][0]["shape"]
+        scores = await self.score(np.frombuffer(body, np.float32, offset=json_length).reshape(shape))
+        head = _reply({**self._described(scores), "parameters": {"binary_data_size": scores.nbytes}})
+        headers = {_JSON_LENGTH: str(len(head))}
+        return Response(head + scores.tobytes(), media_type="application/octet-stream", headers=headers)
+
+    def _described(self, scores: np.ndarray) -> dict[str, Any]:
+        return {"name": self._model.output_name, "datatype": "FP32", "shape": scores.shape}
+
+
+def _reply(output: dict[str, Any]) -> bytes:
+    reply = {"model_name": "mlp", "model_version": "1", "outputs": [output]}
+    return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def main() -> None:
