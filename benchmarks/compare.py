@@ -37,6 +37,7 @@ from benchmarks.versus import (
     bare_pair,
     duel_row,
     duels,
+    failure_row,
     opponents,
 )
 from benchmarks.workloads import detection, magika, minilm, pixels, tiny, wide
@@ -123,37 +124,21 @@ def open_loop(bench: Bench[Settings]) -> list[Row]:
     def searched(target: Target) -> dict[Arrivals, Found]:
         return {arrivals: search(target, arrivals, slo_s, capacity / 2, probing) for arrivals in Arrivals}
 
-    rows = []
     with arena(bench.folder, workload, {"latency_slo_ms": max(1, math.floor(slo_s * 1000))}) as where:
         target = Target(where.url, where.payload.binary, bench.folder)
         ours = searched(target)
-        found = ours[Arrivals.POISSON]
         target.settle(slo_s)
-        overloaded = overload(
-            target,
-            where.gateway.server.child,
-            slo_s,
-            overload_rate=3 * found.rate,
-            calm_rate=0.5 * found.rate,
-            duration_s=settings.overload_s,
-            calm_s=settings.calm_after_s,
-        )
-        rows += verdicts.overload_rows(overloaded, found)
+        rows = _overload_rows(where, target, slo_s, ours[Arrivals.POISSON], settings)
     for number, (opponent, factor) in enumerate(zip(opponents()[:2], (1.5, 2.0), strict=True)):
         folder = bench.folder / f"p{number}"
         folder.mkdir()
         say(opponent.title)
         try:
             with opponent.start(folder, workload.model, where.payload) as server:
-                url = next(
-                    iter(server.urls.values())
-                )  # of Ray Serve's variants the first, the one with the shortest latency
+                url = next(iter(server.urls.values()))  # Ray Serve's first variant: the one with the shortest latency
                 theirs = searched(Target(url, where.payload.binary, folder))
         except SERVER_FAILURES as error:
-            say(f"  {opponent.title} failed: {error}")
-            rows.append(
-                Row(f"wide MLP, open loop, beside {opponent.title}", f"≥ {factor:g}×", "", f"failed: {error}"[:200])
-            )
+            rows.append(failure_row("wide MLP, open loop", opponent, error, folder, bench.output))
             continue
         rows += [verdicts.rate_row(it, slo_s, ours[it], opponent.title, theirs[it], factor) for it in Arrivals]
     return rows
@@ -223,6 +208,21 @@ SECTIONS: dict[str, Section] = {
 
 def main() -> int:
     return sections.run("compare", __doc__, SECTIONS, Settings(), QUICK, "at most five minutes")
+
+
+def _overload_rows(where: Arena, target: Target, slo_s: float, found: Found, settings: Settings) -> list[Row]:
+    if not found.rate:
+        return [Row("overload", "", "not measured: no rate kept the objective", is_met=False)]
+    run = overload(
+        target,
+        where.gateway.server.child,
+        slo_s,
+        overload_rate=3 * found.rate,
+        calm_rate=0.5 * found.rate,
+        duration_s=settings.overload_s,
+        calm_s=settings.calm_after_s,
+    )
+    return verdicts.overload_rows(run, found)
 
 
 def _magika_rows(bench: Bench[Settings]) -> list[Row]:

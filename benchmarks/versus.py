@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.arena import OURS, Arena
 from benchmarks.bare import BareLoop
+from benchmarks.environments import NotInstallable
 from benchmarks.payloads import Exchange, Payload
 from benchmarks.peers.table import PEERS, TRITON_PEER, Kind, Peer
 from benchmarks.peers.variants import EAGER, WAITING
@@ -94,11 +95,17 @@ def duels(where: Arena, against: Sequence[Opponent], turns: Turns, output: Path)
         try:
             fought += _fight(where, opponent, turns, folder)
         except SERVER_FAILURES as error:
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            say(f"  {opponent.title} failed: {error}")
-            keep_logs(folder, output / "logs" / opponent.title.replace(" ", "-"))
-            failed.append(Row(f"{where.workload.name}, beside {opponent.title}", "", "", f"failed: {reason[:200]}"))
+            failed.append(failure_row(where.workload.name, opponent, error, folder, output))
     return fought, failed
+
+
+def failure_row(what: str, opponent: Opponent, error: Exception, folder: Path, output: Path) -> Row:
+    """Says it at once and in full, keeps the logs, and leaves the first line for the table."""
+    say(f"  {opponent.title} failed: {error}")
+    keep_logs(folder, output / "logs" / opponent.title.replace(" ", "-"))
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    word = "not installable" if isinstance(error, NotInstallable) else "failed"
+    return Row(f"{what}, beside {opponent.title}", "", "", f"{word}: {reason[:200]}")
 
 
 def duel_row(what: str, duel: Duel) -> Row:

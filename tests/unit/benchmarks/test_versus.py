@@ -38,7 +38,10 @@ def test_a_peer_that_cannot_be_installed_or_started_is_a_row_with_the_reason(tmp
     fought, failed = duels(where, against, Turns(1, 1, 0), tmp_path / "results")
     assert fought == []
     assert [row.title for row in failed] == ["tiny MLP, beside First", "tiny MLP, beside Second"]
-    assert [row.peer for row in failed] == ["failed: no wheel for this Python", "failed: Second ended with code 1:"]
+    assert [row.peer for row in failed] == [
+        "not installable: no wheel for this Python",
+        "failed: Second ended with code 1:",
+    ]
     assert [row.is_met for row in failed] == [None, None]
     assert (tmp_path / "results" / "logs" / "Second" / "p1-peer.log").read_text() == "its last words"
 
