@@ -6,11 +6,15 @@ from enum import Enum
 
 import numpy as np
 
-MEAN_BURST = 8
+BURST_S = 0.1
 
 
 class Arrivals(Enum):
-    """POISSON: independent users. BURSTS: the same rate, in groups that arrive at once, geometric with a mean of 8."""
+    """POISSON: independent users. BURSTS: twice the rate for 100 ms, then nobody for 100 ms, and so on.
+
+    (Groups that arrive at the same instant would measure the model alone: no server can answer 16 rows together within
+    4 × the latency of one.)
+    """
 
     POISSON = "Poisson"
     BURSTS = "bursts"
@@ -23,8 +27,8 @@ def schedule(arrivals: Arrivals, per_second: float, duration_s: float, seed: int
     dice = np.random.default_rng(seed)
     if arrivals is Arrivals.POISSON:
         return _poisson(dice, per_second, duration_s)
-    bursts = _poisson(dice, per_second / MEAN_BURST, duration_s)
-    return np.repeat(bursts, dice.geometric(1 / MEAN_BURST, len(bursts)))
+    busy_s = _poisson(dice, 2 * per_second, duration_s / 2)  # on a clock that stands still while nobody is there
+    return busy_s + np.floor(busy_s / BURST_S) * BURST_S
 
 
 def one_after_the_other(*phases: tuple[np.ndarray, float]) -> np.ndarray:

@@ -53,7 +53,7 @@ class Settings:
 
     rounds: int = 3
     turn_s: int = 2
-    calm_s: int = 1
+    short_turn_s: int = 1
     probe_s: float = 3.0
     probe_attempts: int = 2
     bisections: int = 3
@@ -81,7 +81,7 @@ QUICK = Settings(
 def tiny_mlp(bench: Bench[Settings]) -> list[Row]:
     """What a server itself costs: a model that costs nothing, beside every peer."""
     settings = bench.settings
-    turns = Turns(settings.rounds, settings.turn_s, settings.calm_s)
+    turns = Turns(settings.rounds, settings.turn_s, settings.short_turn_s)
     with arena(bench.folder, tiny(bench.home)) as where:
         idle = _idle_row(where, settings.idle_s)
         fought, failed = duels(where, opponents()[: settings.tiny_peers], turns, bench.output)
@@ -91,7 +91,7 @@ def tiny_mlp(bench: Bench[Settings]) -> list[Row]:
 def wide_mlp(bench: Bench[Settings]) -> list[Row]:
     """A model for which joining rows pays, beside every peer and the bare loop at its best batch size."""
     settings = bench.settings
-    turns = Turns(settings.rounds, settings.turn_s, 0)
+    turns = Turns(settings.rounds, settings.short_turn_s, 0)
     against = opponents()[: settings.wide_peers]
     workload = wide(bench.home)
     bare = BareLoop(workload.model, workload.requests)
@@ -117,7 +117,7 @@ def open_loop(bench: Bench[Settings]) -> list[Row]:
     bare = BareLoop(workload.model, workload.requests)
     slo_s = 4 * bare.single_latency_s()
     bare.choose_best_batch()
-    capacity = bare.run(settings.calm_s).per_second
+    capacity = bare.run(settings.short_turn_s).per_second
     say(f"the objective is {slo_s * 1000:.1f} ms; the bare loop does {capacity:.0f} rows a second")
     probing = Probing(settings.probe_s, settings.probe_attempts, settings.bisections)
 

@@ -16,7 +16,7 @@ from benchmarks.processes import Child
 from benchmarks.progress import say
 
 _SETTLED_WITHIN = 1.0  # of the objective: a request alone takes a quarter of it
-_LOOK_EVERY_S = 1.0
+_LOOK_EVERY_S = 2.0
 MIB = 1024 * 1024
 
 
@@ -70,7 +70,7 @@ def _probe(
 class Overload:
     """What happened at `overload_rate` for `duration_s`, and at `calm_rate` after it.
 
-    `memory_mib`: proportional set size of the whole server, once a second.
+    `memory_mib`: proportional set size of the whole server, every two seconds.
     """
 
     answers: Answers
@@ -127,7 +127,7 @@ def overload(
 
 @contextmanager
 def _sampled(value: Callable[[], float]) -> Iterator[list[float]]:
-    """A list that a thread appends `value()` to, every second."""
+    """A list that a thread appends `value()` to, every two seconds."""
     samples: list[float] = []
     is_over = threading.Event()
 
