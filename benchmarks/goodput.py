@@ -10,7 +10,7 @@ import numpy as np
 MAX_LATENESS_P99_S = 0.001
 SHARE_INSIDE = 0.99
 _GROWTH = 1.5
-_MAX_GROWTHS = 12
+_MAX_STEPS = 8
 _WINDOW_S = 0.25
 _REFUSALS = (429, 503)
 
@@ -71,12 +71,12 @@ class Answers:
 def highest_rate(holds: Callable[[float], bool], start: float, bisections: int) -> float:
     """The highest rate at which `holds` was seen to be true; 0 when it never was.
 
-    From `start` up or down by factors of 1.5 until it changes, then the geometric middle, `bisections` times: after
+    From `start` up or down by factors of 1.5 until it changes, eight at most, then the geometric middle, `bisections` times: after
     four of them the answer is within 3%.
     """
     low, high = 0.0, 0.0
     rate = start
-    for _ in range(_MAX_GROWTHS):
+    for _ in range(_MAX_STEPS):
         if holds(rate):
             low = rate
             if high:

@@ -51,7 +51,7 @@ def test_who_was_never_ill_is_well_at_once_and_who_stays_ill_never_recovers():
     assert math.isinf(answers(times, [0.5] * 1000, [200] * 1000).recovery_s(5.0, 0.02))
 
 
-@given(limit=st.floats(20.0, 2000.0), start=st.floats(50.0, 500.0))
+@given(limit=st.floats(50.0, 1000.0), start=st.floats(60.0, 700.0))
 def test_the_search_ends_just_below_the_limit(limit: float, start: float):
     found = highest_rate(lambda rate: rate <= limit, start, bisections=4)
     assert found <= limit
@@ -61,7 +61,7 @@ def test_the_search_ends_just_below_the_limit(limit: float, start: float):
 def test_the_search_gives_up_on_a_server_that_holds_no_rate():
     tried: list[float] = []
     assert highest_rate(lambda rate: bool(tried.append(rate)), 100.0, bisections=3) == 0.0
-    assert min(tried) == pytest.approx(100 / 1.5**11)
+    assert min(tried) == pytest.approx(100 / 1.5**7)
 
 
 def test_the_search_takes_no_step_twice():
