@@ -211,14 +211,14 @@ def main() -> int:
 
 
 def _overload_rows(where: Arena, target: Target, slo_s: float, found: Found, settings: Settings) -> list[Row]:
-    if not found.rate:
-        return [Row("overload", "", "not measured: no rate kept the objective", is_met=False)]
+    if not found.goodput:
+        return [Row("overload", "", "not measured: nothing was answered inside the objective", is_met=False)]
     run = overload(
         target,
         where.gateway.server.child,
         slo_s,
-        overload_rate=3 * found.rate,
-        calm_rate=0.5 * found.rate,
+        overload_rate=3 * found.goodput,
+        calm_rate=0.5 * found.goodput,
         duration_s=settings.overload_s,
         calm_s=settings.calm_after_s,
     )

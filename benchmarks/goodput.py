@@ -71,8 +71,8 @@ class Answers:
 def highest_rate(holds: Callable[[float], bool], start: float, bisections: int) -> float:
     """The highest rate at which `holds` was seen to be true; 0 when it never was.
 
-    From `start` up or down by factors of 1.5 until it changes, eight at most, then the geometric middle, `bisections` times: after
-    four of them the answer is within 3%.
+    From `start` up or down by factors of 1.5 until it changes, eight at most, then the geometric middle, `bisections`
+    times: after four of them the answer is within 3%.
     """
     low, high = 0.0, 0.0
     rate = start

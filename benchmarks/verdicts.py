@@ -110,7 +110,7 @@ def overload_rows(run: Overload, found: Found) -> list[Row]:
         Row(
             title="overload: how soon a refused request is told (p99)",
             bar=f"≤ {REFUSED_WITHIN_MS:g} ms",
-            crossfade=f"{run.refused_p99_ms:.1f} ms; {refused:,} refused, {run.lost:,} lost",
+            crossfade=f"{f'{run.refused_p99_ms:.1f} ms; ' if refused else ''}{refused:,} refused, {run.lost:,} lost",
             is_met=run.refused_p99_ms <= REFUSED_WITHIN_MS and run.lost == 0,
         ),
         Row(
