@@ -95,6 +95,7 @@ def page(name: str, results: Mapping[str, Any], picture: str | None) -> str:
         f"Measured {results['measured_at'][:10]} with `python -m benchmarks.{name}`: {where['cores']} cores"
         f" ({where['processor']}), {where['memory_gib']} GiB, Linux {where['kernel']}, Python {where['python']};"
         f" {versions}.",
+        "",
         f"Settings: {', '.join(f'{key} {value}' for key, value in settings.items())}.",
     ]
     shown = [] if picture is None else [f"![requests a second and CPU per request]({picture})", ""]

@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks import plot
 from benchmarks.report import Row, markdown, page, plot_of, replaced
 from benchmarks.throughput import Pair, Sample
 
@@ -87,3 +88,10 @@ def test_the_plot_is_well_formed_and_its_bars_are_in_proportion():
 
 def test_results_without_the_tiny_model_have_no_plot():
     assert plot_of({**RESULTS, "rows": []}) is None
+
+
+def test_a_bar_far_beyond_the_others_is_cut_and_says_so():
+    servers = [plot.Bar("a", 100.0, 10.0, True), plot.Bar("b", 90.0, 12.0, False), plot.Bar("c", 1.0, 900.0, False)]
+    drawn = plot.bars("title", servers)
+    assert "900 (cut)" in drawn
+    assert drawn.count("(cut)") == 1
