@@ -62,7 +62,7 @@ def run(
     signal.signal(signal.SIGTERM, _interrupt)  # so that the servers are ended in order then, too
     chosen = quick if arguments.quick else settings
     try:
-        rows, is_complete = _measure(sections, arguments.only or list(sections), chosen, arguments.output)
+        rows, is_complete = measure(sections, arguments.only or list(sections), chosen, arguments.output)
     except KeyboardInterrupt:
         say("interrupted; every server has been stopped")
         return 130
@@ -72,7 +72,7 @@ def run(
     return 0 if is_complete and all(row.is_met is not False for row in rows) else 1
 
 
-def _measure(
+def measure(
     sections: Mapping[str, Section], chosen: list[str], settings: Settings, output: Path
 ) -> tuple[list[Row], bool]:
     """The rows, and whether every section gave its own."""
