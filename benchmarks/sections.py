@@ -62,30 +62,30 @@ def run(
     signal.signal(signal.SIGTERM, _interrupt)  # so that the servers are ended in order then, too
     chosen = quick if arguments.quick else settings
     try:
-        rows, is_complete = measure(sections, arguments.only or list(sections), chosen, arguments.output)
+        rows = measure(sections, arguments.only or list(sections), chosen, arguments.output)
     except KeyboardInterrupt:
         say("interrupted; every server has been stopped")
         return 130
     print(report.markdown(rows))
     for path in report.write(name, rows, chosen, arguments.output):
         say(f"written to {path}")
-    return 0 if is_complete and all(row.is_met is not False for row in rows) else 1
+    return 0 if all(row.is_met is not False for row in rows) else 1
 
 
-def measure(
-    sections: Mapping[str, Section], chosen: list[str], settings: Settings, output: Path
-) -> tuple[list[Row], bool]:
-    """The rows, and whether every section gave its own."""
+def measure(sections: Mapping[str, Section], chosen: list[str], settings: Settings, output: Path) -> list[Row]:
+    """The rows of all sections, in order. One that fails has a single row, which says why and meets no bar."""
     # A short path, because Ray puts unix sockets below it, whose paths end at 107 bytes.
     with tempfile.TemporaryDirectory(prefix="cfb-", ignore_cleanup_errors=True) as home:
         bench = Bench(settings, output, Path(home), Path(home))
-        found = {name: _section(name, sections[name], bench) for name in chosen}
-    rows = [row for rows in found.values() if rows is not None for row in rows]
-    return rows, None not in found.values()
+        return [row for name in chosen for row in _section(name, sections[name], bench)]
 
 
-def _section(name: str, section: Section, bench: Bench[Settings]) -> list[Row] | None:
-    """The section's rows, or None when it failed."""
+def first_line(error: Exception) -> str:
+    """What a table has room for: the rest of such a message is the end of a server's log."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+
+
+def _section(name: str, section: Section, bench: Bench[Settings]) -> list[Row]:
     say(f"{name}: {(section.__doc__ or '').strip()}")
     folder = bench.home / name
     folder.mkdir()
@@ -95,7 +95,7 @@ def _section(name: str, section: Section, bench: Bench[Settings]) -> list[Row] |
     except SERVER_FAILURES as error:
         say(f"{name} failed: {error}")
         say(f"the servers' logs are in {keep_logs(folder, bench.output / 'logs')}")
-        return None
+        return [Row(f"section {name}", "", f"failed: {first_line(error)}", is_met=False)]
     say(f"{name}: {time.monotonic() - started_s:.0f} s")
     return rows
 

@@ -21,7 +21,7 @@ from benchmarks.peers.table import PEERS, TRITON_PEER, Kind, Peer
 from benchmarks.peers.variants import EAGER, WAITING
 from benchmarks.progress import say
 from benchmarks.report import Row
-from benchmarks.sections import SERVER_FAILURES, keep_logs
+from benchmarks.sections import SERVER_FAILURES, first_line, keep_logs
 from benchmarks.servers import Server, default_ray_serve, exchange_with, peer_server, ray_serve
 from benchmarks.throughput import Contender, Pair, in_turns, numbers
 
@@ -103,9 +103,8 @@ def failure_row(what: str, opponent: Opponent, error: Exception, folder: Path, o
     """Says it at once and in full, keeps the logs, and leaves the first line for the table."""
     say(f"  {opponent.title} failed: {error}")
     keep_logs(folder, output / "logs" / opponent.title.replace(" ", "-"))
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     word = "not installable" if isinstance(error, NotInstallable) else "failed"
-    return Row(f"{what}, beside {opponent.title}", "", "", f"{word}: {reason[:200]}")
+    return Row(f"{what}, beside {opponent.title}", "", "", f"{word}: {first_line(error)}")
 
 
 def duel_row(what: str, duel: Duel) -> Row:

@@ -23,20 +23,19 @@ def good(bench: Bench[Settings]) -> list[Row]:
 def bad(bench: Bench[Settings]) -> list[Row]:
     """Has a server that does not start."""
     (bench.folder / "server.log").write_text("why")
-    raise DidNotStart("no")
+    raise DidNotStart("it ended\nits log")
 
 
-def test_a_section_that_fails_is_told_its_logs_are_kept_and_the_others_run(tmp_path: Path):
-    rows, is_complete = measure({"a": good, "b": bad, "c": good}, ["a", "b", "c"], Settings(3), tmp_path)
-    assert [row.title for row in rows] == ["a, 3 rounds", "c, 3 rounds"]
-    assert not is_complete
+def test_a_section_that_fails_is_a_row_its_logs_are_kept_and_the_others_run(tmp_path: Path):
+    rows = measure({"a": good, "b": bad, "c": good}, ["a", "b", "c"], Settings(3), tmp_path)
+    assert [row.title for row in rows] == ["a, 3 rounds", "section b", "c, 3 rounds"]
+    assert [row.is_met for row in rows] == [None, False, None]
+    assert rows[1].crossfade == "failed: it ended"
     assert (tmp_path / "logs" / "b-server.log").read_text() == "why"
 
 
 def test_only_the_chosen_sections_run(tmp_path: Path):
-    rows, is_complete = measure({"a": good, "b": bad}, ["a"], Settings(1), tmp_path)
-    assert [row.title for row in rows] == ["a, 1 rounds"]
-    assert is_complete
+    assert [row.title for row in measure({"a": good, "b": bad}, ["a"], Settings(1), tmp_path)] == ["a, 1 rounds"]
 
 
 def test_a_mistake_in_a_section_is_not_taken_for_a_servers_failure(tmp_path: Path):
