@@ -64,11 +64,14 @@ async def _ask_all(url: str, requests: Sequence[Inputs]) -> list[np.ndarray]:
                     raise WrongAnswer(f"{reply.status} {content[:200]!r}")
                 answers[at] = binary_scores(content, reply.headers)
 
-    connector = aiohttp.TCPConnector(limit=CLIENTS)
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session, asyncio.TaskGroup() as clients:
-        for _ in range(CLIENTS):
-            clients.create_task(client(session))
+    connector, timeout = aiohttp.TCPConnector(limit=CLIENTS), aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        try:
+            async with asyncio.TaskGroup() as clients:
+                for _ in range(CLIENTS):
+                    clients.create_task(client(session))
+        except ExceptionGroup as failures:
+            raise WrongAnswer(f"{url}: {failures.exceptions[0]}") from failures
     return answers
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import httpx
+
 from benchmarks import report
 from benchmarks.crossfade import ChangeFailed
 from benchmarks.environments import NotInstallable
@@ -22,7 +24,7 @@ from benchmarks.progress import say
 from benchmarks.report import Row
 
 DEFAULT_OUTPUT = Path(__file__).parent / "results"
-SERVER_FAILURES = (DidNotStart, LoadFailed, WrongAnswer, ChangeFailed, NotInstallable)
+SERVER_FAILURES = (DidNotStart, LoadFailed, WrongAnswer, ChangeFailed, NotInstallable, httpx.HTTPError)
 Settings = TypeVar("Settings")
 
 
