@@ -207,7 +207,7 @@ SECTIONS: dict[str, Section] = {
 
 
 def main() -> int:
-    return sections.run("compare", __doc__, SECTIONS, Settings(), QUICK, "at most five minutes")
+    return sections.run("compare", __doc__, SECTIONS, Settings(), QUICK, "about five minutes")
 
 
 def _overload_rows(where: Arena, target: Target, slo_s: float, found: Found, settings: Settings) -> list[Row]:

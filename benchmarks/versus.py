@@ -117,7 +117,7 @@ def duel_row(what: str, duel: Duel) -> Row:
         bar="",
         crossfade=_figures(duel, ours=True),
         peer=_figures(duel, ours=False),
-        ratio=f"{duel.throughput_ratio:.2f}× requests, {1 / duel.cpu_share:.2f}× less CPU{duel.busy.remark}",
+        ratio=f"{duel.throughput_ratio:.2f}× the requests, {duel.cpu_share:.2f}× the CPU{duel.busy.remark}",
         details={"duel": _summary(duel), "turns": turns},
     )
 
