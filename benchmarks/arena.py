@@ -74,7 +74,7 @@ class Arena:
 
 
 def documents(
-    name: str, workload: Workload, cpu: float, batching: Mapping[str, int] | None = None
+    name: str, workload: Workload, cpu: float, batching: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
     """An endpoint and its only deployment."""
     blue = deployment(name, "blue", workload.model, cpu=cpu, batching=batching)
@@ -85,7 +85,7 @@ def documents(
 def arena(
     folder: Path,
     workload: Workload,
-    batching: Mapping[str, int] | None = None,
+    batching: Mapping[str, Any] | None = None,
     cpu: float = 1.0,
     beside: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[Arena]:

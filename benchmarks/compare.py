@@ -45,6 +45,7 @@ from benchmarks.workloads import detection, magika, minilm, pixels, tiny, wide
 # Of the largest score of an answer. ONNX Runtime multiplies matrices of other heights in another order.
 FP32_TOLERANCE = 1e-5
 INT8_TOLERANCE = 0.0
+TOKEN_BATCHING = {"padding_mask": "attention_mask"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ def real_models(bench: Bench[Settings]) -> list[Row]:
     folder.mkdir()
     tokens, images = minilm(), detection()
     turns = Turns(bench.settings.rounds, 2 * bench.settings.turn_s, 0)
-    with arena(folder, tokens, beside=documents("images", images, cpu=1)) as where:
+    with arena(folder, tokens, TOKEN_BATCHING, beside=documents("images", images, cpu=1)) as where:
         for it, connections in ((where, 8), (another(where, "images", images), 4)):
             bare = BareLoop(it.workload.model, it.workload.requests)
             pair = bare_pair(bare, it.binary(connections), turns)  # binary: these answers are as large as the requests
@@ -187,7 +188,7 @@ def equality(bench: Bench[Settings]) -> list[Row]:
         "wide": (large, mixed_rows(2048, count // 10, seed=2), FP32_TOLERANCE),
         "minilm": (tokens, random.Random(1).choices(tokens.requests, k=count // 20), INT8_TOLERANCE),
     }
-    beside = [it for name in ("wide", "minilm") for it in documents(name, asked[name][0], cpu=0.5)]
+    beside = [*documents("wide", large, cpu=0.5), *documents("minilm", tokens, cpu=0.5, batching=TOKEN_BATCHING)]
     rows = []
     with arena(bench.folder, small, cpu=0.5, beside=beside) as where:
         for name, (workload, requests, tolerance) in asked.items():

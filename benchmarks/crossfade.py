@@ -70,7 +70,7 @@ def deployment(
     model: Path,
     instance_count: int = 1,
     cpu: float = 0.2,
-    batching: Mapping[str, int] | None = None,
+    batching: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A spec document. The version is the deployment's name, since all of them serve the same file."""
     return {
