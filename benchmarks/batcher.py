@@ -3,7 +3,8 @@
     python -m benchmarks.batcher
 
 Closed loop: each of n clients sends its next request when it has its reply, from a callback that the loop runs in its
-next turn, as a socket would. Prints wall-clock and CPU microseconds per request, and rows per batch.
+next turn, as a socket would. Prints wall-clock and CPU microseconds per request, and rows per batch. With the wide MLP,
+the difference between 1 and 32 clients is what batching gains. Before that: what the queue and the recorder take of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import math
 import resource
 import tempfile
 import time
+import timeit
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,19 +25,23 @@ import uvloop
 from adapters.onnx.backend import OnnxBackend
 from adapters.onnx.options import OnnxOptions
 from benchmarks.models import tiny_mlp, wide_mlp
-from serving.batcher import Batcher
-from serving.batching import BatchLimits, BatchQueue, Work
+from serving.batcher import Batcher, Slot
+from serving.batching import BatchLimits, BatchQueue
 from serving.errors import ScoringError
-from serving.execution import Executor
+from serving.execution import Executed, Executor, Run
+from serving.lanes import Lanes
+from serving.latency import LatencyTable
 from serving.messages import InferReply, InferRequest
 from serving.model import Model, ModelSettings
 from serving.recorder import Recorder
+from serving.warmup import warm_up
+from serving.work import Work
 from serving.worker import Worker
 
 
 async def through_model(options: OnnxOptions, columns: int, clients: int, requests: int) -> str:
     """The whole core, as a replica has it: inline or in a thread, as the warm-up decides."""
-    model = Model(ModelSettings("bench", "1"))
+    model = Model(ModelSettings("bench", "1", objective_s=0.05))
     await model.load(partial(OnnxBackend, options))
     row = np.random.default_rng(1).standard_normal((1, columns)).astype(np.float32)
     request = InferRequest("", {"x": row})
@@ -74,8 +81,9 @@ async def through_batcher(options: OnnxOptions, columns: int, clients: int, requ
     backend = OnnxBackend(options)
     worker = None if is_inline else Worker("bench")
     recorder = Recorder()
-    queue = BatchQueue(BatchLimits(max_batch_rows=64, join_rows=64, max_waiting=1000))
-    batcher = Batcher(Executor(backend, backend.signature), queue, recorder, worker)
+    table = LatencyTable(warm_up(backend, 64).latency_s, 64)
+    queue = BatchQueue(BatchLimits(max_batch_rows=64, max_waiting=1000, objective_s=0.05), Lanes(table))
+    batcher = Batcher([Slot(Executor(backend, backend.signature), worker)], queue, recorder)
     inputs = {"x": np.random.default_rng(1).standard_normal((1, columns)).astype(np.float32)}
     loop = asyncio.get_running_loop()
     done = loop.create_future()
@@ -107,6 +115,39 @@ async def through_batcher(options: OnnxOptions, columns: int, clients: int, requ
     return _line(f"batcher ({'inline' if is_inline else 'thread'})", clients, requests, wall_s, cpu_s, batches)
 
 
+def through_queue(rows: int) -> float:
+    """Microseconds per request for making, adding and taking it, in batches of `rows` requests."""
+    latency_s = {size: 1e-5 + size * 1e-6 for size in (1, 2, 4, 8, 16, 32, 64)}
+    queue = BatchQueue(BatchLimits(64, 1000, objective_s=0.05), Lanes(LatencyTable(latency_s, 64)))
+
+    def turn() -> None:
+        now_s = time.monotonic()
+        for _ in range(rows):
+            queue.add(Work({}, ("y",), 1, now_s + 5.0, now_s, _ignore))
+        batch, _ = queue.take(now_s)
+        if batch is not None:
+            batch.lane.table.observe(batch.rows, 2e-5)
+            queue.ended(batch, now_s)
+
+    return _best_us(turn) / rows
+
+
+def through_recorder(rows: int) -> float:
+    """Microseconds per request for counting it, in batches of `rows` requests."""
+    recorder = Recorder()
+    works = [Work({}, ("y",), 1, math.inf, 100.0 + at * 1e-5, _ignore) for at in range(rows)]
+    executed = Executed(works, [[] for _ in works], [Run(rows, rows, 1e-6, 1e-5, 1e-6)])
+    return _best_us(lambda: recorder.executed(executed, 100.1, 100.2)) / rows
+
+
+def _best_us(function: Callable[[], None]) -> float:
+    return min(timeit.repeat(function, number=3000, repeat=7)) / 3000 * 1e6
+
+
+def _ignore(_: object) -> None:
+    """Nobody waits for the answer."""
+
+
 def _line(what: str, clients: int, requests: int, wall_s: float, cpu_s: float, batches: int) -> str:
     wall_us, cpu_us = wall_s / requests * 1e6, cpu_s / requests * 1e6
     return (
@@ -120,6 +161,10 @@ def _cpu_s() -> float:
 
 
 def main() -> None:
+    for rows in (1, 32):
+        print(
+            f"batches of {rows}: queue {through_queue(rows):.2f} µs, recorder {through_recorder(rows):.2f} µs a request"
+        )
     with tempfile.TemporaryDirectory() as folder:
         for name, make, columns, requests in (("tiny MLP", tiny_mlp, 64, 40_000), ("wide MLP", wide_mlp, 2048, 1_000)):
             path = Path(folder) / "model.onnx"

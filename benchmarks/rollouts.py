@@ -15,14 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks import report
 from benchmarks.crossfade import CONTROL_PLANE_KIND, ENDPOINT, ChangeFailed, Gateway, crossfade, deployment, endpoint
-from benchmarks.models import POISON, faulty_mlp, slow_mlp, tiny_mlp
+from benchmarks.models import faulty_mlp, poison, slow_mlp, tiny_mlp
 from benchmarks.payloads import Payload, payload_for
 from benchmarks.processes import DidNotStart
 from benchmarks.progress import say
@@ -278,7 +278,7 @@ def main() -> int:
         say("interrupted; the gateway has been stopped")
         return 130
     print(report.markdown(rows))
-    for path in report.write(rows, asdict(settings), arguments.output, "rollouts"):
+    for path in report.write("rollouts", rows, settings, arguments.output):
         say(f"written to {path}")
     return 0 if all(outcomes) and all(row.is_met is not False for row in rows) else 1
 
@@ -300,7 +300,7 @@ def _measure(name: str, settings: Settings, rows: list[Row]) -> bool:
         else:
             del models["green"]
         payload = payload_for(folder / models["blue"], ENDPOINT)
-        poison = payload_for(folder / models["blue"], ENDPOINT, POISON)
+        poison = payload_for(folder / models["blue"], ENDPOINT, poison())
         documents = [endpoint(ENDPOINT, {"blue": 100})]
         documents += [deployment(ENDPOINT, deployed, folder / file) for deployed, file in models.items()]
         try:

@@ -34,6 +34,7 @@ from router.operations import Operations
 from router.plan import Rules
 from router.ports import Runtime
 from router.reconciler import Reconciler
+from router.replica_metrics import ReplicaMetrics
 from router.rollout_ports import Comparer
 from router.rollouts.clock import SystemClock
 from router.rollouts.course import Surroundings
@@ -103,7 +104,8 @@ class ControlPlane:
             self.rollouts,
             Rules(must_allow_anonymous=not config.is_loopback),
         )
-        self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics)
+        replica_metrics = ReplicaMetrics(config.gateway_token, lambda: self.reconciler.replicas)
+        self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics, replica_metrics.gather)
 
     async def run(self) -> int:
         """Serve until SIGINT, or until Ray is lost. Returns the exit code."""

@@ -1,10 +1,10 @@
-"""`/metrics`: what Envoy counted and what the control plane knows, as Prometheus text (exposition format 0.0.4)."""
+"""`/metrics`: what Envoy and the replicas counted, and what the control plane knows. Prometheus text, format 0.0.4."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 import httpx
 
@@ -13,14 +13,14 @@ from router.domain.endpoint import EndpointState
 from router.domain.routing import Replica, ReplicaState
 from router.ports import ProxyStatus
 from serving.exchange import Cancel, Handler, HttpRequest, HttpResponse, Reply
-
-_TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+from serving.metrics import TEXT
 
 # What Envoy keeps for operators. Not what it counts for rollouts (router/xds/attempts.py): a hundred buckets for each
 # deployment.
 _SHOWN = "^(cluster|http|server|listener_manager|cluster_manager|control_plane|overload)[.]"
 
 Observe = Callable[[], str]
+Gather = Callable[[], Awaitable[str]]
 
 
 def gateway_metrics(
@@ -74,20 +74,23 @@ def gateway_metrics(
 
 
 class MetricsPage:
-    """Serves `GET /metrics`. Envoy's part comes from its admin socket; when Envoy is away, ours is served alone."""
+    """Serves `GET /metrics`. Envoy's part comes from its admin socket, `gather` brings that of the replicas. Whoever is
+    away is left out.
+    """
 
-    def __init__(self, envoy_admin_socket: str, observe: Observe) -> None:
+    def __init__(self, envoy_admin_socket: str, observe: Observe, gather: Gather) -> None:
         self._client = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=envoy_admin_socket), timeout=5.0)
         self._observe = observe
+        self._gather = gather
         self._running: set[asyncio.Task[None]] = set()
 
     def handler(self) -> Handler:
         def handle(request: HttpRequest, reply: Reply) -> Cancel | None:
             if request.path != b"/metrics":
-                reply(HttpResponse(404, [_TEXT], [b"metrics are at /metrics\n"]))
+                reply(HttpResponse(404, [TEXT], [b"metrics are at /metrics\n"]))
                 return None
             if request.method != b"GET":
-                reply(HttpResponse(405, [_TEXT, (b"allow", b"GET")], [b"use GET\n"]))
+                reply(HttpResponse(405, [TEXT, (b"allow", b"GET")], [b"use GET\n"]))
                 return None
             task = asyncio.create_task(self._answer(reply), name="metrics")
             self._running.add(task)
@@ -102,13 +105,15 @@ class MetricsPage:
         await self._client.aclose()
 
     async def _answer(self, reply: Reply) -> None:
-        own = self._observe()
+        envoy, replicas = await asyncio.gather(self._envoy(), self._gather())
+        reply(HttpResponse(200, [TEXT], [self._observe().encode(), replicas.encode(), envoy.encode()]))
+
+    async def _envoy(self) -> str:
         try:
             answer = await self._client.get("http://envoy/stats/prometheus", params={"filter": _SHOWN})
-            envoy = answer.text if answer.status_code == 200 else ""
         except httpx.HTTPError:
-            envoy = ""
-        reply(HttpResponse(200, [_TEXT], [own.encode(), envoy.encode()]))
+            return ""
+        return answer.text if answer.status_code == 200 else ""
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

@@ -105,6 +105,9 @@ async def load_model(cache_dir: str, deployed: DeployedModel) -> Model:
             version=deployed.model_version,
             max_batch_size=spec.batching.max_batch_size,
             max_waiting=spec.request_settings.max_concurrent_requests_per_instance,
+            objective_s=spec.batching.latency_slo_ms / 1000,
+            padding_mask=spec.batching.padding_mask,
+            instances=spec.execution.instances_per_replica,
         )
     )
     await model.load(lambda: OnnxBackend(options_for(deployed, cache_dir, next(instances))))

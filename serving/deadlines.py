@@ -1,4 +1,8 @@
-"""When a request's answer stops being of use: the earliest of what the client, Envoy and the request itself say."""
+"""When a request's answer stops being of use: the earliest of what the client, Envoy and the request itself say.
+
+Envoy says how long it will wait: the deployment's `request_timeout_ms`, or less where the client set `grpc-timeout`.
+The deployment's objective (`batching.latency_slo_ms`) is no deadline: it orders the queue (serving/batching.py).
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from router.domain.errors import CrossfadeError
 
 
@@ -33,8 +35,21 @@ class UnsupportedEncoding(ScoringError):
     """A content-encoding that we do not read."""
 
 
+class Refusal(StrEnum):
+    """Why a request was not let into the queue."""
+
+    QUEUE_FULL = "queue_full"
+    DEADLINE = "deadline"  # its deadline would pass before its answer
+    OVERLOAD = "overload"  # too much comes in, and its answer would miss the objective
+
+
 class Overloaded(ScoringError):
-    """The queue is full, or the deadline cannot be met."""
+    """The request would wait in vain. `retry_after_s`: when there should be room."""
+
+    def __init__(self, message: str, reason: Refusal = Refusal.QUEUE_FULL, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(ScoringError):

@@ -1,6 +1,11 @@
 """Runs one batch on a backend: gather the rows, run, give every request its own rows back. Synchronous; knows no queue.
 
 A batch that fails is bisected, so that a request which makes the model fail fails alone.
+
+Copies of a tensor's bytes between the socket and the model, and back: a request that runs alone reaches the backend as
+a view of its body; one that is joined is copied once, into the batch; a big one that runs in pieces is sliced, not
+copied. Outputs go back as views of the model's own arrays, only the outputs of pieces are put together. What else is
+copied between socket and backend is counted in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -12,23 +17,31 @@ from time import perf_counter
 
 import numpy as np
 
-from serving.batching import Batch, Outcome, Work
 from serving.errors import ModelFailed, ScoringError
+from serving.lanes import PaddedAxis
+from serving.padding import cut, cut_outputs, joined
 from serving.ports import Backend
 from serving.signature import Signature
+from serving.work import Batch, Outcome, Work
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Run:
-    """One successful call of the backend. `requests`: how many it completed (0 for a piece of a bigger request)."""
+    """One successful call of the backend. `requests`: how many it completed (0 for a piece of a bigger request).
+
+    `positions` and `padding`: where requests may be padded, the positions along the padded axis, over all rows, that
+    were asked for and that were added.
+    """
 
     rows: int
     requests: int
     input_s: float
     infer_s: float
     output_s: float
+    positions: int = 0
+    padding: int = 0
 
 
 @dataclass(slots=True)
@@ -45,10 +58,12 @@ class Executed:
 
 
 class Executor:
-    """Not thread-safe: one batch at a time, from one thread at a time."""
+    """Thread-safe as far as the backend is. `padded`: requests of one batch may differ in length along this axis."""
 
-    def __init__(self, backend: Backend, signature: Signature) -> None:
+    def __init__(self, backend: Backend, signature: Signature, padded: PaddedAxis | None = None) -> None:
         self._backend = backend
+        self._padded = padded
+        self._cut_outputs = frozenset() if padded is None else cut_outputs(signature, padded.axis)
         self._input_names = tuple(spec.name for spec in signature.inputs)
         self._output_order = {spec.name: at for at, spec in enumerate(signature.outputs)}
 
@@ -83,19 +98,45 @@ class Executor:
     def _run_single(self, work: Work, rows: int) -> tuple[list[Outcome], Run]:
         started = perf_counter()
         arrays = self._run(work.inputs, work.outputs)
-        return [arrays], Run(rows, 1, 0.0, perf_counter() - started, 0.0)
+        return [arrays], Run(rows, 1, 0.0, perf_counter() - started, 0.0, rows * work.length)
 
     def _run_joined(self, works: Sequence[Work], rows: int) -> tuple[list[Outcome], Run]:
         started = perf_counter()
-        # Into fresh memory: a buffer that is kept was not faster, at any size from 8 KiB to 19 MB.
-        inputs = {name: np.concatenate([work.inputs[name] for work in works]) for name in self._input_names}
+        length = works[0].length
+        if self._padded is None or all(work.length == length for work in works):
+            # Into fresh memory: a buffer that is kept was not faster, at any size from 8 KiB to 19 MB.
+            inputs = {name: np.concatenate([work.inputs[name] for work in works]) for name in self._input_names}
+        else:
+            length = max(work.length for work in works)
+            inputs = self._padded_inputs(works, self._padded, length)
         names = self._wanted(works)
         gathered = perf_counter()
         arrays = self._run(inputs, names)
         ran = perf_counter()
         _check_rows(names, arrays, rows)
         outcomes = _scatter(works, names, arrays)
-        return outcomes, Run(rows, len(works), gathered - started, ran - gathered, perf_counter() - ran)
+        positions = sum(work.rows * work.length for work in works)
+        padding = rows * length - positions
+        if padding and self._padded is not None:
+            self._cut_back(works, outcomes, self._padded.axis, length)
+        timed = Run(rows, len(works), gathered - started, ran - gathered, perf_counter() - ran, positions, padding)
+        return outcomes, timed
+
+    def _padded_inputs(self, works: Sequence[Work], padded: PaddedAxis, length: int) -> dict[str, np.ndarray]:
+        inputs = {}
+        for name in self._input_names:
+            arrays = [work.inputs[name] for work in works]
+            inputs[name] = joined(arrays, padded.axis, length) if name in padded.inputs else np.concatenate(arrays)
+        return inputs
+
+    def _cut_back(self, works: Sequence[Work], outcomes: Sequence[Outcome], axis: int, length: int) -> None:
+        """Take from each request's outputs what its padding brought. `length`: that of the batch."""
+        for work, arrays in zip(works, outcomes, strict=True):
+            if work.length == length or not isinstance(arrays, list):
+                continue
+            for at, name in enumerate(work.outputs):
+                if name in self._cut_outputs and arrays[at].shape[axis] == length:
+                    arrays[at] = cut(arrays[at], axis, work.length)
 
     def _execute_piece(self, batch: Batch) -> Executed:
         work = batch.works[0]

@@ -25,11 +25,15 @@ _MAX_LOOKS = 16
 def decode_json(
     name: str, datatype: Datatype, shape: tuple[int, ...], count: int, data: object, can_hold_booleans: bool = True
 ) -> np.ndarray:
-    """The tensor whose JSON form is `data`. `count` is the product of `shape`.
+    """The tensor whose JSON form is `data`. `count` is the product of `shape`. (An array is taken as it is.)
 
     `can_hold_booleans` False (see `may_hold_booleans`) saves looking for them among the values. Raises `BadRequest`,
     naming the first value that does not fit.
     """
+    if isinstance(data, np.ndarray):  # from serving/big_json.py
+        if data.size != count:
+            raise _wrong_count(name, shape, count, data.size)
+        return data.reshape(shape)
     values = _flattened(name, shape, data)
     if datatype.is_bytes:
         _check_count(name, shape, count, values)
@@ -113,7 +117,11 @@ def _flattened(name: str, shape: tuple[int, ...], data: object) -> list[Any]:
 
 def _check_count(name: str, shape: tuple[int, ...], count: int, values: list[Any]) -> None:
     if len(values) != count:
-        raise BadRequest(f"input {quoted(name)} has {len(values)} values, but shape {shape_text(shape)} takes {count}")
+        raise _wrong_count(name, shape, count, len(values))
+
+
+def _wrong_count(name: str, shape: tuple[int, ...], count: int, found: int) -> BadRequest:
+    return BadRequest(f"input {quoted(name)} has {found} values, but shape {shape_text(shape)} takes {count}")
 
 
 def _misnested(name: str, shape: tuple[int, ...]) -> BadRequest:

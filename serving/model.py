@@ -10,6 +10,7 @@ Ready means that the warm-up has passed, never merely that a file was read.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,18 +18,22 @@ from enum import Enum
 from functools import partial
 
 from router.domain.errors import ModelUnavailable
-from serving.batcher import Batcher
-from serving.batching import BatchLimits, BatchQueue, Outcome, Work
+from serving.batcher import Batcher, Slot
+from serving.batching import BatchLimits, BatchQueue
 from serving.errors import ScoringError, Unavailable
 from serving.exchange import Cancel
 from serving.execution import Executor
+from serving.lanes import Lanes
+from serving.latency import LatencyTable
 from serving.load import WorkDone
 from serving.messages import InferReply, InferRequest
+from serving.parameters import priority
 from serving.ports import Backend
 from serving.recorder import Recorder
 from serving.signature import Signature
-from serving.statistics import ModelStatistics
-from serving.warmup import WarmUp, warm_up
+from serving.statistics import ModelCounters, ModelStatistics
+from serving.warmup import WarmUp, first_that_runs, ragged_inputs, warm_up
+from serving.work import Outcome, Work
 from serving.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -53,23 +58,30 @@ TRANSITIONS: dict[ModelState, frozenset[ModelState]] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """`max_batch_size`: rows, 1 switches batching off. `max_waiting`: requests, more are refused at once."""
+    """`max_batch_size`: rows, 1 switches batching off. `max_waiting`: requests, more are refused at once.
+
+    `objective_s`: the latency that batching must not endanger. `padding_mask`: see serving/padding.py; empty: none.
+    `instances`: how many backends are opened and run side by side.
+    """
 
     name: str
     version: str
     max_batch_size: int = 64
     max_waiting: int = 1000
+    objective_s: float = math.inf
+    padding_mask: str = ""
+    instances: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Service:
     """What a warmed-up model answers with."""
 
-    backend: Backend
+    backends: Sequence[Backend]
     signature: Signature
     warm_up: WarmUp
     batcher: Batcher
-    worker: Worker | None
+    workers: Sequence[Worker]
     output_names: tuple[str, ...]
     datatypes: dict[str, str]
 
@@ -121,29 +133,37 @@ class Model:
 
     @property
     def work_done(self) -> WorkDone:
-        """What was done so far, for the measuring of load."""
-        return WorkDone(self._recorder.busy_s, self._recorder.finished, self.pending)
+        """What was done so far, for the measuring of load. Half of two slots busy counts as half of the time."""
+        slots = 1 if self._service is None else len(self._service.workers) or 1
+        return WorkDone(self._recorder.busy_s / slots, self._recorder.finished, self.pending)
 
     def statistics(self) -> ModelStatistics:
         return self._recorder.snapshot(time.monotonic(), time.time())
 
+    def counters(self) -> ModelCounters:
+        return self._recorder.counters(self.pending)
+
     async def load(self, open_backend: Callable[[], Backend]) -> None:
-        """Open the backend and warm it up, both in a thread; ready when this returns.
+        """Open the backend, once for each instance, and warm it up, in a thread; ready when this returns.
 
         Raises `ModelUnavailable` with the reason; the model is then stopped and cannot be loaded again.
         """
         if self._state is not ModelState.LOADING:
             raise RuntimeError(f"a model that is {self._state.value} cannot be loaded")
         worker = Worker(f"model-{self.name}")
-        backend = None
+        backends: list[Backend] = []
         try:
-            backend = await worker.call(open_backend)
+            for _ in range(self._settings.instances):
+                backends.append(await worker.call(open_backend))  # noqa: PERF401  # those opened must be closed if one fails
             self._enter(ModelState.WARMING)
-            warmed = await worker.call(partial(warm_up, backend, self._settings.max_batch_size))
-            service = self._assemble(backend, warmed, None if warmed.is_inline else worker)
+            settings = self._settings
+            warmed = await worker.call(partial(warm_up, backends[0], settings.max_batch_size, settings.padding_mask))
+            for backend in backends[1:]:  # they are like the first; only their own first run is theirs to make
+                await worker.call(partial(first_that_runs, backend))
             self._enter(ModelState.READY)
+            service = self._assemble(backends, warmed, worker)
         except BaseException as error:
-            if backend is not None:
+            for backend in backends:
                 worker.submit(_close, backend, _ignore)  # in its turn: a warm-up may still be running
             worker.stop()
             self._stop(str(error) or type(error).__name__)
@@ -151,7 +171,7 @@ class Model:
                 raise
             raise ModelUnavailable(f"the model did not load: {error}") from error
         self._service = service
-        if service.worker is None:
+        if not service.workers:
             worker.stop()
 
     def infer(
@@ -167,6 +187,8 @@ class Model:
         rows = next(iter(inputs.values())).shape[0] if service.signature.is_batchable else 1
         answer = partial(self._answer, service.datatypes, request.id, outputs, reply)
         work = Work(inputs, outputs, rows, deadline_s, time.monotonic(), answer)
+        if request.parameters:
+            work.priority = priority(request.parameters)
         try:
             service.batcher.submit(work)
         except ScoringError as error:
@@ -191,25 +213,34 @@ class Model:
         if service is None:
             return
         await service.batcher.abandon()
-        if service.worker is not None:
-            await service.worker.join()
-        service.backend.close()
+        for worker in service.workers:
+            await worker.join()
+        for backend in service.backends:
+            backend.close()
 
-    def _assemble(self, backend: Backend, warmed: WarmUp, worker: Worker | None) -> _Service:
-        signature = replace(backend.signature, is_batchable=warmed.is_batchable)
-        limits = BatchLimits(
-            max_batch_rows=self._settings.max_batch_size if warmed.is_batchable else 1,
-            join_rows=warmed.join_rows,
-            max_waiting=self._settings.max_waiting,
+    def _assemble(self, backends: Sequence[Backend], warmed: WarmUp, worker: Worker) -> _Service:
+        """`worker` runs the first slot, unless batches run on the event loop. Every other one has its own thread."""
+        settings = self._settings
+        signature = replace(backends[0].signature, is_batchable=warmed.is_batchable)
+        shared = [backend for backend in backends for _ in range(backend.parallelism)]
+        executors = [Executor(backend, signature, warmed.padded) for backend in shared]
+        is_inline = warmed.is_inline and len(executors) == 1
+        workers = [] if is_inline else [worker, *(Worker(f"model-{self.name}-{at}") for at in range(1, len(executors)))]
+        max_rows = settings.max_batch_size if warmed.is_batchable else 1
+        lanes = Lanes(
+            LatencyTable(warmed.latency_s, max_rows),
+            ragged_inputs(signature) if warmed.is_batchable else (),
+            warmed.row_elements,
+            warmed.padded,
         )
-        ragged = [spec.name for spec in signature.inputs if any(dim < 0 for dim in spec.shape[1:])]
-        queue = BatchQueue(limits, ragged if warmed.is_batchable else ())
+        queue = BatchQueue(BatchLimits(max_rows, settings.max_waiting, settings.objective_s, len(executors)), lanes)
+        slots = [Slot(executor, None if is_inline else workers[at]) for at, executor in enumerate(executors)]
         return _Service(
-            backend=backend,
+            backends=backends,
             signature=signature,
             warm_up=warmed,
-            batcher=Batcher(Executor(backend, signature), queue, self._recorder, worker),
-            worker=worker,
+            batcher=Batcher(slots, queue, self._recorder),
+            workers=workers,
             output_names=tuple(spec.name for spec in signature.outputs),
             datatypes={spec.name: spec.datatype for spec in signature.outputs},
         )

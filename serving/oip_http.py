@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from serving.big_json import BIG_BYTES, BigJson
 from serving.compression import compress, decompress, response_encoding
 from serving.errors import BadRequest
 from serving.exchange import Header, HttpRequest, HttpResponse
@@ -36,9 +37,10 @@ _NO_PARAMETERS: dict[str, Parameter] = {}
 class HttpCodec:
     """Decodes infer requests for one model and encodes its replies."""
 
-    __slots__ = ("_contract", "_max_request_bytes")
+    __slots__ = ("_big_json", "_contract", "_max_request_bytes")
 
     def __init__(self, contract: ModelContract, max_request_bytes: int) -> None:
+        self._big_json = BigJson()
         self._contract = contract
         self._max_request_bytes = max_request_bytes
 
@@ -82,7 +84,9 @@ class HttpCodec:
         return _response(text, blobs, response_encoding(accept_encoding) if accept_encoding else None)
 
     def _decode_document(self, text: bytes | memoryview, json_length: int | None, body: bytes) -> InferRequest:
-        document = _parse_object(text)
+        document = self._big_json.parse(text) if isinstance(text, bytes) and len(text) >= BIG_BYTES else None
+        if document is None:
+            document = _parse_object(text)
         can_hold_booleans: bool | None = None
         parameters = _parameters(document, "the request")
         inputs: dict[str, np.ndarray] = {}
@@ -101,7 +105,7 @@ class HttpCodec:
                 if data is None:
                     raise BadRequest(f"input {name!r} has neither 'data' nor 'binary_data_size'")
                 if can_hold_booleans is None:
-                    can_hold_booleans = may_hold_booleans(bytes(text))
+                    can_hold_booleans = not isinstance(data, np.ndarray) and may_hold_booleans(bytes(text))
                 inputs[name] = decode_json(name, contract.datatype, tuple(shape), count, data, can_hold_booleans)
                 continue
             if data is not None:

@@ -47,3 +47,8 @@ def timeout_s(parameters: Mapping[str, Parameter]) -> float | None:
     """The client's own limit, which the protocol counts in microseconds; None when there is none (0 means none)."""
     value = parameters.get(_TIMEOUT)
     return int(value) / 1e6 if value else None
+
+
+def priority(parameters: Mapping[str, Parameter]) -> int:
+    """0 is the default, 1 the highest, then falling: see serving/levels.py."""
+    return int(parameters.get(_PRIORITY, 0))

@@ -59,8 +59,8 @@ class ScoringModel(Protocol):
         self, request: InferRequest, deadline_s: float, reply: Callable[[InferReply | ScoringError], None]
     ) -> Cancel:
         """Score; calls `reply` exactly once, on the event loop, now or later, unless cancelled through the returned
-        function. `deadline_s` is on `time.monotonic()`'s clock; work that has not begun by then fails with
-        `DeadlinePassed`.
+        function. `deadline_s` is on `time.monotonic()`'s clock; a request that cannot be answered by then fails with
+        `Overloaded` at once, or when that shows later, with `DeadlinePassed`.
         """
 
     def statistics(self) -> ModelStatistics: ...

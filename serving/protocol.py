@@ -7,8 +7,9 @@ infer, which is answered when the model has scored.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from urllib.parse import unquote, unquote_to_bytes
 
 from serving.errors import ScoringError
@@ -36,14 +37,22 @@ _DEFAULTS = ProtocolSettings()
 
 
 def model_handler(
-    model: ScoringModel, view: View, settings: ProtocolSettings = _DEFAULTS, now_s: Callable[[], float] = time.monotonic
+    model: ScoringModel,
+    view: View,
+    settings: ProtocolSettings = _DEFAULTS,
+    now_s: Callable[[], float] = time.monotonic,
+    others: Mapping[bytes, Handler] = MappingProxyType({}),
 ) -> Handler:
-    """Serves one model, and the calls about the server. `now_s` is the clock of the model's deadlines."""
+    """Serves one model, and the calls about the server. `now_s` is the clock of the model's deadlines.
+
+    `others`: path → who answers it instead.
+    """
     calls = InferCalls(model, settings.max_request_bytes, now_s)
     of_model = f"/v2/models/{model.name}"
     of_version = f"{of_model}/versions/{model.version}"
     # The paths that nearly all requests have, whole, so that one look-up decides.
-    infer_paths = {
+    infer_paths: dict[bytes, Handler] = {
+        **others,
         f"{of_model}/infer".encode(): calls.http,
         f"{of_version}/infer".encode(): calls.http,
         f"{of_model}/ModelInfer".encode(): calls.grpc,

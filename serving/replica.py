@@ -17,6 +17,8 @@ from router.domain.routing import Address, Replica, ReplicaState, TcpAddress, Un
 from serving.directory import ANNOUNCE_EVERY_S
 from serving.listener import Listener
 from serving.load import IdleWatch, LoadMeter
+from serving.metrics import PATH as METRICS_PATH
+from serving.metrics import metrics_handler
 from serving.model import Model
 from serving.protocol import ProtocolSettings, model_handler
 from serving.server_view import IndexEntry, ServerView
@@ -86,7 +88,10 @@ class ReplicaService:
         try:
             self._model = await self._load_model(self._config.deployed)
             max_bytes = self._config.deployed.spec.request_settings.max_request_bytes
-            handler = model_handler(self._model, self._view, ProtocolSettings(max_request_bytes=max_bytes))
+            whose = {"endpoint": self._self.endpoint, "deployment": self._self.deployment, "replica": self._self.id}
+            metrics = {METRICS_PATH: metrics_handler(self._model.counters, whose)}
+            settings = ProtocolSettings(max_request_bytes=max_bytes)
+            handler = model_handler(self._model, self._view, settings, others=metrics)
             self._listener = Listener(handler, self._config.token.encode(), max_bytes)
             address = await self._open(self._listener)
         except CrossfadeError as error:

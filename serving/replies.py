@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
@@ -16,10 +17,10 @@ RETRY_ELSEWHERE: Header = (b"x-crossfade-retry", b"1")
 
 # The client's own words may be part of a message; a header or a log line has no room for all of them.
 _MESSAGE_LIMIT = 1000
+_LONGEST_RETRY_AFTER_S = 60
 
 _ERROR_HEADERS: dict[type[ScoringError], Header] = {
     Unavailable: RETRY_ELSEWHERE,
-    Overloaded: (b"retry-after", b"1"),
     NotStarted: (b"retry-after", b"10"),
     UnsupportedEncoding: (b"accept-encoding", b"gzip, deflate"),  # RFC 7694
 }
@@ -54,5 +55,7 @@ def error_message(error: ScoringError) -> str:
 
 def error_headers(error: ScoringError) -> tuple[Header, ...]:
     """What besides status and message tells the caller, or Envoy, how to go on."""
+    if isinstance(error, Overloaded):  # whole seconds, RFC 9110 §10.2.3
+        return ((b"retry-after", b"%d" % min(max(math.ceil(error.retry_after_s), 1), _LONGEST_RETRY_AFTER_S)),)
     header = _ERROR_HEADERS.get(type(error))
     return () if header is None else (header,)

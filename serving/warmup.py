@@ -1,12 +1,13 @@
-"""The first runs of a model, before any client sees it. They prove that it runs at all, and they decide three things:
+"""The first runs of a model, before any client sees it. They prove that it runs at all, and they decide four things:
 
 1. *May rows be joined?* The signature only says that axis 0 is free everywhere. Whether rows are independent is tried:
    three different rows run alone, then together; the answers must agree. This finds a batch on another axis, a hidden
    fixed batch size, state, randomness, and normalisation over the batch.
-2. *Does joining pay?* Batches of 1, 2, 4 … rows are timed. If the best of them is not a quarter cheaper per row than
-   one row alone, requests are not joined: n of them in one batch would all wait for the last, for nearly nothing.
-   (Google's magika on one CPU thread: 4.5 ms for 1 row, 34.6 ms for 8.)
-3. *Loop or thread?* A model whose biggest batch takes less than 300 µs runs on the event loop; a hand-over to
+2. *Does joining pay?* Batches of 1, 2, 4 … rows are timed. The table is where serving/latency.py starts from; it goes
+   on measuring for as long as the model serves.
+3. *May lengths differ?* Where the deployment names a padding mask, rows of different lengths run alone, then padded and
+   together; again the answers must agree. If they do not, only equal lengths are joined, and the log says so.
+4. *Loop or thread?* A model whose biggest batch takes less than 300 µs runs on the event loop; a hand-over to
    a thread and back costs about 50 µs and cannot pay. A longer one would block everybody: it gets a thread. So does
    a model with free axes besides the batch axis, whose requests may be of any size.
 
@@ -25,6 +26,9 @@ import numpy as np
 
 from router.domain.errors import ModelUnavailable
 from serving.errors import ScoringError
+from serving.lanes import PaddedAxis
+from serving.latency import JOINING_PAYS_BELOW, LatencyTable
+from serving.padding import cut, cut_outputs, joined, padded_axis
 from serving.ports import Backend
 from serving.samples import Inputs, Sample, candidates
 from serving.signature import Signature
@@ -32,7 +36,6 @@ from serving.signature import Signature
 log = logging.getLogger(__name__)
 
 INLINE_BELOW_S = 300e-6
-JOINING_PAYS_BELOW = 0.75  # of the cost of a row alone
 BUDGET_S = 2.0
 _TIMED_RUNS = 5
 _HOPELESS_FROM_ROWS = 8  # when so many rows are not yet cheaper, more are not tried: it would only delay the start
@@ -45,24 +48,34 @@ _TOLERANCE = {"FP64": 1e-9, "FP32": 1e-4, "FP16": 1e-2, "BF16": 5e-2}
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """`latency_s`: rows → seconds of one execution. `join_rows`: join requests up to this many rows (1: never)."""
+    """`latency_s`: rows → seconds of one execution, of rows with `row_elements` elements in the inputs that have free
+    axes. `join_rows`: join requests up to this many rows (1: never). `padded`: where lengths may differ.
+    """
 
     is_batchable: bool
     join_rows: int
     is_inline: bool
     latency_s: Mapping[int, float]
+    row_elements: int = 1
+    padded: PaddedAxis | None = None
 
 
-def warm_up(backend: Backend, max_batch_size: int) -> WarmUp:
+def warm_up(backend: Backend, max_batch_size: int, padding_mask: str = "") -> WarmUp:
     """Takes about `BUDGET_S`, longer when single runs do. Raises `ModelUnavailable` when the model does not run."""
     signature = backend.signature
-    sample = _first_that_runs(backend)
+    sample = first_that_runs(backend)
     is_batchable = max_batch_size > 1 and signature.is_batchable and _are_rows_independent(backend, sample)
-    latency_s = _measure(backend, sample, max_batch_size if is_batchable else 1)
-    join_rows = rows_worth_joining(latency_s, max_batch_size) if is_batchable else 1
-    longest_s = max(seconds for rows, seconds in latency_s.items() if rows <= join_rows)
-    is_inline = longest_s < INLINE_BELOW_S and not has_unbounded_axis(signature, is_batchable)
-    return WarmUp(is_batchable, join_rows, is_inline, latency_s)
+    padded = _working_padding(backend, sample, padding_mask) if padding_mask and is_batchable else None
+    max_rows = max_batch_size if is_batchable else 1
+    latency_s = _measure(backend, sample, max_rows)
+    table = LatencyTable(latency_s, max_rows)
+    is_inline = table.batch_s < INLINE_BELOW_S and not has_unbounded_axis(signature, is_batchable)
+    return WarmUp(is_batchable, table.join_rows, is_inline, latency_s, _row_elements(sample), padded)
+
+
+def ragged_inputs(signature: Signature) -> tuple[str, ...]:
+    """The inputs that have a free axis besides the batch axis."""
+    return tuple(spec.name for spec in signature.inputs if any(dim < 0 for dim in spec.shape[1:]))
 
 
 def has_unbounded_axis(signature: Signature, is_batchable: bool) -> bool:
@@ -70,21 +83,11 @@ def has_unbounded_axis(signature: Signature, is_batchable: bool) -> bool:
     return any(dim < 0 for spec in signature.inputs for dim in spec.shape[1 if is_batchable else 0 :])
 
 
-def rows_worth_joining(latency_s: Mapping[int, float], max_batch_size: int) -> int:
-    """The largest measured batch whose cost per row is within 10 % of the best; 1 when joining does not pay.
+def first_that_runs(backend: Backend) -> Sample:
+    """Inputs that the model accepts, after one run with them. Raises `ModelUnavailable` when it accepts none.
 
-    When that is the largest measured, larger ones are taken to be as good.
+    Sizes of free axes and ranges of values are guesses; the first that works is used.
     """
-    per_row = {rows: seconds / rows for rows, seconds in latency_s.items()}
-    best = min(per_row.values())
-    if best > JOINING_PAYS_BELOW * per_row[1]:
-        return 1
-    largest = max(rows for rows, cost in per_row.items() if cost <= 1.1 * best)
-    return max_batch_size if largest == max(per_row) else largest
-
-
-def _first_that_runs(backend: Backend) -> Sample:
-    """Sizes of free axes and ranges of values are guesses; the first guess that the model accepts is used."""
     refusals: list[ScoringError] = []
     for sample in candidates(backend.signature):
         try:
@@ -118,6 +121,58 @@ def _are_rows_independent(backend: Backend, sample: Sample) -> bool:
             log.warning("rows are not joined: they change one another's answers", extra={"output": spec.name})
             return False
     return True
+
+
+def _working_padding(backend: Backend, sample: Sample, mask: str) -> PaddedAxis | None:
+    """Where requests may be padded; None when the model has no such place, or its answers show the padding."""
+    signature = backend.signature
+    try:
+        padded = padded_axis(signature, mask)
+        reason = _shown_by_padding(backend, sample, mask, padded)
+    except (ValueError, ScoringError) as error:
+        reason = str(error)
+    if reason:
+        log.warning("requests are not padded: only equal lengths are joined", extra={"mask": mask, "reason": reason})
+        return None
+    return padded
+
+
+def _shown_by_padding(backend: Backend, sample: Sample, mask: str, padded: PaddedAxis) -> str:
+    """Run three rows of different lengths alone, then padded and joined; what differs, in words. Empty: nothing.
+
+    Once more with other values than zeros where the mask says that there is nothing: zeros alone can be lucky.
+    """
+    longest = sample.axis_size
+    lengths = (longest, 3 * longest // 4, longest // 2 + 1)
+    if len(set(lengths)) < len(lengths):
+        return f"the model runs only with lengths of {longest}, too short to try it"
+    full = sample.rows(3)
+    full[mask] = np.ones_like(full[mask])
+    rows = [{name: array[row : row + 1] for name, array in full.items()} for row in range(3)]
+    short = [
+        inputs | {name: cut(inputs[name], padded.axis, length) for name in padded.inputs}
+        for inputs, length in zip(rows, lengths, strict=True)
+    ]
+    zeros = {
+        name: joined([inputs[name] for inputs in short], padded.axis, longest) if name in padded.inputs else full[name]
+        for name in full
+    }
+    alone = [_run(backend, inputs) for inputs in short]
+    for inputs in (zeros, full | {mask: zeros[mask]}):
+        together = _run(backend, inputs)
+        for at, spec in enumerate(backend.signature.outputs):
+            is_cut = spec.name in cut_outputs(backend.signature, padded.axis)
+            for row, length in enumerate(lengths):
+                got = together[at][row : row + 1]
+                got = cut(got, padded.axis, length) if is_cut else got
+                if not _is_same(spec.datatype, alone[row][at], got):
+                    return f"padding changes the output {spec.name!r}"
+    return ""
+
+
+def _row_elements(sample: Sample) -> int:
+    inputs = sample.rows(1)
+    return sum(inputs[name].size for name in ragged_inputs(sample.signature)) or 1
 
 
 def _is_same(datatype: str, alone: np.ndarray, joined: np.ndarray) -> bool:

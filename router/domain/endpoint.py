@@ -58,16 +58,23 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How requests may be joined. `max_batch_size` counts rows, not requests; 1 switches batching off."""
+    """How requests may be joined. `max_batch_size` counts rows, not requests; 1 switches batching off.
+
+    `latency_slo_ms`: the latency that is aimed at. `padding_mask`: the input that marks what is no padding; empty:
+    requests of different lengths are not padded.
+    """
 
     max_batch_size: int = 64
     latency_slo_ms: int = 50
+    padding_mask: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_batch_size <= 65536:
             raise Invalid("batching.max_batch_size", f"{self.max_batch_size} is out of range", "use 1 to 65536 rows")
         if not 1 <= self.latency_slo_ms <= 600_000:
             raise Invalid("batching.latency_slo_ms", f"{self.latency_slo_ms} is out of range", "use 1 to 600000 ms")
+        if len(self.padding_mask) > 200:
+            raise Invalid("batching.padding_mask", "is too long", "name an input of the model, such as attention_mask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +246,7 @@ class DeployedModel:
             spec.backend,
             spec.resources,
             spec.execution,
-            spec.batching.max_batch_size,  # not the latency objective: no replica acts on it
+            spec.batching,
             spec.request_settings,
             # A replica that runs begins to measure its load only when it starts, and knows when it is idle.
             spec.scale_settings is not None,

@@ -27,7 +27,19 @@ from router.domain.scaling import ScaleSettings
 from router.spec.rollout_tables import ROLLOUT
 from router.spec.rollout_values import Translated
 from router.spec.sections import Key, Section
-from router.spec.values import Flag, Model, Name, Number, OneOf, Options, Percents, Size, StickyKey, Whole
+from router.spec.values import (
+    Flag,
+    InputName,
+    Model,
+    Name,
+    Number,
+    OneOf,
+    Options,
+    Percents,
+    Size,
+    StickyKey,
+    Whole,
+)
 
 RESOURCES = Section(
     Resources,
@@ -136,8 +148,16 @@ BATCHING = Section(
             "latency_slo_ms",
             "latency_slo_ms",
             Whole(1, 600_000),
-            "The latency in milliseconds that batching must not endanger. "
-            "This version records it and does not act on it yet.",
+            "The latency in milliseconds that is aimed at, from a request's arrival at its replica to its answer. It "
+            "orders the queue and bounds how long a batch may wait for company. It refuses nobody until more comes in "
+            "than the model can answer at all; then requests that would miss it are refused with 429, the others kept.",
+        ),
+        Key(
+            "padding_mask",
+            "padding_mask",
+            InputName(),
+            "The model's input that is 1 where there is something, 0 where there is padding, such as attention_mask. "
+            "Named: requests of different lengths may share a batch. Left out: only equal shapes do.",
         ),
     ),
 )

@@ -18,6 +18,7 @@ from router.spec.nodes import MapNode, Node, ScalarNode, describe
 from router.spec.reading import NOT_YET, WRONG, At, distinct_entries
 
 NAME_PATTERN = "^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"  # the JSON Schema's copy of domain/names.py
+_LONGEST_INPUT_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,22 @@ class Name:
     def schema(self) -> dict[str, Any]:
         schema: dict[str, Any] = {"type": "string", "pattern": NAME_PATTERN}
         return schema | ({"not": {"enum": sorted(self.reserved)}} if self.reserved else {})
+
+
+@dataclass(frozen=True, slots=True)
+class InputName:
+    """The name of a model's input: whatever its author chose."""
+
+    def read(self, node: Node, at: At) -> Any:
+        if isinstance(node, ScalarNode) and isinstance(node.value, str) and 0 < len(node.value) <= _LONGEST_INPUT_NAME:
+            return node.value
+        return at.wrong(node, f"must name an input of the model, not {describe(node)}", "such as attention_mask")
+
+    def plain(self, value: str) -> Any:
+        return value or None
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1, "maxLength": _LONGEST_INPUT_NAME}
 
 
 @dataclass(frozen=True, slots=True)

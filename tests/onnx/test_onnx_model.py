@@ -18,14 +18,17 @@ from onnx import TensorProto, helper, numpy_helper
 from adapters.onnx.backend import OnnxBackend
 from adapters.onnx.options import OnnxOptions
 from benchmarks.models import save, tiny_mlp, wide_mlp
-from serving.batcher import Batcher
-from serving.batching import BatchLimits, BatchQueue, Outcome, Work
+from serving.batcher import Batcher, Slot
+from serving.batching import BatchLimits, BatchQueue
 from serving.errors import BadRequest, ModelFailed, ScoringError
 from serving.execution import Executor
+from serving.lanes import Lanes
+from serving.latency import LatencyTable
 from serving.messages import InferReply, InferRequest
 from serving.model import Model, ModelSettings
 from serving.recorder import Recorder
 from serving.warmup import warm_up
+from serving.work import Outcome, Work
 from serving.worker import Worker
 
 WAIT_S = 60.0
@@ -44,18 +47,20 @@ async def ask(model: Model, inputs: dict[str, np.ndarray]) -> InferReply | Scori
     return await asyncio.wait_for(future, WAIT_S)
 
 
-async def test_2000_concurrent_requests_of_mixed_sizes_get_the_answers_they_get_alone(tmp_path: Path) -> None:
+async def test_10000_concurrent_requests_of_mixed_sizes_get_the_answers_they_get_alone(tmp_path: Path) -> None:
     path = tmp_path / "mlp.onnx"
     options = OnnxOptions(str(path), tiny_mlp(path))
     random = np.random.default_rng(11)
-    requests = [random.standard_normal((random.integers(1, 9), 64)).astype(np.float32) for _ in range(1990)]
+    requests = [random.standard_normal((random.integers(1, 9), 64)).astype(np.float32) for _ in range(9986)]
     requests += [random.standard_normal((rows, 64)).astype(np.float32) for rows in (64, 65, 100, 128, 129, 200, 63) * 2]
     random.shuffle(requests)
     alone = OnnxBackend(options)
     expected = [alone.run({"x": x}, ["y"])[0] for x in requests]
     model = await loaded(options)
     assert model.warm_up.is_batchable
-    replies = await asyncio.gather(*(ask(model, {"x": x}) for x in requests))
+    replies: list[InferReply | ScoringError] = []
+    for start in range(0, len(requests), 4000):
+        replies += await asyncio.gather(*(ask(model, {"x": x}) for x in requests[start : start + 4000]))
     for reply, wanted in zip(replies, expected, strict=True):
         assert isinstance(reply, InferReply)
         if platform.machine() == "x86_64":
@@ -67,6 +72,84 @@ async def test_2000_concurrent_requests_of_mixed_sizes_get_the_answers_they_get_
     assert statistics.success.count == len(requests)
     assert statistics.execution_count < len(requests) / 3  # they were joined
     await model.close()
+
+
+def masked_attention(path: Path, is_masked: bool = True) -> str:
+    """One head of self-attention over an embedding: `token` [N,S,8] and, pooled, `text` [N,8]. Padding is masked as in
+    BERT: by a large negative number before the softmax, and by the mask in the mean.
+    """
+    random = np.random.default_rng(9)
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["N", "S"])
+    mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["N", "S"])
+    token = helper.make_tensor_value_info("token", FLOAT, ["N", "S", 8])
+    text = helper.make_tensor_value_info("text", FLOAT, ["N", 8])
+    weights = {
+        "table": random.standard_normal((1000, 8)).astype(np.float32),
+        "q": random.standard_normal((8, 8)).astype(np.float32),
+        "k": random.standard_normal((8, 8)).astype(np.float32),
+        "v": random.standard_normal((8, 8)).astype(np.float32),
+        "one": np.float32(1),
+        "far": np.float32(-10000),
+        "last": np.array([2]),
+        "middle": np.array([1]),
+    }
+    node = helper.make_node
+    nodes = [
+        node("Gather", ["table", "input_ids"], ["embedded"]),
+        node("Cast", ["attention_mask"], ["real"], to=FLOAT),
+        node("MatMul", ["embedded", "q"], ["queries"]),
+        node("MatMul", ["embedded", "k"], ["keys"]),
+        node("MatMul", ["embedded", "v"], ["values"]),
+        node("Transpose", ["keys"], ["keys_t"], perm=[0, 2, 1]),
+        node("MatMul", ["queries", "keys_t"], ["scores"]),
+        node("Sub", ["one", "real"], ["absent"]),
+        node("Mul", ["absent", "far"], ["penalty"]),
+        node("Unsqueeze", ["penalty", "middle"], ["penalties"]),
+        node("Add", ["scores", "penalties"] if is_masked else ["scores", "scores"], ["masked"]),
+        node("Softmax", ["masked"], ["attention"], axis=-1),
+        node("MatMul", ["attention", "values"], ["token"]),
+        node("Unsqueeze", ["real", "last"], ["real_column"]),
+        node("Mul", ["token", "real_column"], ["kept"]),
+        node("ReduceSum", ["kept", "middle"], ["sums"], keepdims=0),
+        node("ReduceSum", ["real_column", "middle"], ["counts"], keepdims=0),
+        node("Div", ["sums", "counts"], ["text"]),
+    ]
+    arrays = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
+    return save(path, nodes, [ids, mask], [token, text], arrays)
+
+
+async def test_texts_of_different_lengths_share_batches_and_get_the_answers_they_get_alone(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.onnx"
+    options = OnnxOptions(str(path), masked_attention(path))
+    random = np.random.default_rng(3)
+    requests = []
+    for length in random.integers(8, 129, 600):
+        ids = random.integers(0, 1000, (1, length))
+        requests.append({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    alone = OnnxBackend(options)
+    expected = [alone.run(request, ["token", "text"]) for request in requests]
+    model = Model(ModelSettings("m", "1", 64, max_waiting=1000, padding_mask="attention_mask"))
+    await model.load(partial(OnnxBackend, options))
+    assert model.warm_up.padded is not None
+    replies = await asyncio.gather(*(ask(model, request) for request in requests))
+    for reply, wanted in zip(replies, expected, strict=True):
+        assert isinstance(reply, InferReply)
+        for (_, _, got), array in zip(reply.outputs, wanted, strict=True):
+            assert got.shape == array.shape
+            np.testing.assert_allclose(got, array, rtol=0, atol=1e-5 * np.abs(array).max())
+    counters = model.counters()
+    assert 0 < counters.padding < counters.positions / 3
+    assert model.statistics().execution_count < len(requests) / 3
+    await model.close()
+
+
+def test_a_model_that_does_not_use_its_mask_is_not_padded(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.onnx"
+    backend = OnnxBackend(OnnxOptions(str(path), masked_attention(path, is_masked=False)))
+    warmed = warm_up(backend, 8, "attention_mask")
+    assert warmed.is_batchable
+    assert warmed.padded is None
+    backend.close()
 
 
 async def test_the_tiny_model_runs_on_the_loop_and_the_wide_one_in_a_thread(tmp_path: Path) -> None:
@@ -115,7 +198,10 @@ async def test_a_real_model_answers_the_same_in_a_batch_and_alone() -> None:
     inputs = file_like_inputs(8)
     expected = [backend.run({"bytes": x}, ["target_label"])[0] for x in inputs]
     worker = Worker("magika")
-    batcher = Batcher(Executor(backend, backend.signature), BatchQueue(BatchLimits(4, 4, 100)), Recorder(), worker)
+    lanes = Lanes(LatencyTable({1: 0.02, 2: 0.02, 4: 0.02}, 4))  # as if joining paid
+    batcher = Batcher(
+        [Slot(Executor(backend, backend.signature), worker)], BatchQueue(BatchLimits(4, 100), lanes), Recorder()
+    )
     futures = [asyncio.get_running_loop().create_future() for _ in inputs]
     for x, future in zip(inputs, futures, strict=True):
         batcher.submit(Work({"bytes": x}, ("target_label",), 1, math.inf, time.monotonic(), future.set_result))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -60,7 +62,7 @@ async def test_a_version_pins_by_path_and_by_message(shared: Gateway, payload: P
     assert await over_http(shared, payload, 5, path=path) == Counter({"green": 5})
     message = service_pb2.ModelInferRequest.FromString(payload.message)
     message.model_version = "green"
-    pinned = Payload(payload.body, message.SerializeToString(), payload.expected)
+    pinned = replace(payload, message=message.SerializeToString())
     assert await over_grpc(shared, pinned, 5) == Counter({"green": 5})
 
 
@@ -120,13 +122,22 @@ async def test_a_mirror_gets_copies_and_changes_no_answer(shared: Gateway, paylo
     assert _successes(shared, "green") == after
 
 
-def test_metrics_tell_the_shares_in_force_and_what_envoy_counted(shared: Gateway) -> None:
+def test_metrics_tell_the_shares_in_force_and_what_envoy_and_the_replicas_counted(
+    shared: Gateway, payload: Payload
+) -> None:
     shared.set_traffic({"blue": 70, "green": 30})
+    httpx.post(shared.url + INFER, content=payload.body, headers={"x-crossfade-deployment": "blue"}, timeout=10)
     page = httpx.get(f"http://127.0.0.1:{shared.ports.metrics}/metrics", timeout=10).text
     assert 'crossfade_traffic_percent{endpoint="mlp",deployment="green"} 30\n' in page
     assert 'crossfade_replicas{endpoint="mlp",deployment="blue",state="ready"} 1\n' in page
     assert "crossfade_ray_connected 1\n" in page
     assert "envoy_http_downstream_rq_total" in page
+    (answered,) = re.findall(
+        r'crossfade_model_requests_total\{endpoint="mlp",deployment="blue",replica="\w+",outcome="succeeded"\} (\d+)',
+        page,
+    )
+    assert int(answered) >= 1
+    assert page.count("# TYPE crossfade_model_request_seconds histogram\n") == 1
 
 
 def test_every_request_leaves_a_line_in_the_access_log(shared: Gateway, payload: Payload) -> None:

@@ -127,7 +127,7 @@ BLUE = deployed("blue")
 @pytest.mark.parametrize(
     ("spec", "is_new"),
     [
-        (replace(BLUE.spec, batching=Batching(latency_slo_ms=7)), False),
+        (replace(BLUE.spec, batching=Batching(latency_slo_ms=7)), True),
         (replace(BLUE.spec, instance_count=7), False),
         (replace(BLUE.spec, batching=Batching(max_batch_size=7)), True),
         (replace(BLUE.spec, model_version="7"), True),

@@ -1,4 +1,4 @@
-"""The metrics page: our own gauges, and Envoy's part when Envoy answers."""
+"""The metrics page: our own gauges, the replicas' part, and Envoy's when Envoy answers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def test_the_page_tells_shares_in_force_replicas_proxies_and_ray() -> None:
 
 @pytest.fixture
 async def page(tmp_path: Path) -> AsyncIterator[MetricsPage]:
-    page = MetricsPage(str(tmp_path / "envoy"), lambda: "own 1\n")
+    async def gather() -> str:
+        return "replicas 3\n"
+
+    page = MetricsPage(str(tmp_path / "envoy"), lambda: "own 1\n", gather)
     yield page
     await page.close()
 
@@ -66,19 +69,19 @@ async def ask(page: MetricsPage, method: bytes = b"GET", path: bytes = b"/metric
     return response.status, b"".join(response.body)
 
 
-async def test_envoys_part_follows_ours(page: MetricsPage, tmp_path: Path) -> None:
+async def test_the_replicas_part_and_envoys_follow_ours(page: MetricsPage, tmp_path: Path) -> None:
     def envoy(request: HttpRequest, reply: Reply) -> Cancel | None:
         reply(HttpResponse(200, [], [b"envoy 2\n" if request.path == b"/stats/prometheus" else b""]))
         return None
 
     listener = Listener(envoy, b"", 1000)
     await listener.open_unix(str(tmp_path / "envoy"))
-    assert await ask(page) == (200, b"own 1\nenvoy 2\n")
+    assert await ask(page) == (200, b"own 1\nreplicas 3\nenvoy 2\n")
     await listener.close(grace_s=0)
 
 
-async def test_without_envoy_ours_is_served_alone(page: MetricsPage) -> None:
-    assert await ask(page) == (200, b"own 1\n")
+async def test_without_envoy_the_rest_is_served(page: MetricsPage) -> None:
+    assert await ask(page) == (200, b"own 1\nreplicas 3\n")
 
 
 async def test_other_paths_and_methods_are_refused(page: MetricsPage) -> None:

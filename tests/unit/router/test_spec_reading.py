@@ -148,7 +148,10 @@ MISTAKES = [
     ),
     (
         DEPLOYMENT + "batching: 3\n",
-        ["s.yaml:5:11: batching: must be a mapping, not the number 3 (with the keys max_batch_size, latency_slo_ms)"],
+        [
+            "s.yaml:5:11: batching: must be a mapping, not the number 3"
+            " (with the keys max_batch_size, latency_slo_ms, padding_mask)"
+        ],
     ),
     (
         "kind: Endpoint\nname: a\ntraffic:\n",

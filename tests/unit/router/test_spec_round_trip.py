@@ -124,7 +124,9 @@ deployments = st.builds(
     endpoint=names,
     model=models,
     model_version=st.just("") | names,
-    batching=st.builds(Batching, st.integers(1, 65536), st.integers(1, 600_000)),
+    batching=st.builds(
+        Batching, st.integers(1, 65536), st.integers(1, 600_000), st.sampled_from(["", "attention_mask", "mask:0"])
+    ),
     request_settings=st.builds(
         RequestSettings, st.integers(1, 3_600_000), st.integers(1, 1_000_000), st.integers(1024, 1024**3)
     ),

@@ -11,11 +11,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from serving.batcher import Batcher
-from serving.batching import BatchLimits, BatchQueue, Outcome, Work
-from serving.errors import DeadlinePassed, ModelFailed, Overloaded, Unavailable
+from serving.batcher import Batcher, Slot
+from serving.batching import BatchLimits, BatchQueue
+from serving.errors import DeadlinePassed, ModelFailed, Overloaded, Refusal, Unavailable
 from serving.execution import Executor
+from serving.lanes import Lanes
+from serving.latency import LatencyTable
 from serving.recorder import Recorder
+from serving.work import Outcome, Work
 from serving.worker import Worker
 from tests.unit.serving.backends import POISON, WAIT_S, DoublingBackend, rows_of, until
 
@@ -27,8 +30,10 @@ class Rig:
         self.backend = backend
         self.recorder = Recorder()
         self.worker = worker
-        queue = BatchQueue(BatchLimits(max_batch_rows=8, join_rows=8, max_waiting=max_waiting))
-        self.batcher = Batcher(Executor(backend, backend.signature), queue, self.recorder, worker)
+        # Joining is free here, and so fast that waiting for company is never worth it.
+        lanes = Lanes(LatencyTable(dict.fromkeys((1, 2, 4, 8), 1e-4), 8))
+        queue = BatchQueue(BatchLimits(max_batch_rows=8, max_waiting=max_waiting), lanes)
+        self.batcher = Batcher([Slot(Executor(backend, backend.signature), worker)], queue, self.recorder)
 
     def send(
         self, *values: float, outputs: Sequence[str] = ("double",), deadline_s: float = math.inf
@@ -359,3 +364,106 @@ async def test_a_thousand_concurrent_requests_of_mixed_sizes_all_get_their_own_a
         np.testing.assert_array_equal((await arrays(each))[0], rows_of(*(2 * value for value in values)))
     assert max(r.backend.row_counts) <= 8
     await r.close()
+
+
+def several(backend: DoublingBackend, count: int) -> tuple[Batcher, list[Worker]]:
+    """`count` slots, each a thread, on one backend."""
+    workers = [Worker(f"test-worker-{at}") for at in range(count)]
+    slots = [Slot(Executor(backend, backend.signature), worker) for worker in workers]
+    lanes = Lanes(LatencyTable(dict.fromkeys((1, 2, 4, 8), 1e-4), 8))
+    return Batcher(slots, BatchQueue(BatchLimits(8, 1000, slots=count), lanes), Recorder()), workers
+
+
+def submit(batcher: Batcher, *values: float) -> asyncio.Future[Outcome]:
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    work = Work({"x": rows_of(*values)}, ("double",), len(values), math.inf, time.monotonic(), future.set_result)
+    batcher.submit(work)
+    return future
+
+
+async def test_several_slots_run_at_the_same_time_and_share_one_queue() -> None:
+    gate = threading.Event()
+    backend = DoublingBackend(gate=gate)
+    batcher, workers = several(backend, 3)
+    running = []
+    for value in (1, 2, 3):
+        running.append(submit(batcher, value))
+        await until(lambda: len(backend.row_counts) == len(running))
+    waiting = [submit(batcher, value) for value in (4, 5)]
+    await asyncio.sleep(0)
+    assert backend.row_counts == [1, 1, 1]
+    assert batcher.pending == 5
+    gate.set()
+    for value, future in enumerate([*running, *waiting], start=1):
+        result = await asyncio.wait_for(future, WAIT_S)
+        assert isinstance(result, list)
+        np.testing.assert_array_equal(result[0], rows_of(2 * value))
+    assert sum(backend.row_counts) == 5
+    await batcher.drain()
+    assert batcher.pending == 0
+    for worker in workers:
+        await worker.join()
+    assert backend.thread_names == {"test-worker-0", "test-worker-1", "test-worker-2"}
+
+
+async def test_big_and_small_requests_over_several_slots_all_get_their_own_answers() -> None:
+    batcher, workers = several(DoublingBackend(), 3)
+    random = np.random.default_rng(5)
+    sent = []
+    for _ in range(300):
+        values = random.integers(0, 1000, random.integers(1, 40)).tolist()
+        sent.append((values, submit(batcher, *values)))
+        if random.random() < 0.2:
+            await asyncio.sleep(0)
+    for values, future in sent:
+        result = await asyncio.wait_for(future, WAIT_S)
+        assert isinstance(result, list)
+        np.testing.assert_array_equal(result[0], rows_of(*(2 * value for value in values)))
+    await batcher.drain()
+    for worker in workers:
+        await worker.join()
+
+
+async def test_a_batch_that_is_held_back_runs_when_its_time_is_up_or_when_company_has_come() -> None:
+    backend = DoublingBackend()
+    worker = Worker("test-worker")
+    # By its table a slow model, so that waiting is worth a thought; the real one is fast, so the test is as well.
+    lanes = Lanes(LatencyTable({1: 0.020, 2: 0.020, 4: 0.021, 8: 0.022}, 8))
+    queue = BatchQueue(BatchLimits(8, 100, objective_s=60.0), lanes)
+    batcher = Batcher([Slot(Executor(backend, backend.signature), worker)], queue, Recorder())
+    for _ in range(60):
+        futures = [submit(batcher, value) for value in (1, 2)]
+        await asyncio.sleep(0)
+        futures += [submit(batcher, value) for value in (3, 4)]
+        for value, future in enumerate(futures, start=1):
+            result = await asyncio.wait_for(future, WAIT_S)
+            assert isinstance(result, list)
+            np.testing.assert_array_equal(result[0], rows_of(2 * value))
+    alone = submit(batcher, 9)  # nobody comes: the timer ends the waiting
+    assert isinstance(await asyncio.wait_for(alone, WAIT_S), list)
+    assert 4 in backend.row_counts  # those who came a turn later were waited for
+    await batcher.drain()
+    await worker.join()
+
+
+async def test_a_request_that_would_wait_in_vain_is_refused_with_when_to_come_back() -> None:
+    gate = threading.Event()
+    backend = DoublingBackend(gate=gate)
+    worker = Worker("test-worker")
+    lanes = Lanes(LatencyTable({1: 10.0, 2: 20.0, 4: 40.0, 8: 80.0}, 8))
+    recorder = Recorder()
+    batcher = Batcher(
+        [Slot(Executor(backend, backend.signature), worker)], BatchQueue(BatchLimits(8, 100), lanes), recorder
+    )
+    running = submit(batcher, 1)
+    await until(lambda: bool(backend.row_counts))
+    now_s = time.monotonic()
+    with pytest.raises(Overloaded) as caught:
+        batcher.submit(Work({"x": rows_of(2)}, ("double",), 1, now_s + 5.0, now_s, lambda _: None))
+    assert caught.value.reason is Refusal.DEADLINE
+    assert 5.0 < caught.value.retry_after_s < 20.0
+    assert recorder.counters(0).refused[Refusal.DEADLINE] == 1
+    gate.set()
+    await asyncio.wait_for(running, WAIT_S)
+    await batcher.drain()
+    await worker.join()

@@ -1,59 +1,45 @@
-"""The forming of batches: tables for the rules, and a state machine that loses, doubles and mixes nothing."""
+"""The forming of batches: tables for the rules. (Any order of events: test_batching_properties.py.)"""
 
 from __future__ import annotations
 
-import math
+from contextlib import suppress
 
-import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from serving.batching import Batch, BatchLimits, BatchQueue, Work, WorkState
-from serving.errors import Overloaded
+from serving.batching import BatchQueue
+from serving.errors import Overloaded, Refusal
+from serving.work import Work, WorkState
+from tests.unit.serving.queues import queue, run, taken, work
 
-
-def work(rows: int = 1, deadline_s: float = math.inf, columns: int = 2) -> Work:
-    return Work({"x": np.zeros((rows, columns), np.float32)}, ("y",), rows, deadline_s, 0.0, lambda _: None)
-
-
-def queue(max_batch_rows: int = 8, join_rows: int = 8, max_waiting: int = 100) -> BatchQueue:
-    return BatchQueue(BatchLimits(max_batch_rows, join_rows, max_waiting), ["x"])
-
-
-def taken(q: BatchQueue, now_s: float = 0.0) -> list[Batch]:
-    """Every batch, until the queue is empty."""
-    batches = []
-    while (batch := q.take(now_s)[0]) is not None:
-        batches.append(batch)
-    return batches
+NEVER_PAYS = {1: 1e-5, 2: 2e-5, 4: 4e-5, 8: 8e-5}
+PAYS_UP_TO_4 = {1: 1e-5, 2: 1e-5, 4: 1e-5, 8: 8e-5}
+FREE = dict.fromkeys((1, 2, 4, 8), 1e-5)
 
 
 @pytest.mark.parametrize(
-    ("max_batch_rows", "join_rows", "requests", "expected"),
+    ("latency_s", "requests", "expected"),
     [
-        (8, 8, [], []),
-        (8, 8, [1], [1]),
-        (8, 8, [1] * 8, [8]),
-        (8, 8, [1] * 9, [8, 1]),
-        (8, 8, [3, 3, 3], [6, 3]),  # rows are counted, not requests
-        (8, 8, [7, 2, 1], [7, 3]),  # the one that does not fit is not overtaken
-        (8, 8, [8, 8], [8, 8]),
-        (8, 1, [1, 1, 1], [1, 1, 1]),  # joining does not pay
-        (8, 1, [5, 1], [5, 1]),  # but a request's own rows stay together
-        (8, 4, [2, 2, 2], [4, 2]),
-        (8, 4, [6, 1], [6, 1]),  # bigger than what is joined, smaller than what may run
-        (8, 8, [20], [8, 8, 4]),  # bigger than one execution: in pieces
-        (8, 8, [20, 1], [8, 8, 4, 1]),
-        (8, 8, [1, 20, 1], [1, 8, 8, 4, 1]),
-        (8, 8, [16], [8, 8]),
+        (FREE, [], []),
+        (FREE, [1], [1]),
+        (FREE, [1] * 8, [8]),
+        (FREE, [1] * 9, [8, 1]),
+        (FREE, [3, 3, 3], [6, 3]),  # rows are counted, not requests
+        (FREE, [7, 2, 1], [7, 3]),  # the one that does not fit is not overtaken
+        (FREE, [8, 8], [8, 8]),
+        (NEVER_PAYS, [1, 1, 1], [1, 1, 1]),
+        (NEVER_PAYS, [5, 1], [5, 1]),  # but a request's own rows stay together
+        (PAYS_UP_TO_4, [2, 2, 2], [4, 2]),
+        (PAYS_UP_TO_4, [6, 1], [6, 1]),  # bigger than what is joined, smaller than what may run
+        (FREE, [20], [8, 8, 4]),  # bigger than one execution: in pieces
+        (FREE, [20, 1], [8, 8, 4, 1]),
+        (FREE, [1, 20, 1], [1, 8, 8, 4, 1]),
+        (FREE, [16], [8, 8]),
     ],
 )
 def test_batches_are_formed_by_rows_first_come_first_served(
-    max_batch_rows: int, join_rows: int, requests: list[int], expected: list[int]
+    latency_s: dict[int, float], requests: list[int], expected: list[int]
 ) -> None:
-    q = queue(max_batch_rows, join_rows)
+    q = queue(latency_s)
     works = [work(rows) for rows in requests]
     for each in works:
         q.add(each)
@@ -112,8 +98,10 @@ def test_a_big_request_cancelled_between_two_pieces_gives_no_further_piece() -> 
     big, small = work(rows=20), work()
     q.add(big)
     q.add(small)
-    q.take(0.0)
+    piece, _ = q.take(0.0)
+    assert piece is not None
     q.discard(big, WorkState.CANCELLED)
+    q.ended(piece, 0.1)
     assert [batch.works for batch in taken(q)] == [[small]]
     assert len(q) == 0
 
@@ -133,7 +121,7 @@ def test_work_past_its_deadline_is_handed_back_instead_of_run(now_s: float, is_e
 def test_a_request_whose_pieces_have_begun_is_finished_after_its_deadline() -> None:
     q = queue()
     q.add(work(rows=12, deadline_s=10.0))
-    q.take(9.0)
+    run(q, 9.0)
     batch, expired = q.take(11.0)
     assert batch is not None
     assert batch.is_last_piece
@@ -158,7 +146,15 @@ def test_cancelled_requests_do_not_pile_up_while_nothing_is_taken() -> None:
         each = work()
         q.add(each)
         q.discard(each, WorkState.CANCELLED)
-    assert repr(q) == "<BatchQueue waiting=0 held=4 lanes=1>"
+    assert repr(q) == "<BatchQueue waiting=0 held=0 lanes=0>"
+    survivor = work()
+    q.add(survivor)
+    for _ in range(1000):
+        each = work()
+        q.add(each)
+        q.discard(each, WorkState.CANCELLED)
+    assert repr(q) == "<BatchQueue waiting=1 held=5 lanes=1>"
+    assert [batch.works for batch in taken(q)] == [[survivor]]
 
 
 def test_taking_all_empties_the_queue_in_order_of_arrival() -> None:
@@ -172,71 +168,202 @@ def test_taking_all_empties_the_queue_in_order_of_arrival() -> None:
     assert q.take(0.0) == (None, [])
 
 
-class Queueing(RuleBasedStateMachine):
-    """Any order of adding, cancelling, failing, waiting and taking, against a plain list as the model."""
-
-    @initialize(max_batch_rows=st.integers(1, 9), join=st.integers(1, 9), max_waiting=st.integers(1, 12))
-    def start(self, max_batch_rows: int, join: int, max_waiting: int) -> None:
-        self.limits = BatchLimits(max_batch_rows, min(join, max_batch_rows), max_waiting)
-        self.queue = BatchQueue(self.limits, ["x"])
-        self.now_s = 0.0
-        self.waiting: list[Work] = []
-        self.rows_seen: dict[Work, int] = {}
-
-    @rule(rows=st.integers(1, 25), columns=st.integers(1, 3), patience_s=st.sampled_from([0.5, 2.0, math.inf]))
-    def add(self, rows: int, columns: int, patience_s: float) -> None:
-        each = work(rows, self.now_s + patience_s, columns)
-        if len(self.waiting) >= self.limits.max_waiting:
-            with pytest.raises(Overloaded):
-                self.queue.add(each)
-            return
-        self.queue.add(each)
-        self.waiting.append(each)
-
-    @rule(seconds=st.sampled_from([0.1, 1.0]))
-    def wait(self, seconds: float) -> None:
-        self.now_s += seconds
-
-    @rule(at=st.integers(0, 11), state=st.sampled_from([WorkState.CANCELLED, WorkState.DONE]))
-    def discard(self, at: int, state: WorkState) -> None:
-        if at < len(self.waiting):
-            self.queue.discard(self.waiting.pop(at), state)
-
-    @rule()
-    def take(self) -> None:
-        batch, expired = self.queue.take(self.now_s)
-        for each in expired:
-            assert each.deadline_s <= self.now_s
-            assert each not in self.rows_seen
-            self.waiting.remove(each)
-        if batch is None:
-            assert not self.waiting
-            return
-        self.check(batch)
-
-    def check(self, batch: Batch) -> None:
-        assert 0 < batch.rows <= self.limits.max_batch_rows
-        assert len({each.inputs["x"].shape[1:] for each in batch.works}) == 1
-        if len(batch.works) > 1:
-            assert sum(each.rows for each in batch.works) == batch.rows <= self.limits.join_rows
-        # Nothing that waited longer, with the same shape, was passed over; and the oldest of all is in the batch.
-        same = [e for e in self.waiting if e.inputs["x"].shape[1:] == batch.works[0].inputs["x"].shape[1:]]
-        assert same[: len(batch.works)] == batch.works
-        assert batch.works[0] is self.waiting[0]
-        for each in batch.works:
-            rows = batch.rows if batch.is_piece else each.rows
-            assert batch.start == self.rows_seen.get(each, 0)
-            self.rows_seen[each] = batch.start + rows
-            if self.rows_seen[each] == each.rows:
-                self.waiting.remove(each)
-
-    @invariant()
-    def nothing_is_lost(self) -> None:
-        if hasattr(self, "queue"):
-            assert len(self.queue) == len(self.waiting)
+def test_the_one_that_is_due_first_goes_first_and_the_rest_in_order_of_arrival() -> None:
+    q = queue(NEVER_PAYS, objective_s=0.05)
+    usual, tight, later, tighter = (
+        work(at_s=1.0),
+        work(at_s=1.0, deadline_s=1.04),
+        work(at_s=1.01),
+        work(at_s=1.01, deadline_s=1.03),
+    )
+    for each in (usual, tight, later, tighter):
+        q.add(each)
+    assert [batch.works for batch in taken(q, 1.01)] == [[tighter], [tight], [usual], [later]]
 
 
-Queueing.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-test_no_work_is_lost_doubled_reordered_or_mixed = Queueing.TestCase
+def test_a_generous_deadline_does_not_make_a_request_wait_longer() -> None:
+    q = queue(NEVER_PAYS, objective_s=0.05)
+    generous, without = work(at_s=1.0, deadline_s=61.0), work(at_s=1.001)
+    q.add(generous)
+    q.add(without)
+    assert [batch.works for batch in taken(q, 1.01)] == [[generous], [without]]
+
+
+def test_nothing_overtakes_a_request_that_was_due_when_it_arrived() -> None:
+    q = queue(NEVER_PAYS, objective_s=0.05)
+    old = work(at_s=1.0)
+    q.add(old)
+    for at in range(20):
+        q.add(work(at_s=1.05 + at / 1000, deadline_s=1.06 + at / 1000))
+    assert taken(q, 1.05)[0].works == [old]
+
+
+def test_a_batch_does_not_grow_to_where_a_member_would_miss_its_deadline() -> None:
+    seconds = {1: 0.010, 2: 0.011, 4: 0.013, 8: 0.030}  # an execution of 8 takes 37 ms at the 90th percentile
+    q = queue(seconds)
+    urgent = work(deadline_s=0.020)
+    q.add(urgent)
+    rest = [work() for _ in range(7)]
+    for each in rest:
+        q.add(each)
+    assert [batch.rows for batch in taken(q)] == [4, 4]
+    q.add(work(deadline_s=0.011))  # cannot be met by anybody: then it costs the others nothing
+    for _ in range(7):
+        q.add(work())
+    assert q.take(0.0)[0].rows == 1  # type: ignore[union-attr]
+
+
+def test_two_slots_take_two_batches_and_a_big_request_keeps_only_one_of_them_busy() -> None:
+    q = queue(slots=2)
+    big, small = work(rows=20), work()
+    q.add(big)
+    q.add(small)
+    first, second = q.take(0.0)[0], q.take(0.0)[0]
+    assert first is not None
+    assert second is not None
+    assert (first.works, first.start, first.rows) == ([big], 0, 8)
+    assert second.works == [small]
+    q.ended(second, 0.0)
+    assert q.take(0.0)[0] is None
+    q.ended(first, 0.0)
+    assert len(q) == 1
+    third = q.take(0.0)[0]
+    assert third is not None
+    assert (third.works, third.start, third.rows) == ([big], 8, 8)
+
+
+# -- refusals
+
+
+SLOW = {1: 1.0, 2: 2.0}  # a second a row, joining does not pay
+
+
+def refused(q: BatchQueue, each: Work) -> Overloaded:
+    with pytest.raises(Overloaded) as caught:
+        q.add(each)
+    return caught.value
+
+
+def test_a_deadline_that_would_pass_in_the_queue_is_refused_at_once_with_when_to_come_back() -> None:
+    q = queue(SLOW, objective_s=1.0, ragged=())
+    q.add(work(at_s=10.0))
+    q.take(10.0)  # runs until 11
+    q.add(work(at_s=10.0))
+    q.add(work(at_s=10.0))  # until 13
+    error = refused(q, work(at_s=10.5, deadline_s=13.5))
+    assert error.reason is Refusal.DEADLINE
+    assert error.retry_after_s == pytest.approx(0.75)  # 13 and 1.25, the 90th percentile of its own run, less 13.5
+    assert len(q) == 2
+
+
+def test_an_urgent_request_is_measured_by_those_due_before_it_and_not_by_all() -> None:
+    q = queue(SLOW, objective_s=100.0, ragged=())
+    for _ in range(20):
+        q.add(work())
+    q.add(work(deadline_s=1.5))
+    assert taken(q)[0].works[0].deadline_s == 1.5
+
+
+def test_an_idle_model_tries_whatever_comes_so_that_a_wrong_estimate_can_be_unlearned() -> None:
+    q = queue(SLOW, ragged=())
+    q.add(work(deadline_s=0.001))
+    assert [batch.rows for batch in taken(q)] == [1]
+
+
+def test_the_objective_alone_refuses_nobody() -> None:
+    q = queue(SLOW, objective_s=0.05, max_waiting=40, ragged=())
+    for _ in range(29):
+        q.add(work(deadline_s=60.0))
+    assert len(q) == 29
+
+
+def test_a_crowded_queue_accepts_only_what_can_be_in_time_and_lets_the_late_ones_wait() -> None:
+    q = queue({1: 0.01, 2: 0.02}, objective_s=0.05, max_waiting=40, ragged=())
+    late = [work(deadline_s=60.0) for _ in range(30)]  # 0.3 seconds of work
+    for each in late:
+        q.add(each)
+    error = refused(q, work(at_s=0.001, deadline_s=60.0))
+    assert error.reason is Refusal.OVERLOAD
+    run(q, 0.05)
+    fresh = work(at_s=0.051, deadline_s=60.0)
+    q.add(fresh)  # those that are late already are no reason to refuse it
+    assert fresh in [run(q, at_s).works[0] for at_s in (0.06, 0.07)]
+
+
+def test_overload_is_over_a_second_after_the_last_refusal() -> None:
+    q = queue({1: 0.01, 2: 0.02}, objective_s=0.05, max_waiting=40, ragged=())
+    for _ in range(30):
+        q.add(work(deadline_s=60.0))
+    refused(q, work(at_s=0.0, deadline_s=60.0))
+    for _ in range(20):
+        run(q, 0.9)
+    for _ in range(29 - len(q)):
+        q.add(work(at_s=1.1, deadline_s=60.0))  # later than the objective by far, and nobody minds
+    assert len(q) == 29
+
+
+def test_in_overload_an_objective_that_the_model_cannot_meet_does_not_starve_it() -> None:
+    q = queue(SLOW, objective_s=0.05, max_waiting=4, ragged=())
+    for _ in range(3):
+        q.add(work())
+    refused(q, work(at_s=0.0))
+    running, _ = q.take(0.0)
+    for second in range(1, 50):
+        for tenth in range(10):
+            with suppress(Overloaded):
+                q.add(work(at_s=second + tenth / 10))
+        q.ended(running, second + 1.0)
+        running, _ = q.take(second + 1.0)
+        assert running is not None
+
+
+# -- priorities
+
+
+def served(q: BatchQueue, rounds: int) -> list[int]:
+    return [run(q, 0.0).works[0].priority for _ in range(rounds)]
+
+
+def test_levels_share_the_model_by_weight() -> None:
+    q = queue(NEVER_PAYS, max_waiting=1000)
+    for priority in (1, 0, 3, 7):
+        for _ in range(100):
+            q.add(work(priority=priority))
+    order = served(q, 150)
+    assert [order.count(priority) for priority in (1, 0, 3, 7)] == pytest.approx([80, 40, 20, 10], abs=2)
+
+
+def test_the_default_is_the_second_priority() -> None:
+    q = queue(NEVER_PAYS)
+    q.add(work(priority=2))
+    q.add(work(priority=0))
+    q.add(work(priority=2))
+    assert served(q, 3) == [2, 0, 2]
+
+
+def test_a_level_that_was_quiet_has_saved_nothing_up() -> None:
+    q = queue(NEVER_PAYS, max_waiting=1000)
+    for _ in range(200):
+        q.add(work(priority=1))
+        q.add(work(priority=0))
+    served(q, 200)
+    for _ in range(100):
+        q.add(work(priority=4))
+    assert served(q, 13).count(4) <= 2  # its share is one of thirteen
+
+
+def test_free_room_in_a_batch_goes_to_the_other_levels() -> None:
+    q = queue()
+    for priority in (3, 1, 0):
+        q.add(work(priority=priority))
+    assert [[each.priority for each in batch.works] for batch in taken(q)] == [[1, 0, 3]]
+
+
+def test_who_asks_for_more_than_the_objective_and_is_refused_costs_the_others_nothing() -> None:
+    q = queue({1: 0.01, 2: 0.02}, objective_s=0.05, ragged=())
+    for _ in range(10):
+        q.add(work(deadline_s=60.0))
+    q.take(0.0)
+    assert refused(q, work(at_s=0.001, deadline_s=0.005)).reason is Refusal.DEADLINE
+    q.add(work(at_s=0.002, deadline_s=60.0))  # late by the objective, and accepted
+    assert len(q) == 10

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.errors import BadRequest, Overloaded, ScoringError, TooLarge, Unavailable, UnsupportedEncoding
+from serving.errors import BadRequest, Overloaded, Refusal, ScoringError, TooLarge, Unavailable, UnsupportedEncoding
 from serving.grpc_framing import grpc_error_response, is_grpc, message_response, parsed_timeout_s, unframed
 
 
@@ -90,6 +90,8 @@ def test_an_error_stands_in_the_headers_and_has_neither_body_nor_trailers():
 def test_errors_tell_envoy_and_the_client_how_to_go_on():
     assert (b"x-crossfade-retry", b"1") in grpc_error_response(Unavailable("draining")).headers
     assert (b"retry-after", b"1") in grpc_error_response(Overloaded("full")).headers
+    refused = Overloaded("full", Refusal.OVERLOAD, retry_after_s=2.1)
+    assert (b"retry-after", b"3") in grpc_error_response(refused).headers
     accepts = (b"grpc-accept-encoding", b"identity, deflate, gzip")
     assert accepts in grpc_error_response(UnsupportedEncoding("snappy")).headers
 

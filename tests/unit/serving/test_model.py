@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import math
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -254,4 +255,84 @@ async def test_what_was_done_counts_requests_from_their_coming_to_their_answer()
     done = model.work_done
     assert (done.finished, done.pending) == (2, 0)
     assert done.busy_s > 0
+    await model.close()
+
+
+async def test_several_instances_run_side_by_side_and_all_are_closed() -> None:
+    gate = threading.Event()
+    gate.set()
+    backends: list[DoublingBackend] = []
+
+    def open_backend() -> Backend:
+        backends.append(DoublingBackend(gate=gate))
+        return backends[-1]
+
+    model = Model(replace(SETTINGS, instances=3))
+    await model.load(open_backend)
+    assert len(backends) == 3
+    gate.clear()
+    idle = sum(len(backend.row_counts) for backend in backends)
+    asked: list[asyncio.Task[InferReply | ScoringError]] = []
+    for value in (1, 2, 3):
+        asked.append(asyncio.create_task(ask(model, value)))
+        await until(lambda: sum(len(backend.row_counts) for backend in backends) == idle + len(asked))
+    assert model.pending == 3
+    gate.set()
+    for value, reply in zip((1, 2, 3), await asyncio.gather(*asked), strict=True):
+        assert isinstance(reply, InferReply)
+        np.testing.assert_array_equal(reply.outputs[0][2], rows_of(2 * value))
+    await model.close()
+    assert all(backend.is_closed for backend in backends)
+    await until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("model-fraud")])
+
+
+async def test_when_one_of_several_instances_does_not_open_the_others_are_closed() -> None:
+    opened: list[DoublingBackend] = []
+
+    def open_backend() -> Backend:
+        if len(opened) == 2:
+            raise ModelUnavailable("no memory left")
+        opened.append(DoublingBackend())
+        return opened[-1]
+
+    model = Model(replace(SETTINGS, instances=3))
+    with pytest.raises(ModelUnavailable, match="no memory left"):
+        await model.load(open_backend)
+    await until(lambda: all(backend.is_closed for backend in opened))
+
+
+async def test_a_backend_that_can_overlap_runs_is_given_as_many_threads() -> None:
+    class Overlapping(DoublingBackend):
+        parallelism = 2
+
+    gate = threading.Event()
+    gate.set()
+    backend = Overlapping(gate=gate)
+    model = await loaded(backend)
+    gate.clear()
+    before = len(backend.row_counts)
+    first = asyncio.create_task(ask(model, 1))
+    await until(lambda: len(backend.row_counts) == before + 1)
+    second = asyncio.create_task(ask(model, 2))
+    await until(lambda: len(backend.row_counts) == before + 2)
+    gate.set()
+    assert all(isinstance(reply, InferReply) for reply in await asyncio.gather(first, second))
+    await model.close()
+
+
+async def test_the_protocols_priority_reaches_the_queue() -> None:
+    backend = DoublingBackend(is_batchable=False)
+    model = await loaded(backend)
+    order: list[str] = []
+
+    def send(id: str, priority: int) -> None:
+        request = InferRequest(id, {"x": rows_of(1)}, parameters={"priority": priority})
+        model.infer(request, math.inf, lambda _: order.append(id))
+
+    for at in range(6):
+        send(f"low {at}", 4)
+    for at in range(6):
+        send(f"high {at}", 1)
+    await until(lambda: len(order) == 12)
+    assert order.index("high 5") < order.index("low 2")
     await model.close()

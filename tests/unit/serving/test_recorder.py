@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from serving.batching import Work
-from serving.errors import ModelFailed
+from serving.errors import ModelFailed, Refusal
 from serving.execution import Executed, Run
 from serving.recorder import Recorder
 from serving.statistics import DurationStatistic, ModelStatistics
+from serving.work import Work
 
 OUTPUTS = [np.zeros(1)]
 
@@ -43,9 +43,10 @@ def test_every_request_of_a_batch_counts_the_whole_batch_and_the_batch_counts_on
 def test_failures_count_as_failures_only() -> None:
     recorder = Recorder()
     recorder.executed(Executed([work(10.0)], [ModelFailed("no")], []), 11.0, 12.0)
-    recorder.refused(0.5)
+    recorder.expired(0.5)
+    recorder.refused(Refusal.QUEUE_FULL)
     got = recorder.snapshot(12.0, 0.0)
-    assert got.fail == DurationStatistic(2, 2_500_000_000)
+    assert got.fail == DurationStatistic(3, 2_500_000_000)
     assert (got.success.count, got.queue.count, got.inference_count, got.execution_count) == (0, 0, 0, 0)
 
 
@@ -63,5 +64,5 @@ def test_the_time_in_which_batches_ran_counts_once_a_batch_and_whatever_came_of_
     run = Run(rows=2, requests=2, input_s=0.0, infer_s=0.25, output_s=0.0)
     recorder.executed(Executed([work(1.0), work(1.0)], [OUTPUTS, OUTPUTS], [run]), 1.0, 1.5)
     recorder.executed(Executed([work(2.0)], [ModelFailed("no")], []), 2.0, 2.25)
-    recorder.refused(0.5)
+    recorder.expired(0.5)
     assert (recorder.busy_s, recorder.finished) == (0.75, 3)

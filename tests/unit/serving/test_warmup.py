@@ -9,13 +9,16 @@ import pytest
 
 from router.domain.errors import ModelUnavailable
 from serving.errors import ModelFailed
+from serving.latency import LatencyTable
 from serving.samples import candidates
 from serving.signature import Signature, TensorSpec
-from serving.warmup import has_unbounded_axis, rows_worth_joining, warm_up
+from serving.warmup import has_unbounded_axis, warm_up
 
 
 class FunctionBackend:
     """One FP32 input and output of three columns, computed by a function."""
+
+    parallelism = 1
 
     def __init__(self, function: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...] = (-1, 3)) -> None:
         self._function = function
@@ -121,7 +124,8 @@ def test_a_batch_size_that_fails_is_the_end_of_measuring_and_not_of_the_model() 
 def test_requests_are_joined_as_far_as_it_is_cheaper(
     latency_ms: dict[int, float], max_batch_size: int, expected: int
 ) -> None:
-    assert rows_worth_joining({rows: ms / 1000 for rows, ms in latency_ms.items()}, max_batch_size) == expected
+    table = LatencyTable({rows: ms / 1000 for rows, ms in latency_ms.items()}, max_batch_size)
+    assert table.join_rows == expected
 
 
 @pytest.mark.parametrize(
