@@ -39,18 +39,18 @@ class HttpExchange:
 
     async def get(self, url: str, query: Mapping[str, str]) -> bytes:
         """The body of a 2xx answer. Raises `ExchangeFailed`. Takes as long as the caller lets it."""
-        return await self._answer(httpx.Request("GET", url, params=dict(query)))
+        return await self._answer("GET", url, params=dict(query))
 
     async def post(self, url: str, body: Any) -> bytes:
         """`body` is sent as JSON. Otherwise as `get`."""
-        return await self._answer(httpx.Request("POST", url, json=body))
+        return await self._answer("POST", url, json=body)
 
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _answer(self, request: httpx.Request) -> bytes:
+    async def _answer(self, method: str, url: str, **content: Any) -> bytes:
         try:
-            reply = await self._client.send(request, stream=True)
+            reply = await self._client.send(self._client.build_request(method, url, **content), stream=True)
             try:
                 body = b""
                 async for chunk in reply.aiter_bytes():
@@ -59,7 +59,7 @@ class HttpExchange:
                         raise ExchangeFailed(f"the answer is larger than {MAX_ANSWER_BYTES // 1024} KiB")
             finally:
                 await reply.aclose()
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ExchangeFailed(f"{error or type(error).__name__}") from None
         if not reply.is_success:
             raise ExchangeFailed(f"HTTP {reply.status_code}", reply.status_code, body)

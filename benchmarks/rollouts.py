@@ -300,22 +300,22 @@ def _measure(name: str, settings: Settings, rows: list[Row]) -> bool:
         else:
             del models["green"]
         payload = payload_for(folder / models["blue"], ENDPOINT)
-        poison = payload_for(folder / models["blue"], ENDPOINT, poison())
+        poisoned = payload_for(folder / models["blue"], ENDPOINT, poison())
         documents = [endpoint(ENDPOINT, {"blue": 100})]
         documents += [deployment(ENDPOINT, deployed, folder / file) for deployed, file in models.items()]
         try:
             with crossfade(folder, documents, payload) as gateway:
-                rows += asyncio.run(_run(name, settings, gateway, payload, poison))
+                rows += asyncio.run(_run(name, settings, gateway, payload, poisoned))
         except (DidNotStart, ChangeFailed) as error:
             say(f"{name} failed: {error}")
             return False
     return True
 
 
-async def _run(name: str, settings: Settings, gateway: Gateway, payload: Payload, poison: Payload) -> list[Row]:
+async def _run(name: str, settings: Settings, gateway: Gateway, payload: Payload, poisoned: Payload) -> list[Row]:
     async with RolloutAdmin(gateway) as admin:
         await admin.wait_until_replicas_are_ready()
-        return await SECTIONS[name](Bench(settings, gateway, admin, payload, poison))
+        return await SECTIONS[name](Bench(settings, gateway, admin, payload, poisoned))
 
 
 def _is_promoted(rollout_id: str) -> Callable[[dict[str, Any]], bool]:

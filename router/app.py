@@ -18,28 +18,34 @@ from typing import Any
 import uvicorn
 import uvloop
 
+from adapters.commands import CommandSampler
+from adapters.http_exchange import HttpExchange
 from adapters.local_models import FileModels, PackageModels
 from adapters.model_sources import ModelSources
+from adapters.prometheus import PrometheusSampler
 from adapters.ray.logs import ReplicaLogs
 from adapters.sqlite_store import SqliteStore
+from adapters.webhooks import Webhooks, WebhookSampler
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
 from router.api import create_app
 from router.commits import Commits
 from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, LOOPBACK, GatewayConfig, kept_secret, reachable
 from router.desired import Desired
 from router.domain.errors import Invalid, StoreFailed
+from router.domain.sources import CommandOutput, PrometheusQuery, WebhookAnswer
 from router.events import EventLog
+from router.measuring import Measurer
 from router.metrics import MetricsPage, gateway_metrics
 from router.operations import Operations
 from router.plan import Rules
 from router.ports import Runtime
 from router.reconciler import Reconciler
 from router.replica_metrics import ReplicaMetrics
-from router.rollout_ports import Comparer
+from router.rollout_ports import Comparer, Entry
 from router.rollouts.clock import SystemClock
 from router.rollouts.course import Surroundings
 from router.rollouts.engine import RolloutEngine
-from router.rollouts.idle import NobodyListens, NothingCompared, NothingMeasured
+from router.rollouts.idle import NothingCompared
 from router.rollouts.telling import Teller
 from router.server_state import server_view
 from router.telemetry import AttemptMeter
@@ -85,6 +91,8 @@ class ControlPlane:
         )
         commits = Commits(self.desired, self.store, self.reconciler, self.events)
         self.comparer: Comparer = NothingCompared()
+        self.http = HttpExchange()
+        self.webhooks = Webhooks(self._told, self.http, self.events)
         self.rollouts = RolloutEngine(
             Surroundings(
                 store=self.store,
@@ -92,8 +100,8 @@ class ControlPlane:
                 reconciling=self.reconciler,
                 meter=self.meter,
                 comparer=self.comparer,
-                measures=NothingMeasured(),
-                teller=Teller(self.events, NobodyListens()),
+                measures=_measurer(self.http),
+                teller=Teller(self.events, self.webhooks),
                 clock=SystemClock(),
             )
         )
@@ -145,6 +153,7 @@ class ControlPlane:
         serving = _named(admin.serve(), "admin API")
         reconciling = _named(self._run_reconciler(), "reconciler")
         rolling = _named(self.rollouts.run(), "rollouts")
+        telling = _named(self.webhooks.run(), "webhooks")
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({serving, reconciling, rolling, stopped}, return_when=asyncio.FIRST_COMPLETED)
         code = 0
@@ -159,7 +168,9 @@ class ControlPlane:
         admin.should_exit = True
         reconciling.cancel()
         rolling.cancel()
-        await asyncio.gather(serving, reconciling, rolling, return_exceptions=True)
+        telling.cancel()
+        await asyncio.gather(serving, reconciling, rolling, telling, return_exceptions=True)
+        await self.http.close()
         self.reconciler.close()
         await self.waiting_room.close()
         await self.metrics.close()
@@ -185,6 +196,11 @@ class ControlPlane:
             ray=self._ray_status(),
         )
 
+    def _told(self, entry: Entry) -> tuple[str, ...]:
+        """The URLs that are told of what a rollout does."""
+        rollouts = self.desired.rollouts(entry.endpoint)
+        return next((rollout.policy.notify for rollout in rollouts if rollout.id == entry.rollout_id), ())
+
     def _ray_status(self) -> RayStatus:
         return self.reconciler.ray_status()
 
@@ -201,6 +217,12 @@ class ControlPlane:
             self.xds.proxies(),
             self._ray_status().is_connected,
         )
+
+
+def _measurer(http: HttpExchange) -> Measurer:
+    return Measurer(
+        {PrometheusQuery: PrometheusSampler(http), CommandOutput: CommandSampler(), WebhookAnswer: WebhookSampler(http)}
+    )
 
 
 def _runtime(config: GatewayConfig) -> Runtime:

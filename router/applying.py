@@ -31,6 +31,15 @@ class RolloutChange:
     action: Action
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """`notes`: what the documents say and rollouts decide instead, in words for the operator."""
+
+    done: Done
+    rollouts: tuple[RolloutChange, ...]
+    notes: tuple[str, ...]
+
+
 def latest_of(rollouts: Rollouts, endpoint: str) -> Rollout | None:
     """None when the endpoint has had no rollout."""
     try:
@@ -46,18 +55,21 @@ async def apply_documents(
     by: str,
     *,
     is_dry_run: bool = False,
+    is_forced: bool = False,
     expected: Mapping[str, int] | None = None,
-) -> tuple[Done, tuple[RolloutChange, ...]]:
+) -> Applied:
     """Idempotent: a rollout that is under way, or whose candidate has all the traffic already, is left alone.
 
-    Raises what `Operations.apply` and `Rollouts.start` raise, and `Conflict` while another rollout is under way.
+    `is_forced`: a change of anything but rollouts ends the rollout that it would cross. Raises what `Operations.apply`
+    and `Rollouts.start` raise, and `Conflict` while another rollout is under way.
     """
     asked = [document for document in documents if isinstance(document.content, RolloutSpec)]
     wanted = [document for document in asked if not _is_true(operations, rollouts, document)]
     if problems := [problem for document in wanted for problem in _obstacles(operations, document, documents)]:
         raise SpecProblems(problems)
-    reduced = [_without_what_rollouts_own(operations, rollouts, document, asked) for document in documents]
-    done = await operations.apply(reduced, is_dry_run=is_dry_run, expected=expected, by=by)
+    notes: list[str] = []
+    reduced = [_without_what_rollouts_own(operations, rollouts, document, asked, notes) for document in documents]
+    done = await operations.apply(reduced, is_dry_run=is_dry_run, is_forced=is_forced, expected=expected, by=by)
     changes = []
     for document in asked:
         spec, action = document.content, Action.UNCHANGED
@@ -67,7 +79,7 @@ async def apply_documents(
             if not is_dry_run:
                 action = await _started(operations, rollouts, spec, done.revisions[spec.endpoint], by)
         changes.append(RolloutChange(spec.endpoint, spec.candidate, action))
-    return done, tuple(changes)
+    return Applied(done, tuple(changes), tuple(notes))
 
 
 async def _started(operations: Operations, rollouts: Rollouts, spec: RolloutSpec, revision: int, by: str) -> Action:
@@ -134,18 +146,26 @@ def _obstacles(operations: Operations, document: Document, documents: Sequence[D
 
 
 def _without_what_rollouts_own(
-    operations: Operations, rollouts: Rollouts, document: Document, asked: Sequence[Document]
+    operations: Operations, rollouts: Rollouts, document: Document, asked: Sequence[Document], notes: list[str]
 ) -> Document:
+    """Nothing is left out in silence: `notes` gets a line for everything that was to be changed and is not."""
     name = document.endpoint_name
     state = operations.desired.states.get(name)
     if state is None or not any(other.endpoint_name == name for other in asked):
         return document
     match document.content:
-        case Endpoint() if not state.endpoint.traffic.is_empty:
+        case Endpoint(traffic=traffic, mirror=mirror) if not state.endpoint.traffic.is_empty:
+            present = state.endpoint
+            if "traffic" in document.given and traffic != present.traffic:
+                notes.append(f"traffic of endpoint {name!r} is left to its rollout, and stays as it is")
+            if "mirror_traffic" in document.given and mirror != present.mirror:
+                notes.append(f"mirror_traffic of endpoint {name!r} is left to its rollout, and stays as it is")
             return replace(document, given=document.given - {"traffic", "mirror_traffic"})
-        case Deployment(name=deployment):
+        case Deployment(name=deployment, instance_count=count) if deployment in state.deployments:
             rollout = latest_of(rollouts, name)
             is_done = rollout and rollout.phase.is_decided and _has_all(state.endpoint.traffic, rollout.candidate)
             if rollout and is_done and rollout.stable == deployment:
+                if "instance_count" in document.given and count != state.deployment(deployment).spec.instance_count:
+                    notes.append(f"instance_count of {deployment!r}, which is retired, stays as the rollout left it")
                 return replace(document, given=document.given - {"instance_count"})
     return document

@@ -95,8 +95,10 @@ class AdminClient:
     def status(self) -> Json:
         return self._call("GET", "/api/v1/status")
 
-    def apply(self, documents: Sequence[Json], *, is_dry_run: bool = False) -> Json:
-        return self._call("POST", "/api/v1/apply", {"documents": list(documents), "dry_run": is_dry_run})
+    def apply(self, documents: Sequence[Json], *, is_dry_run: bool = False, is_forced: bool = False) -> Json:
+        """`is_forced`: also while a rollout is under way; it is aborted first."""
+        body = {"documents": list(documents), "dry_run": is_dry_run, "force": is_forced}
+        return self._call("POST", "/api/v1/apply", body)
 
     def endpoints(self) -> list[Json]:
         endpoints: list[Json] = self._call("GET", "/api/v1/endpoints")["endpoints"]
@@ -105,13 +107,15 @@ class AdminClient:
     def endpoint(self, name: str) -> Json:
         return self._call("GET", _endpoint(name))
 
-    def change_traffic(self, name: str, change: Json, revision: int | None = None) -> Json:
-        """`change` holds `traffic`, `mirror_traffic` or both. With `revision`, only if the endpoint is still at it."""
-        return self._call("PATCH", _endpoint(name), change, revision=revision)
+    def change_traffic(self, name: str, change: Json, revision: int | None = None, *, is_forced: bool = False) -> Json:
+        """`change` holds `traffic`, `mirror_traffic` or both. With `revision`, only if the endpoint is still at it.
+
+        `is_forced`: also while a rollout is under way; it is aborted first.
+        """
+        return self._call("PATCH", _endpoint(name), change, query=_forced(is_forced), revision=revision)
 
     def delete_endpoint(self, name: str, *, is_forced: bool = False, revision: int | None = None) -> Json:
-        query = {"force": "true"} if is_forced else {}
-        return self._call("DELETE", _endpoint(name), query=query, revision=revision)
+        return self._call("DELETE", _endpoint(name), query=_forced(is_forced), revision=revision)
 
     def deployment(self, endpoint: str, name: str) -> Json:
         return self._call("GET", _deployment(endpoint, name))
@@ -120,8 +124,11 @@ class AdminClient:
         change = {"instance_count": instance_count}
         return self._call("PATCH", _deployment(endpoint, name), change, revision=revision)
 
-    def delete_deployment(self, endpoint: str, name: str, revision: int | None = None) -> Json:
-        return self._call("DELETE", _deployment(endpoint, name), revision=revision)
+    def delete_deployment(
+        self, endpoint: str, name: str, revision: int | None = None, *, is_forced: bool = False
+    ) -> Json:
+        """`is_forced`: also while it has a part in a rollout, which is aborted first."""
+        return self._call("DELETE", _deployment(endpoint, name), query=_forced(is_forced), revision=revision)
 
     def logs(self, endpoint: str, name: str, lines: int) -> list[str]:
         reply = self._call("GET", f"{_deployment(endpoint, name)}/logs", query={"lines": str(lines)})
@@ -231,6 +238,10 @@ def _refusal(reply: httpx.Response) -> CrossfadeError:
     if not isinstance(facts, dict):
         return Unreachable(f"{reply.url} answers, but it is not a Crossfade control plane")
     return Refused(reply.status_code, facts)
+
+
+def _forced(is_forced: bool) -> dict[str, str]:
+    return {"force": "true"} if is_forced else {}
 
 
 def _endpoint(name: str) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from router.admin_ports import EndpointStatus, Observer, Settlement
 from router.commits import Commits, Done
 from router.domain.endpoint import Deployment, EndpointState
-from router.domain.errors import Conflict, ModelUnavailable
+from router.domain.errors import Conflict, Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
+from router.domain.rollout import Rollout
 from router.interference import crossed_rollouts, refusal
 from router.plan import (
     Models,
@@ -94,7 +96,11 @@ class Operations:
     ) -> Done:
         """Raises `NotFound`, `Invalid`, `RevisionConflict`, or `Conflict` with a rollout that is under way."""
         return await self._commit_one(
-            name, expected, lambda state: plan_traffic(state, change, self._rules), is_forced, by
+            name,
+            expected,
+            lambda state: self._planned(state, lambda it: plan_traffic(it, change, self._rules)),
+            is_forced,
+            by,
         )
 
     async def scale(self, name: str, deployment: str, scale: Scale, expected: int | None = None) -> Done:
@@ -114,8 +120,10 @@ class Operations:
         a rollout that is under way."""
 
         def decide(state: EndpointState) -> Plan:
-            plan = plan_deployment_removal(state, deployment)
-            if percent := self._observer.endpoint_status(name).traffic.percent(deployment):
+            plan = self._planned(state, lambda it: plan_deployment_removal(it, deployment))
+            is_with_rollout = self._open_rollout(name) is not None  # then it is told so, or ends first
+            percent = self._observer.endpoint_status(name).traffic.percent(deployment)
+            if percent and not is_with_rollout:
                 raise Conflict(
                     f"deployment {deployment!r} still answers {percent}% of the requests: "
                     "who is to take over is not ready yet"
@@ -179,6 +187,23 @@ class Operations:
             return plan
 
         return await self._commits.commit(checked, names)
+
+    def _planned(self, state: EndpointState, plan: Callable[[EndpointState], Plan]) -> Plan:
+        """The plan as things are; or, where it does not go with what a rollout has moved so far, as without that."""
+        try:
+            return plan(state)
+        except (Invalid, Conflict):
+            rollout = self._open_rollout(state.endpoint.name)
+            if rollout is None:
+                raise
+            before = rollout.all_on_stable
+            endpoint = replace(state.endpoint, traffic=before.traffic, mirror=before.mirror)
+            return plan(state.with_endpoint(endpoint))
+
+    def _open_rollout(self, endpoint: str) -> Rollout | None:
+        """The one that is not decided yet."""
+        rollout = self.desired.rollout(endpoint)
+        return None if rollout is None or rollout.phase.is_decided else rollout
 
     async def _make_way(self, decide: Callable[[], Plan], is_forced: bool, by: str) -> frozenset[str]:
         """End the rollouts that the plan would cross and that may be ended. Returns their endpoints."""

@@ -132,11 +132,17 @@ class MemoryRollouts:
             self._obey(endpoint)
         return self.latest(endpoint)
 
+    def end(self, endpoint: str, by: str) -> None:
+        """As `MakesWay` wants it."""
+        is_decided = self.latest(endpoint).phase.is_decided
+        self.happen(endpoint, Superseded(by) if is_decided else AbortAsked(by))
+
     def _begin(self, rollout: Rollout, by: str) -> Rollout:
         endpoint = rollout.endpoint
         if (old := self._last(endpoint)) and not old.phase.is_terminal:
             self._advance(endpoint, Superseded(by))
         self._rollouts.setdefault(endpoint, []).append(rollout)
+        self.desired.publish_rollout(rollout)
         told = Announce(
             1, self.now, by, rollout.phase, rollout.phase, f"started: {rollout.stable} → {rollout.candidate}"
         )
@@ -147,6 +153,7 @@ class MemoryRollouts:
     def _advance(self, endpoint: str, event: Event) -> None:
         transition = advance(self.latest(endpoint), event, self.now)
         self._rollouts[endpoint][-1] = transition.rollout
+        self.desired.publish_rollout(transition.rollout)
         entries = [Entry(transition.rollout.id, endpoint, what) for what in transition.announcements]
         self._trail.setdefault(endpoint, []).extend(entries)
 

@@ -212,3 +212,4 @@ class Bench:
         self.way = WayMaker()
         self.operations = Operations(self.commits, self.models, self.reconciler, self.way, rules or Rules())
         self.rollouts = MemoryRollouts(self.desired, self.store, NOON)
+        self.way.ends = lambda endpoint: self.rollouts.end(endpoint, self.way.asked[-1][1])

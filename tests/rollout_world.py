@@ -26,6 +26,7 @@ from router.domain.scaling import ScaleSettings
 from router.domain.strategy import Analyze, SetWeight, Strategy
 from router.domain.traffic import Traffic
 from router.events import EventLog
+from router.measuring import Measurer
 from router.operations import Operations
 from router.plan import Rules
 from router.ports import Acknowledged
@@ -33,7 +34,7 @@ from router.reconciler import Reconciler
 from router.rollout_ports import Entry
 from router.rollouts.course import Surroundings
 from router.rollouts.engine import RolloutEngine
-from router.rollouts.idle import NothingCompared, NothingMeasured
+from router.rollouts.idle import NothingCompared
 from router.rollouts.telling import Teller
 from tests.fake_world import FakeEnvoy, FakeRay, FakeRoom, replica_of
 from tests.fakes import NOON, KnownModels, MemoryStore
@@ -245,7 +246,7 @@ class World:
                 reconciling=self.reconciler,
                 meter=self.meter,
                 comparer=NothingCompared(),
-                measures=NothingMeasured(),
+                measures=Measurer({}),
                 teller=Teller(self.events, self.told),
                 clock=self.clock,
             ),

@@ -18,4 +18,7 @@ def _caller(
     return name if _NAME.fullmatch(name) else _NOBODY_IN_PARTICULAR
 
 
+# What `force` means where a change made by hand may cross a rollout.
+CROSSES = "Also while a rollout is under way: it is aborted first."
+
 Caller = Annotated[str, Depends(_caller)]

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Query, Response
 
 from router.admin_ports import Logs
 from router.api import shapes
+from router.api.caller import CROSSES, Caller
 from router.api.preconditions import ExpectedRevision, set_etag
 from router.api.views import deployment_view, done_view
 from router.operations import Operations
@@ -47,9 +48,16 @@ def deployment_routes(operations: Operations, logs: Logs) -> APIRouter:
         return done_view(done)
 
     @routes.delete("/{name}")
-    async def delete(endpoint: str, name: str, expected: ExpectedRevision, response: Response) -> shapes.DoneView:
-        """Delete a deployment. Refused with 409 while it has live or mirrored traffic."""
-        done = await operations.delete_deployment(endpoint, name, expected)
+    async def delete(
+        endpoint: str,
+        name: str,
+        expected: ExpectedRevision,
+        response: Response,
+        by: Caller,
+        force: Annotated[bool, Query(description=CROSSES)] = False,
+    ) -> shapes.DoneView:
+        """Delete a deployment. Refused with 409 while it has live or mirrored traffic, or a part in a rollout."""
+        done = await operations.delete_deployment(endpoint, name, expected, is_forced=force, by=by)
         set_etag(response, done.revisions[endpoint])
         return done_view(done)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 
 from router.api import shapes
+from router.api.caller import CROSSES, Caller
 from router.api.preconditions import ExpectedRevision, set_etag
 from router.api.views import done_view, endpoint_view, every_endpoint, settlement_view
 from router.applying import latest_of
@@ -37,10 +38,19 @@ def endpoint_routes(operations: Operations, rollouts: Rollouts) -> APIRouter:
 
     @routes.patch("/endpoints/{name}")
     async def change_traffic(
-        name: str, change: Annotated[dict[str, Any], _CHANGE], expected: ExpectedRevision, response: Response
+        name: str,
+        change: Annotated[dict[str, Any], _CHANGE],
+        expected: ExpectedRevision,
+        response: Response,
+        by: Caller,
+        force: Annotated[bool, Query(description=CROSSES)] = False,
     ) -> shapes.DoneView:
-        """Change traffic, mirror or both. Replies when the change is durable; /settled tells when it is in force."""
-        done = await operations.change_traffic(name, read_traffic_change(change), expected)
+        """Change traffic, mirror or both. Replies when the change is durable; /settled tells when it is in force.
+
+        Refused with 409 while a rollout is under way, unless forced.
+        """
+        change_asked = read_traffic_change(change)
+        done = await operations.change_traffic(name, change_asked, expected, is_forced=force, by=by)
         set_etag(response, done.revisions[name])
         return done_view(done)
 

@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from router.admin_ports import Gateway
 from router.api import shapes
 from router.api.caller import Caller
-from router.api.views import done_view, event_view, every_endpoint, status_view
+from router.api.views import applied_view, event_view, every_endpoint, status_view
 from router.applying import apply_documents
 from router.operations import Operations
 from router.rollout_ports import Rollouts
@@ -46,10 +46,16 @@ def gateway_routes(operations: Operations, gateway: Gateway, rollouts: Rollouts)
         apply the same documents again when /settled says so.
         """
         documents = await asyncio.to_thread(read_documents, request.documents)
-        done, started = await apply_documents(
-            operations, rollouts, documents, by, is_dry_run=request.dry_run, expected=request.revisions
+        applied = await apply_documents(
+            operations,
+            rollouts,
+            documents,
+            by,
+            is_dry_run=request.dry_run,
+            is_forced=request.force,
+            expected=request.revisions,
         )
-        return done_view(done, is_dry_run=request.dry_run, rollouts=started)
+        return applied_view(applied, is_dry_run=request.dry_run)
 
     @routes.get(
         "/v1/events",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from router.admin_ports import DeploymentCondition
+from router.api.caller import CROSSES
 from router.api.rollout_shapes import RolloutLineView
 from router.api.shape import Shape
 from router.plan import Action
@@ -19,6 +20,7 @@ class ApplyRequest(Shape):
         examples=[[{"kind": "Endpoint", "name": "fraud"}]],
     )
     dry_run: bool = Field(default=False, strict=True, description="Only say what would change.")
+    force: bool = Field(default=False, strict=True, description=CROSSES)
     revisions: dict[str, int] = Field(
         default_factory=dict,
         description="Endpoint to the revision it must be at (0: must not exist), else 409.",
@@ -43,6 +45,7 @@ class DoneView(Shape):
     dry_run: bool
     changes: list[ChangeView]
     revisions: dict[str, int] = Field(description="Endpoint to its revision now; 0: it does not exist.")
+    notes: list[str] = Field(description="What was asked for and not done because a rollout decides it, in words.")
 
 
 class DeploymentView(Shape):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 
 from router.admin_ports import (
@@ -17,7 +16,7 @@ from router.admin_ports import (
 )
 from router.api import shapes
 from router.api.rollout_views import line_view
-from router.applying import RolloutChange, latest_of
+from router.applying import Applied, latest_of
 from router.commits import Done
 from router.domain.endpoint import EndpointState
 from router.domain.rollout import Rollout
@@ -96,15 +95,20 @@ def every_endpoint(operations: Operations, rollouts: Rollouts) -> list[shapes.En
     return [endpoint_view(states[name], operations.status(name), latest_of(rollouts, name)) for name in sorted(states)]
 
 
-def done_view(done: Done, *, is_dry_run: bool = False, rollouts: Iterable[RolloutChange] = ()) -> shapes.DoneView:
-    changes = [_change_view(change) for change in done.changes]
+def done_view(done: Done) -> shapes.DoneView:
+    return applied_view(Applied(done, (), ()))
+
+
+def applied_view(applied: Applied, *, is_dry_run: bool = False) -> shapes.DoneView:
+    changes = [_change_view(change) for change in applied.done.changes]
     changes += [
         shapes.ChangeView(
             kind="rollout", endpoint=change.endpoint, name=change.candidate, action=change.action, fields=[]
         )
-        for change in rollouts
+        for change in applied.rollouts
     ]
-    return shapes.DoneView(dry_run=is_dry_run, changes=changes, revisions=dict(done.revisions))
+    revisions = dict(applied.done.revisions)
+    return shapes.DoneView(dry_run=is_dry_run, changes=changes, revisions=revisions, notes=list(applied.notes))
 
 
 def _change_view(change: Change) -> shapes.ChangeView:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from router.cli.changes import conclude
+from router.cli.endpoint import EndRollout
 from router.cli.session import Session, command
 from router.cli.sources import spec_source
 from router.cli.waiting import DEFAULT_TIMEOUT_S, Timeout, Wait
@@ -22,7 +23,12 @@ def register(app: typer.Typer) -> None:
 
 
 def apply(
-    session: Session, files: Files, wait: Wait = True, timeout: Timeout = DEFAULT_TIMEOUT_S, dry_run: DryRun = False
+    session: Session,
+    files: Files,
+    wait: Wait = True,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+    dry_run: DryRun = False,
+    force: EndRollout = False,
 ) -> int:
     """Make spec files true.
 
@@ -43,7 +49,7 @@ def apply(
     rollouts = [item for item in plain if item["kind"] == "Rollout"]
     with session.client() as client:
         try:
-            done = client.apply(plain, is_dry_run=dry_run)
+            done = client.apply(plain, is_dry_run=dry_run, is_forced=force)
         except Refused as error:
             if error.code != "invalid" or not error.facts.get("problems"):
                 raise

@@ -30,10 +30,13 @@ def conclude(
     """
     if session.output is Output.TABLE:
         print(table(("action", "kind", "name", "changes"), [_row(change) for change in done["changes"]]))
+    for note in done["notes"]:
+        say(f"note: {note}")
     has_more = any(change["action"] == "waiting" for change in done["changes"])
     if wait_s is None:
         if has_more:
             say("a rollout waits for the rest to be in force: apply the same again to start it")
+        _say_what_started(done)
         if session.output is Output.JSON:
             print_json(done)
         return 0
@@ -41,6 +44,7 @@ def conclude(
         wait_for(client, done["revisions"], wait_s, is_traffic_only=is_traffic_only)
         if has_more and then:
             done = done | {"changes": _with_the_rest(done["changes"], then())}
+        _say_what_started(done)
     except CrossfadeError as error:
         code = report(Session(Output.TABLE, session.admin_url, session.token_file, session.data_dir), error)
         if session.output is Output.JSON:
@@ -51,13 +55,17 @@ def conclude(
     return 0
 
 
+def _say_what_started(done: Mapping[str, Any]) -> None:
+    for change in done["changes"]:
+        if change["kind"] == "rollout" and change["action"] == "created" and not done["dry_run"]:
+            say(f"rollout {_row(change)[2]} has started: crossfade rollout watch {change['endpoint']}")
+
+
 def _with_the_rest(changes: list[dict[str, Any]], later: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The changes, with what became of those that waited. Raises `TimedOut` when one still does."""
     for change in later:
         if change["action"] == "waiting":
             raise TimedOut(f"endpoint {change['endpoint']} was in force and is no more: apply the same again")
-        if change["kind"] == "rollout" and change["action"] == "created":
-            say(f"rollout {_row(change)[2]} has started: crossfade rollout watch {change['endpoint']}")
     return [change for change in changes if change["action"] != "waiting"] + later
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from router.cli.changes import conclude
-from router.cli.endpoint import deployment_table
+from router.cli.endpoint import EndRollout, deployment_table
 from router.cli.output import listing
 from router.cli.session import Session, command
 from router.cli.waiting import DEFAULT_TIMEOUT_S, IfRevision, Timeout, Wait
@@ -79,18 +79,19 @@ def delete(
     session: Session,
     endpoint: Endpoint,
     name: Name,
+    force: EndRollout = False,
     if_revision: IfRevision = None,
     wait: Wait = True,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> int:
-    """Delete a deployment. Refused while it has live or mirrored traffic.
+    """Delete a deployment. Refused while it has live or mirrored traffic, or, unless forced, a part in a rollout.
 
     \b
       crossfade endpoint update filetype --traffic "green=100"
       crossfade deployment delete filetype blue
     """
     with session.client() as client:
-        done = client.delete_deployment(endpoint, name, if_revision)
+        done = client.delete_deployment(endpoint, name, if_revision, is_forced=force)
         return conclude(session, client, done, timeout if wait else None)
 
 

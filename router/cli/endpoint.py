@@ -23,6 +23,7 @@ MirrorTraffic = Annotated[
     str | None, typer.Option("--mirror-traffic", metavar="SHARE", help='Such as "green=10"; "" ends mirroring.')
 ]
 Force = Annotated[bool, typer.Option("--force", help="Also while it has live traffic.")]
+EndRollout = Annotated[bool, typer.Option("--force", help="Also during a rollout: abort it first.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -60,6 +61,7 @@ def update(
     name: Name,
     traffic: Traffic = None,
     mirror_traffic: MirrorTraffic = None,
+    force: EndRollout = False,
     if_revision: IfRevision = None,
     wait: Wait = True,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
@@ -67,6 +69,7 @@ def update(
     """Change how live traffic is split, what is mirrored, or both.
 
     Shares are whole percents that sum to 100 (or to 0: nobody gets traffic); a deployment that is not named gets none.
+    Refused while a rollout is under way, unless forced.
 
     \b
       crossfade endpoint update filetype --traffic "blue=90 green=10"
@@ -82,7 +85,7 @@ def update(
             "", "there is nothing to change", 'give --traffic "blue=90 green=10" or --mirror-traffic "green=10"'
         )
     with session.client() as client:
-        done = client.change_traffic(name, change, if_revision)
+        done = client.change_traffic(name, change, if_revision, is_forced=force)
         return conclude(session, client, done, timeout if wait else None, is_traffic_only=True)
 
 

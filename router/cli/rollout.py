@@ -90,11 +90,11 @@ def start(
     wait: Wait = False,
     timeout: Timeout = None,
 ) -> int:
-    """Move an endpoint's traffic to another deployment, as far and as fast as the evidence allows.
+    """Begin to move an endpoint's traffic to another deployment.
 
-    The control plane does the moving: this command may go away. It rolls back by itself when the candidate fails more,
-    is slower or answers differently, and goes on only when it is shown that it is not. Everything else that a rollout
-    can be told (own metrics, webhooks) goes into a spec of kind Rollout.
+    It moves as far and as fast as the evidence allows: on, when the candidate is shown to be as good; back, when it is
+    shown to fail more, to be slower or to answer differently. The control plane does this by itself, and this command
+    may go away. What else a rollout can be told (own metrics, webhooks) goes into a spec of kind Rollout.
 
     \b
       crossfade rollout start filetype --to green
@@ -124,16 +124,18 @@ def start(
         if not wait:
             _show(session, begun)
             return 0
-        # With JSON, stdout is for the result alone.
-        display = watching.Lines(client, sys.stderr if session.output is Output.JSON else sys.stdout)
+        is_json = session.output is Output.JSON  # then stdout is for the result alone
+        display = watching.Lines(client, sys.stderr) if is_json else _display(session, client)
         ended = watching.watch(client, begun, display, timeout)
-        if session.output is Output.JSON:
+        if is_json:
             print_json(ended)
         return watching.conclude(ended)
 
 
 def status(session: Session, endpoint: Endpoint) -> None:
-    """Show the present rollout of an endpoint, or its last one: steps, weights in force, replicas, evidence.
+    """Show an endpoint's present or last rollout.
+
+    Its steps, the weights in force, the replicas of both sides, and the evidence, as numbers and in words.
 
     \b
       crossfade rollout status filetype
@@ -160,7 +162,9 @@ def watch(session: Session, endpoint: Endpoint, timeout: Timeout = None) -> int:
 
 
 def pause(session: Session, endpoint: Endpoint) -> None:
-    """Stay at the present weights until it is resumed. A candidate that is shown to fail is still rolled back.
+    """Stay at the present weights until it is resumed.
+
+    A candidate that is shown to fail is rolled back all the same.
 
     \b
       crossfade rollout pause filetype
@@ -178,7 +182,9 @@ def resume(session: Session, endpoint: Endpoint) -> None:
 
 
 def promote(session: Session, endpoint: Endpoint, full: Full = False) -> None:
-    """Take the next step without waiting for evidence, or with --full all of them.
+    """Take the next step without waiting for evidence.
+
+    With --full all steps that are left, at once.
 
     \b
       crossfade rollout promote filetype
@@ -188,7 +194,9 @@ def promote(session: Session, endpoint: Endpoint, full: Full = False) -> None:
 
 
 def abort(session: Session, endpoint: Endpoint, reason: Reason = "") -> None:
-    """Return all traffic to the stable deployment, now. The candidate keeps its replicas.
+    """Return all traffic to the stable deployment.
+
+    At once, and the candidate keeps its replicas.
 
     \b
       crossfade rollout abort filetype --reason "wrong labels for PDFs"
@@ -197,9 +205,10 @@ def abort(session: Session, endpoint: Endpoint, reason: Reason = "") -> None:
 
 
 def undo(session: Session, endpoint: Endpoint) -> None:
-    """After a rollout that succeeded: move all traffic back to where it was, at once.
+    """Move all traffic back after a rollout that succeeded.
 
-    The old deployment gets its replicas back first, where it was scaled down already.
+    At once: this is a rollout of one step. Where the old deployment was scaled down already, it gets its replicas back
+    first.
 
     \b
       crossfade rollout undo filetype
@@ -208,7 +217,9 @@ def undo(session: Session, endpoint: Endpoint) -> None:
 
 
 def history(session: Session, endpoint: Endpoint, trail: Trail = False, limit: Limit = 100) -> None:
-    """List the rollouts of an endpoint, the latest first; or with --trail all that happened in them, the latest last.
+    """List the rollouts of an endpoint, the latest first.
+
+    With --trail everything that happened in them, the latest last: who, when, what and why.
 
     \b
       crossfade rollout history filetype
@@ -227,9 +238,9 @@ def history(session: Session, endpoint: Endpoint, trail: Trail = False, limit: L
 
 
 def diff(session: Session, endpoint: Endpoint, limit: Limit = 10) -> None:
-    """Show requests that the candidate answered differently than stable did, the latest first.
+    """Show requests that both sides answered differently.
 
-    They are sampled while a share of the requests is mirrored (set_mirror; the canary begins with it).
+    The latest first. They are sampled while a share of the requests is mirrored (set_mirror; the canary begins so).
 
     \b
       crossfade rollout diff filetype

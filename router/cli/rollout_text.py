@@ -34,7 +34,8 @@ def state_sentence(rollout: Json, now: datetime) -> str:
     where = _step_words(rollout["step"], len(rollout["steps"]), _current_text(rollout))
     match rollout["phase"]:
         case "pending":
-            return "waits until both deployments are ready" + holding
+            who = f"{rollout['candidate']} is" if rollout["undoes"] else "both deployments are"
+            return f"waits until {who} ready{holding}"
         case "progressing":
             elapsed = f", {duration(_seconds(rollout['step_since'], now))} so far" if where else ""
             return f"{where or 'all steps are done'}{elapsed}{holding}"
@@ -154,10 +155,11 @@ def _bars(rollout: Json) -> list[str]:
         percent = rollout["in_force"]["traffic"].get(name, 0)
         asked = rollout["asked"]["traffic"].get(name, 0)
         replicas = rollout["replicas"][role]
-        notes = [f"{replicas['ready']} of {max(1, replicas['wanted'])} replicas ready"]
+        is_seen = rollout["phase"] != "pending" or rollout["holding"]  # nobody has looked before that
+        notes = [f"{replicas['ready']} of {max(1, replicas['wanted'])} replicas ready"] if is_seen else []
         notes += [f"mirror {rollout['mirror']}%"] if role == "candidate" and rollout["mirror"] else []
         notes += [f"asked for {asked}%"] if asked != percent else []
-        lines.append(f"  {name.ljust(names)}  {_bar(percent)} {percent:3d}%  {', '.join(notes)}")
+        lines.append(f"  {name.ljust(names)}  {_bar(percent)} {percent:3d}%  {', '.join(notes)}".rstrip())
     return lines
 
 

@@ -94,10 +94,11 @@ class Lines:
 
     def show(self, rollout: Json) -> None:
         if rollout["revision"] > self._revision:
+            # The trail may be ahead of the rollout that was asked for a moment before.
             for entry in self._client.rollout_trail(rollout["endpoint"], _TRAIL_ENTRIES):
                 if entry["rollout"] == rollout["id"] and entry["revision"] > self._revision:
                     self._line(entry_line(entry))
-            self._revision = rollout["revision"]
+                    self._revision = entry["revision"]
             if advice := what_to_do(rollout):
                 self._line(advice)
         verdict = rollout["verdict"]

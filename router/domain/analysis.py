@@ -96,6 +96,8 @@ def _row(metric: str, evidence: Evidence, policy: Policy, analyze: Analyze, now:
     elif metric == "agreement" and candidate.of < analyze.min_pairs:
         missing = _more(analyze.min_pairs - candidate.of, "compared answers", candidate.of, evidence, now)
         result, sentence = Result.INCONCLUSIVE, f"{metric}: needs {missing}"
+    elif metric.startswith("latency") and not evidence.thresholds:
+        result, sentence = Result.INCONCLUSIVE, f"{metric}: waits for enough answers of stable to know how fast it is"
     elif bound <= margin and excess <= margin:
         result, sentence = Result.PASS, f"{_told(metric, comparison)}; {_surely(bound)}"
     else:
@@ -106,8 +108,6 @@ def _row(metric: str, evidence: Evidence, policy: Policy, analyze: Analyze, now:
 
 def _wanted(metric: str, comparison: Comparison, margin: float, alpha: float, evidence: Evidence, now: datetime) -> str:
     """What is missing for a pass, if everything goes on as it is."""
-    if metric.startswith("latency") and not evidence.thresholds:
-        return "waits for enough answers of stable to know how fast it is"
     stable, candidate = comparison.whole.stable, comparison.whole.candidate
     floor = lower_bound(stable, alpha / 2)
     noun = "compared answers" if metric == "agreement" else "candidate requests"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from router.domain.evidence import Measurement
-from router.domain.policy import CustomMetric
-from router.domain.rollout import Rollout
-from router.rollout_ports import Difference, Entry, Pairs
+from router.rollout_ports import Difference, Pairs
 
 
 class NothingCompared:
@@ -22,17 +19,3 @@ class NothingCompared:
 
     def differences(self, endpoint: str, limit: int) -> tuple[Difference, ...]:
         return ()
-
-
-class NothingMeasured:
-    """Implements `Measures`."""
-
-    async def measure(self, rollout: Rollout, metric: CustomMetric) -> Measurement:
-        return Measurement(metric.name, None, "this gateway measures no metrics of its users")
-
-
-class NobodyListens:
-    """Implements `Listeners`."""
-
-    def tell(self, entry: Entry) -> None:
-        return

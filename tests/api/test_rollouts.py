@@ -217,6 +217,45 @@ async def test_an_endpoint_shows_the_rollout_that_is_under_way(admin: Admin) -> 
     assert (await admin.http.get(BASE)).json()["rollout"] is None
 
 
+AT_MIRROR: list[Any] = [{"set_mirror": 10}, {"analyze": {}}]
+AT_WEIGHT: list[Any] = [{"set_weight": 10}, {"analyze": {}}, {"set_weight": 100}]
+AT_PAUSE: list[Any] = [{"pause": "until_promoted"}, {"set_weight": 100}]
+
+
+@pytest.mark.parametrize("steps", [AT_MIRROR, AT_WEIGHT, AT_PAUSE])
+async def test_changes_by_hand_are_refused_while_a_rollout_is_under_way_unless_forced(
+    admin: Admin, steps: list[Any]
+) -> None:
+    under_way = await started(admin, steps=steps)
+    change = {"traffic": {"blue": 50, "green": 50}}
+    for refused in (
+        await admin.http.patch(BASE, json=change),
+        await admin.http.delete(f"{BASE}/deployments/green"),
+        await admin.apply(SPECS[2] | {"resources": {"cpu": 2}}),
+    ):
+        assert "crossfade rollout abort e" in error_of(refused, 409, "conflict")["message"]
+    error = error_of(await admin.http.patch(BASE, json={"traffic": {"gren": 100}}), 422, "invalid")
+    assert error["problems"][0]["key"] == "traffic.gren"
+    assert await latest(admin) == under_way
+    forced = await admin.http.patch(BASE, json=change, params={"force": "true"}, headers={"x-crossfade-by": "eve"})
+    assert forced.status_code == 200, forced.text
+    view = await latest(admin)
+    assert (view["outcome"], view["reason"]) == ("aborted", "aborted by eve")
+    assert (await admin.http.get(BASE)).json()["traffic"] == {"blue": 50, "green": 50}
+
+
+@pytest.mark.parametrize("steps", [AT_MIRROR, AT_WEIGHT, AT_PAUSE])
+async def test_a_forced_deletion_and_a_forced_apply_abort_the_rollout_too(admin: Admin, steps: list[Any]) -> None:
+    await started(admin, steps=steps)
+    gone = await admin.http.delete(f"{BASE}/deployments/green", params={"force": "true"})
+    assert gone.status_code == 200, gone.text
+    assert (await latest(admin))["outcome"] == "aborted"
+    await started(admin, steps=steps)
+    changed = await admin.apply(SPECS[2] | {"resources": {"cpu": 2}}, force=True)
+    assert changed.status_code == 200, changed.text
+    assert (await latest(admin))["outcome"] == "aborted"
+
+
 # --- documents of kind Rollout -----------------------------------------------------------------------------------
 
 
@@ -237,7 +276,9 @@ async def test_applying_a_file_with_a_rollout_starts_it_once(admin: Admin) -> No
     }
     running = await latest(admin)
     assert running["weight"] == 100
-    assert set(actions(await admin.apply(*BOTH, ROLLOUT)).values()) == {"unchanged"}
+    again = await admin.apply(*BOTH, ROLLOUT)
+    assert set(actions(again).values()) == {"unchanged"}
+    assert again.json()["notes"] == ["traffic of endpoint 'e' is left to its rollout, and stays as it is"]
     assert await latest(admin) == running
 
 
@@ -247,7 +288,12 @@ async def test_applying_it_again_after_it_succeeded_moves_nothing_back(admin: Ad
     assert admin.bench.rollouts.latest("e").phase is Phase.SUCCEEDED
     revision = admin.bench.desired.state("e").revision
     sized = (ENDPOINT, SPECS[1] | {"instance_count": 1}, SPECS[2])
-    assert set(actions(await admin.apply(*sized, ROLLOUT)).values()) == {"unchanged"}
+    again = await admin.apply(*sized, ROLLOUT)
+    assert set(actions(again).values()) == {"unchanged"}
+    assert again.json()["notes"] == [
+        "traffic of endpoint 'e' is left to its rollout, and stays as it is",
+        "instance_count of 'blue', which is retired, stays as the rollout left it",
+    ]
     state = admin.bench.desired.state("e")
     assert state.revision == revision
     assert state.endpoint.traffic.as_dict() == {"green": 100}

@@ -170,6 +170,24 @@ def test_endpoints_and_status_show_a_rollout_that_is_under_way_in_a_line(termina
     assert "blue → green" not in terminal.run("status").out
 
 
+def test_traffic_is_not_changed_by_hand_during_a_rollout_unless_forced(terminal: Terminal) -> None:
+    paused = terminal.spec("- pause: until_promoted\n- set_weight: 100\n", "steps.yaml")
+    begun(terminal, "--steps", paused)
+    change = ("endpoint", "update", "e", "--traffic", "blue=50 green=50")
+    refused = terminal.run(*change)
+    assert refused.code == 1
+    assert "crossfade rollout abort e" in refused.err
+    assert terminal.run(*change, "--force").code == 0
+    assert terminal.run("rollout", "status", "e", "-o", "json").json["outcome"] == "aborted"
+    terminal.run("endpoint", "update", "e", "--traffic", "blue=100")
+    begun(terminal, "--steps", paused)
+    assert terminal.run("deployment", "delete", "e", "green", "--force").code == 0
+    begun(terminal, "--steps", paused)
+    changed = terminal.spec(SPEC + "resources: {cpu: 2}\n", "changed.yaml")
+    assert terminal.run("apply", "-f", changed).code == 1
+    assert terminal.run("apply", "-f", changed, "--force").code == 0
+
+
 # --- looking on ---------------------------------------------------------------------------------------------------
 
 
@@ -274,10 +292,14 @@ def test_apply_starts_the_rollout_of_a_file_once(terminal: Terminal) -> None:
     path = terminal.spec(SPEC + ROLLOUT)
     dry = terminal.run("apply", "-f", path, "--dry-run")
     assert dry.out.splitlines()[-1] == "created  rollout     e → green  -"
+    assert "has started" not in dry.err
     assert terminal.bench.desired.states == {}
-    assert terminal.run("apply", "-f", path).out.splitlines()[-1] == "created  rollout     e → green  -"
+    ran = terminal.run("apply", "-f", path)
+    assert ran.out.splitlines()[-1] == "created  rollout     e → green  -"
+    assert ran.err.splitlines()[-1] == "rollout e → green has started: crossfade rollout watch e"
     again = terminal.run("apply", "-f", path, "-o", "json")
     assert {change["action"] for change in again.json["changes"]} == {"unchanged"}
+    assert "note: traffic of endpoint 'e' is left to its rollout, and stays as it is\n" in again.err
 
 
 def test_apply_waits_for_the_rest_before_it_starts_the_rollout(terminal: Terminal) -> None:
