@@ -11,10 +11,10 @@ UV_VERSION := 'uv>=0.9,<1'
 SYNC := UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --frozen --quiet --inexact
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up check test bench format clean
+.PHONY: help setup setup-dev up check test bench bench-setup compare format clean
 
 help: ## list the commands
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .uv/bin/uv:
 	@echo "fetching uv into .uv" >&2
@@ -48,9 +48,15 @@ test: setup-dev ## run all tests
 bench: setup-dev ## measure the gateway side by side with Ray Serve and a plain gRPC server
 	@$(BIN)/python -m benchmarks.gateway
 
+bench-setup: setup-dev ## install the other model servers, each into an environment of its own
+	@$(BIN)/python -m benchmarks.environments
+
+compare: setup-dev ## measure beside other model servers and ONNX Runtime alone (about 15 minutes)
+	@$(BIN)/python -m benchmarks.compare
+
 format: setup-dev ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 clean: ## remove environments, caches and the data directory
-	@rm -rf $(VENV) .venv-kserve .uv .crossfade .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache deploy/examples/build
+	@rm -rf $(VENV) .venv-kserve .venv-peers .uv .crossfade .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache deploy/examples/build

@@ -34,7 +34,7 @@ class ChangeFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A running `crossfade up` with one endpoint, `ENDPOINT`."""
+    """A running `crossfade up`. `url`: where `ENDPOINT` is asked."""
 
     server: Server
     url: str
@@ -46,6 +46,10 @@ class Gateway:
     @property
     def token(self) -> str:
         return Path(self.data_dir, "admin.token").read_text().strip()
+
+    def url_of(self, endpoint_name: str) -> str:
+        """Where another endpoint is asked."""
+        return self.url.replace(f"/{ENDPOINT}/", f"/{endpoint_name}/")
 
     def metric(self, name: str) -> float:
         """The value of a metric without labels."""
@@ -60,7 +64,14 @@ def endpoint(name: str, traffic: Mapping[str, int]) -> dict[str, Any]:
     return {"kind": "Endpoint", "name": name, "traffic": dict(traffic)}
 
 
-def deployment(endpoint_name: str, name: str, model: Path, instance_count: int = 1, cpu: float = 0.2) -> dict[str, Any]:
+def deployment(
+    endpoint_name: str,
+    name: str,
+    model: Path,
+    instance_count: int = 1,
+    cpu: float = 0.2,
+    batching: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """A spec document. The version is the deployment's name, since all of them serve the same file."""
     return {
         "kind": "Deployment",
@@ -70,6 +81,7 @@ def deployment(endpoint_name: str, name: str, model: Path, instance_count: int =
         "model_version": name,
         "instance_count": instance_count,
         "resources": {"cpu": cpu},
+        **({} if batching is None else {"batching": dict(batching)}),
     }
 
 
@@ -87,7 +99,7 @@ def crossfade(folder: Path, documents: Sequence[Mapping[str, Any]], payload: Pay
     url, grpc_address = f"http://127.0.0.1:{http_port}/v2/models/{ENDPOINT}/infer", f"127.0.0.1:{grpc_port}"
     try:
         started_in_s = child.wait_until(
-            lambda: http_answers(url, payload) and grpc_reply(grpc_address, payload) is not None, START_TIMEOUT_S
+            lambda: http_answers(url, payload.json) and grpc_reply(grpc_address, payload) is not None, START_TIMEOUT_S
         )
         yield Gateway(
             Server(child, PATH_KINDS, started_in_s),

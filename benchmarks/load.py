@@ -8,6 +8,7 @@ import shutil
 import statistics
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +40,14 @@ def missing_programs() -> list[str]:
     return [package for program, package in PACKAGES.items() if shutil.which(program) is None]
 
 
-def http_load(url: str, body: Path, connections: int, duration_s: int) -> Load:
-    """Closed loop: every connection sends its next request when it has its reply. Raises `LoadFailed`."""
-    output = _run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{duration_s}s", "-s", str(POST_SCRIPT), url, "--", str(body)], duration_s
-    )
-    summary = json.loads(output.splitlines()[-1])
+def http_load(url: str, bodies: Sequence[Path], headers: Mapping[str, str], connections: int, duration_s: int) -> Load:
+    """Closed loop: every connection sends its next request, of the bodies in turn, when it has its reply.
+
+    Raises `LoadFailed`.
+    """
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{duration_s}s", "--timeout=10s", "-s", str(POST_SCRIPT), url, "--"]
+    command += [*map(str, bodies), *(f"{name}: {value}" for name, value in headers.items())]
+    summary = json.loads(_run(command, duration_s).splitlines()[-1])
     if summary["refused"] or summary["broken"] or not summary["requests"]:
         raise LoadFailed(f"{url}: {summary}")
     return Load(summary["requests"], summary["duration_us"] / 1e6, summary["p50_us"], summary["p99_us"])

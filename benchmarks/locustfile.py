@@ -7,6 +7,9 @@ Add `--headless -u 50 -r 10 -t 60s` to run without the web page. The request fil
 `curl --data @r.json …/v2/models/fraud/infer`; GrpcUser sends the same tensors as raw contents. Answers are grouped by
 the deployment that gave them, so a rollout can be watched: `infer blue`, `infer green`.
 
+`--shape` says how many of the `-u` users there are over the time of `-t` (60 s without it): `steady`, all of them all
+the time; `ramp`, from a tenth to all of them in ten steps; `spike`, a tenth of them, but all in the middle third.
+
 Locust is Python, and so is its gRPC client: one process gives a few thousand requests a second. For more, add
 `--processes -1`; to find the gateway's limit, use wrk and h2load as `benchmarks/gateway.py` does.
 """
@@ -22,25 +25,42 @@ from typing import Any
 import grpc
 import grpc.experimental.gevent
 import numpy as np
-from locust import FastHttpUser, User, constant, events, task
+from locust import FastHttpUser, LoadTestShape, User, constant, events, task
 from locust.env import Environment
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor, triton_to_np_dtype
 
 DEPLOYMENT_HEADER = "x-crossfade-deployment"
 TIMEOUT_S = 30.0
+SHAPES = ("steady", "ramp", "spike")
+DEFAULT_RUN_TIME_S = 60.0
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]  # locust's events have no types
 def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--endpoint", default="filetype", help="the endpoint's name")
     parser.add_argument("--request-file", default="request.json", help="a V2 infer request in JSON")
+    parser.add_argument("--shape", default="steady", choices=SHAPES, help="how the number of users changes (steady)")
     parser.add_argument("--deployment", default="", help="send everything to this deployment, whatever the weights")
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def _let_grpc_wait_with_gevent(environment: Environment, **_: Any) -> None:
     grpc.experimental.gevent.init_gevent()
+
+
+class ChosenShape(LoadTestShape):
+    """The shape of `--shape`, in terms of `-u`, `-r` and `-t`."""
+
+    use_common_options = True
+
+    def tick(self) -> tuple[int, float] | None:
+        options = self.runner.environment.parsed_options
+        passed = self.get_run_time() / (options.run_time or DEFAULT_RUN_TIME_S)
+        if passed >= 1:
+            return None
+        users = max(1, round(options.num_users * share_of_users(options.shape, passed)))
+        return users, max(options.spawn_rate, 1)
 
 
 class HttpUser(FastHttpUser):
@@ -99,6 +119,17 @@ class GrpcUser(User):
             response_length=size,
             exception=failure,
         )
+
+
+def share_of_users(shape: str, passed: float) -> float:
+    """The share of all users that are there when `passed` of the time is over, both from 0 to 1."""
+    match shape:
+        case "ramp":
+            return (int(passed * 10) + 1) / 10
+        case "spike":
+            return 1.0 if 1 / 3 <= passed < 2 / 3 else 0.1
+        case _:
+            return 1.0
 
 
 def grpc_request(endpoint: str, request: dict[str, Any]) -> service_pb2.ModelInferRequest:

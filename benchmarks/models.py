@@ -20,11 +20,18 @@ def tiny_mlp(path: Path) -> str:
     return _mlp(path, (64, 128, 128, 10))
 
 
-POISON = 1000.0  # in the first column of any row: what `faulty_mlp` cannot answer
+_POISON = 1000.0
+
+
+def poison() -> dict[str, np.ndarray]:
+    """Inputs that `tiny_mlp` answers, and `faulty_mlp` cannot."""
+    row = np.random.default_rng(0).standard_normal((1, 64)).astype(np.float32)
+    row[0, 0] = _POISON
+    return {"x": row}
 
 
 def faulty_mlp(path: Path) -> str:
-    """`tiny_mlp` with the same scores, which raises when a row begins with `POISON`. Returns the file's sha256."""
+    """`tiny_mlp` with the same scores, which raises when it is given `poison`. Returns the file's sha256."""
 
     def index(tensor: str) -> list[onnx.NodeProto]:
         """0 for ordinary rows; for others an index that `Gather` does not find."""
@@ -37,7 +44,7 @@ def faulty_mlp(path: Path) -> str:
 
     nothing = [
         numpy_helper.from_array(np.array([0], np.int64), "first"),
-        numpy_helper.from_array(np.array(POISON / 2, np.float32), "limit"),
+        numpy_helper.from_array(np.array(_POISON / 2, np.float32), "limit"),
         numpy_helper.from_array(np.zeros(1, np.float32), "nothing"),
     ]
     last = [

@@ -1,10 +1,27 @@
--- wrk script: POST the JSON file named by the first argument; print the summary as one line of JSON.
+-- wrk script: POST the files named by the arguments, one after the other; print the summary as one line of JSON.
+-- An argument with ": " in it is a header instead.
+local bodies, turn = {}, 0
+
 function init(args)
-  local file = assert(io.open(args[1], "rb"))
+  for _, argument in ipairs(args) do
+    local name, value = argument:match("^([%w-]+): (.*)$")
+    if name then
+      wrk.headers[name] = value
+    else
+      local file = assert(io.open(argument, "rb"))
+      bodies[#bodies + 1] = file:read("*a")
+      file:close()
+    end
+  end
   wrk.method = "POST"
-  wrk.body = file:read("*a")
-  wrk.headers["content-type"] = "application/json"
-  file:close()
+  for at, body in ipairs(bodies) do
+    bodies[at] = wrk.format(nil, nil, nil, body)
+  end
+end
+
+function request()
+  turn = turn % #bodies + 1
+  return bodies[turn]
 end
 
 function done(summary, latency, requests)

@@ -9,14 +9,17 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 STOP_GRACE_S = 30.0  # for the process that we started
 STRAGGLER_GRACE_S = 3.0  # for the rest, once that one has ended
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 class DidNotStart(Exception):
@@ -94,7 +97,14 @@ class Child:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def stop(self) -> list[str]:
-        """Ask politely, then insist. Returns the kinds of the processes that had to be killed."""
+        """Ask politely, then insist. Returns the kinds of the processes that had to be killed.
+
+        An interrupt meanwhile takes effect afterwards: it must not leave half of them running.
+        """
+        with _interrupts_later():
+            return self._stop()
+
+    def _stop(self) -> list[str]:
         self.tree()
         if self._popen.poll() is None:
             self._popen.send_signal(signal.SIGTERM)
@@ -109,6 +119,23 @@ class Child:
         psutil.wait_procs(stubborn, timeout=STRAGGLER_GRACE_S)
         self._popen.wait()
         return kinds
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """SIGINT and SIGTERM that arrive inside are handled at the end. Handlers belong to the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    handlers = {number: signal.signal(number, lambda it, _: arrived.append(it)) for number in _INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in arrived[:1]:
+            signal.raise_signal(number)
 
 
 def kind_of(process: psutil.Process) -> str:

@@ -15,14 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks import report
 from benchmarks.crossfade import CONTROL_PLANE_KIND, ENDPOINT, ChangeFailed, Gateway, crossfade, deployment, endpoint
-from benchmarks.models import POISON, faulty_mlp, slow_mlp, tiny_mlp
+from benchmarks.models import faulty_mlp, poison, slow_mlp, tiny_mlp
 from benchmarks.payloads import Payload, payload_for
 from benchmarks.processes import DidNotStart
 from benchmarks.progress import say
@@ -178,7 +178,7 @@ async def latency(bench: Bench) -> list[Row]:
             Row(
                 title=f"a candidate that is {bar.partition(':')[0]}",
                 bar=bar.partition(": ")[2],
-                crossfade=f"{rollout['phase']} after {took_s:.1f} s; {len(load.failures)} failed: {shown(rollout)}",
+                crossfade=f"{rollout['phase']} after {took_s:.1f} s; {len(load.failures)} failed: {rollout['reason']}",
                 is_met=rollout["phase"] in wanted and not load.failures,
                 details={"took_s": took_s, "rollout": rollout},
             )
@@ -278,7 +278,7 @@ def main() -> int:
         say("interrupted; the gateway has been stopped")
         return 130
     print(report.markdown(rows))
-    for path in report.write(rows, asdict(settings), arguments.output, "rollouts"):
+    for path in report.write("rollouts", rows, settings, arguments.output):
         say(f"written to {path}")
     return 0 if all(outcomes) and all(row.is_met is not False for row in rows) else 1
 
@@ -300,22 +300,22 @@ def _measure(name: str, settings: Settings, rows: list[Row]) -> bool:
         else:
             del models["green"]
         payload = payload_for(folder / models["blue"], ENDPOINT)
-        poison = payload_for(folder / models["blue"], ENDPOINT, POISON)
+        poisoned = payload_for(folder / models["blue"], ENDPOINT, poison())
         documents = [endpoint(ENDPOINT, {"blue": 100})]
         documents += [deployment(ENDPOINT, deployed, folder / file) for deployed, file in models.items()]
         try:
             with crossfade(folder, documents, payload) as gateway:
-                rows += asyncio.run(_run(name, settings, gateway, payload, poison))
+                rows += asyncio.run(_run(name, settings, gateway, payload, poisoned))
         except (DidNotStart, ChangeFailed) as error:
             say(f"{name} failed: {error}")
             return False
     return True
 
 
-async def _run(name: str, settings: Settings, gateway: Gateway, payload: Payload, poison: Payload) -> list[Row]:
+async def _run(name: str, settings: Settings, gateway: Gateway, payload: Payload, poisoned: Payload) -> list[Row]:
     async with RolloutAdmin(gateway) as admin:
         await admin.wait_until_replicas_are_ready()
-        return await SECTIONS[name](Bench(settings, gateway, admin, payload, poison))
+        return await SECTIONS[name](Bench(settings, gateway, admin, payload, poisoned))
 
 
 def _is_promoted(rollout_id: str) -> Callable[[dict[str, Any]], bool]:

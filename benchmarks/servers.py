@@ -13,17 +13,26 @@ import grpc
 import httpx
 import psutil
 
+from benchmarks.environments import ensure
 from benchmarks.load import INFER_METHOD
-from benchmarks.payloads import Payload
-from benchmarks.peers.variants import RAY_SERVE_VARIANTS
+from benchmarks.payloads import Exchange, Payload
+from benchmarks.peers.table import Dialect, Peer
+from benchmarks.peers.variants import GRPC_LOOPS, RAY_SERVE_DEFAULT, RAY_SERVE_VARIANTS
 from benchmarks.processes import Child, free_port
 
 START_TIMEOUT_S = 120.0
+PEER_START_TIMEOUT_S = 60.0
+_RAY_PATH_KINDS = frozenset({"haproxy", "HAProxyManager", "ProxyActor", "ServeReplica"})
+_OWN_CLUSTER = {  # on loopback, and it meets no other cluster of this machine
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server. `path_kinds`: the kinds of process that a request passes through (see `kind_of`)."""
+    """A running server. `path_kinds`: the kinds of process that a request passes through (see `kind_of`); none: all."""
 
     child: Child
     path_kinds: frozenset[str]
@@ -33,34 +42,55 @@ class Server:
 
 
 @contextmanager
-def ray_serve(folder: Path, model: Path, payload: Payload) -> Iterator[Server]:
+def ray_serve(
+    folder: Path, model: Path, payload: Payload, variants: tuple[str, ...] = tuple(RAY_SERVE_VARIANTS)
+) -> Iterator[Server]:
     """Ray Serve's fast path: replicas behind its bundled HAProxy. Raises `DidNotStart`, also when that is not used."""
-    port = free_port()
-    command = [sys.executable, "-m", "benchmarks.peers.ray_serve", str(model), f"--port={port}", f"--temp-dir={folder}"]
-    child = Child("Ray Serve", command, folder / "ray_serve.log", _ray_serve_environment(folder))
-    urls = {variant: f"http://127.0.0.1:{port}/{variant}" for variant in RAY_SERVE_VARIANTS}
-    try:
-        started_in_s = child.wait_until(
-            lambda: all(http_answers(url, payload) for url in urls.values()), START_TIMEOUT_S
-        )
-        child.wait_until(lambda: _listeners(child, port) == {"haproxy"}, 10, "listening through HAProxy")
-        yield Server(child, frozenset({"haproxy", "HAProxyManager", "ServeReplica"}), started_in_s, urls)
-    finally:
-        child.stop()
+    with _ray_serve(folder, model, payload, variants, _fast_path(folder)) as server:
+        port = httpx.URL(next(iter(server.urls.values()))).port or 0
+        server.child.wait_until(lambda: _listeners(server.child, port) == {"haproxy"}, 10, "listening through HAProxy")
+        yield server
 
 
 @contextmanager
-def grpc_aio(folder: Path, model: Path, payload: Payload) -> Iterator[Server]:
-    """A grpc.aio server around the same batcher."""
+def default_ray_serve(folder: Path, model: Path, payload: Payload) -> Iterator[Server]:
+    """Ray Serve as it comes: its own HTTP proxy, and the defaults of `@serve.batch` and of a deployment."""
+    with _ray_serve(folder, model, payload, (RAY_SERVE_DEFAULT,), {}) as server:
+        yield server
+
+
+@contextmanager
+def grpc_aio(folder: Path, model: Path, payload: Payload, loop: str) -> Iterator[Server]:
+    """A grpc.aio server around the same batcher, on one of `GRPC_LOOPS`."""
     port = free_port()
     module = "benchmarks.peers.grpc_aio"
-    child = Child("grpc.aio", [sys.executable, "-m", module, str(model), f"--port={port}"], folder / "grpc_aio.log")
+    command = [sys.executable, "-m", module, str(model), f"--port={port}", f"--loop={GRPC_LOOPS[loop]}"]
+    child = Child(f"grpc.aio, {loop}", command, folder / f"grpc_aio-{GRPC_LOOPS[loop]}.log")
     address = f"127.0.0.1:{port}"
     try:
         started_in_s = child.wait_until(lambda: grpc_reply(address, payload) is not None, START_TIMEOUT_S)
         yield Server(child, frozenset({module}), started_in_s, grpc_address=address)
     finally:
         child.stop()
+
+
+@contextmanager
+def peer_server(peer: Peer, folder: Path, model: Path, payload: Payload) -> Iterator[Server]:
+    """A peer in its own environment, which is made first if need be. Raises `NotInstallable` and `DidNotStart`."""
+    python = ensure(peer.environment).python
+    port, grpc_port = free_port(), free_port()
+    command = [str(python), "-m", peer.module, str(model), f"--port={port}", f"--grpc-port={grpc_port}"]
+    child = Child(peer.name, [*command, f"--folder={folder}"], folder / "peer.log")
+    url = f"http://127.0.0.1:{port}{peer.path}"
+    try:
+        started_in_s = child.wait_until(lambda: http_answers(url, exchange_with(peer, payload)), PEER_START_TIMEOUT_S)
+        yield Server(child, frozenset(), started_in_s, {peer.name: url}, f"127.0.0.1:{grpc_port}")
+    finally:
+        child.stop()
+
+
+def exchange_with(peer: Peer, payload: Payload) -> Exchange:
+    return payload.json if peer.dialect is Dialect.V2 else payload.rows
 
 
 def grpc_reply(address: str, payload: Payload) -> bytes | None:
@@ -74,16 +104,34 @@ def grpc_reply(address: str, payload: Payload) -> bytes | None:
     return reply
 
 
-def http_answers(url: str, payload: Payload) -> bool:
+def http_answers(url: str, exchange: Exchange) -> bool:
     """Whether `url` answers at all. Raises `WrongAnswer` when it answers wrongly."""
     try:
-        reply = httpx.post(url, content=payload.body, headers={"content-type": "application/json"}, timeout=5)
+        reply = httpx.post(url, content=exchange.body, headers=exchange.headers, timeout=5)
     except httpx.TransportError:
         return False
     if reply.status_code != 200:
         return False
-    payload.check_json(reply.content)
+    exchange.check(reply)
     return True
+
+
+@contextmanager
+def _ray_serve(
+    folder: Path, model: Path, payload: Payload, variants: tuple[str, ...], settings: dict[str, str]
+) -> Iterator[Server]:
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.peers.ray_serve", str(model), f"--port={port}", f"--temp-dir={folder}"]
+    command += [f"--variant={variant}" for variant in variants]
+    child = Child("Ray Serve", command, folder / "ray_serve.log", {**_OWN_CLUSTER, **settings})
+    urls = {variant: f"http://127.0.0.1:{port}/{variant}" for variant in variants}
+    try:
+        started_in_s = child.wait_until(
+            lambda: all(http_answers(url, payload.json) for url in urls.values()), START_TIMEOUT_S
+        )
+        yield Server(child, _RAY_PATH_KINDS, started_in_s, urls)
+    finally:
+        child.stop()
 
 
 def _listeners(child: Child, port: int) -> set[str]:
@@ -99,17 +147,13 @@ def _listeners(child: Child, port: int) -> set[str]:
     return programs
 
 
-def _ray_serve_environment(folder: Path) -> dict[str, str]:
+def _fast_path(folder: Path) -> dict[str, str]:
     return {
         # The switches that Ray's performance guide names. HAProxy's per-request metrics are read by a Python process;
         # without them Ray Serve is faster still.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # A cluster on loopback that meets no other cluster of this machine.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "disabled",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),

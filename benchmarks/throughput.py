@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks.load import Load
 from benchmarks.machine import QUIET_BELOW, Patience, cpu_use
@@ -17,13 +17,24 @@ PATIENCE_PER_ROUND_S = 10.0
 MIN_ROUNDS = 2
 
 
+class Meter(Protocol):
+    """Tells the CPU seconds used so far, by kind of process."""
+
+    def cpu_s(self) -> Mapping[str, float]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """`run` puts load on `server` for so many seconds."""
+    """`run` puts load on it for so many seconds. `path_kinds`: the processes that a request passes; none: all."""
 
     name: str
-    server: Server
+    meter: Meter
+    path_kinds: frozenset[str]
     run: Callable[[int], Load]
+
+    @classmethod
+    def on(cls, server: Server, name: str, run: Callable[[int], Load]) -> Contender:
+        return cls(name, server.child, server.path_kinds, run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +60,22 @@ class Sample:
 Samples = dict[str, list[Sample]]
 
 
-def in_turns(contenders: Sequence[Contender], rounds: int, duration_s: int) -> Samples:
+def in_turns(
+    contenders: Sequence[Contender],
+    rounds: int,
+    duration_s: int,
+    patience_per_round_s: float = PATIENCE_PER_ROUND_S,
+) -> Samples:
     """A B A B …; every contender is warmed up by one turn that does not count. Raises `LoadFailed`.
 
     A turn during which others used the machine is taken again when they rest, as long as patience lasts.
     """
     samples: Samples = {contender.name: [] for contender in contenders}
-    servers = list({id(contender.server): contender.server.child for contender in contenders}.values())
-    patience = Patience(servers, rounds * PATIENCE_PER_ROUND_S)
+    meters = {id(contender.meter): contender.meter for contender in contenders}.values()
+    servers = [
+        meter for meter in meters if isinstance(meter, Child)
+    ]  # what runs in this process is counted as ours anyway
+    patience = Patience(servers, rounds * patience_per_round_s)
     for contender in contenders:
         contender.run(1)
     for number in range(1, rounds + 1):
@@ -140,10 +159,11 @@ def _undisturbed_turn(contender: Contender, servers: Sequence[Child], duration_s
 
 def _turn(contender: Contender, servers: Sequence[Child], duration_s: int) -> Sample:
     machine_before = cpu_use(servers)
-    before = contender.server.child.cpu_s()
+    before = contender.meter.cpu_s()
     load = contender.run(duration_s)
-    after = contender.server.child.cpu_s()
+    after = contender.meter.cpu_s()
     elsewhere = cpu_use(servers).elsewhere_since(machine_before)
     used = {kind: (cpu_s - before.get(kind, 0.0)) / load.requests * 1e6 for kind, cpu_s in after.items()}
-    on_path = sum(cpu_us for kind, cpu_us in used.items() if kind in contender.server.path_kinds)
+    path = contender.path_kinds or used.keys()
+    on_path = sum(cpu_us for kind, cpu_us in used.items() if kind in path)
     return Sample(load.per_second, load.p50_us, load.p99_us, on_path, sum(used.values()), used, elsewhere)

@@ -1,6 +1,8 @@
 """A plain grpc.aio server of the Open Inference Protocol, around the model and batcher of Crossfade's own replicas.
 
-python -m benchmarks.peers.grpc_aio MODEL --port PORT
+    python -m benchmarks.peers.grpc_aio MODEL --port PORT --loop asyncio|uvloop
+
+Follows https://grpc.github.io/grpc/python/grpc_asyncio.html, whose examples use `asyncio.run`; uvloop makes it faster.
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ import argparse
 import asyncio
 import hashlib
 import math
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -23,6 +27,7 @@ from serving.errors import STATUS, ScoringError
 from serving.messages import InferReply, InferRequest
 from serving.model import Model, ModelSettings
 
+_RUNNERS: dict[str, Callable[[Coroutine[Any, Any, None]], None]] = {"asyncio": asyncio.run, "uvloop": uvloop.run}
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -68,9 +73,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--loop", choices=_RUNNERS, required=True)
     arguments = parser.parse_args()
     digest = hashlib.sha256(arguments.model.read_bytes()).hexdigest()
-    uvloop.run(serve(OnnxOptions(str(arguments.model), digest), arguments.port))
+    _RUNNERS[arguments.loop](serve(OnnxOptions(str(arguments.model), digest), arguments.port))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -61,7 +62,7 @@ async def test_a_version_pins_by_path_and_by_message(shared: Gateway, payload: P
     assert await over_http(shared, payload, 5, path=path) == Counter({"green": 5})
     message = service_pb2.ModelInferRequest.FromString(payload.message)
     message.model_version = "green"
-    pinned = Payload(payload.body, message.SerializeToString(), payload.expected)
+    pinned = replace(payload, message=message.SerializeToString())
     assert await over_grpc(shared, pinned, 5) == Counter({"green": 5})
 
 

@@ -1,5 +1,6 @@
 """Servers as child processes: everything that comes from them is found and ended."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -34,3 +35,17 @@ def test_a_server_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path):
     with pytest.raises(DidNotStart, match="no such model"):
         child.wait_until(lambda: False, timeout_s=10)
     child.stop()
+
+
+def test_an_interrupt_while_a_server_is_ended_waits_until_it_has_ended(tmp_path: Path):
+    interrupting = (
+        f"import os, signal; signal.signal(signal.SIGTERM, lambda *_: os.kill({os.getpid()}, signal.SIGINT) or exit())"
+    )
+    child = Child(
+        "server", [sys.executable, "-c", f"{interrupting}; print('up', flush=True); signal.pause()"], tmp_path / "log"
+    )
+    child.wait_until(lambda: "up" in child.log_tail(), timeout_s=10)
+    (process,) = child.tree()
+    with pytest.raises(KeyboardInterrupt):
+        child.stop()
+    assert not process.is_running()
