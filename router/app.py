@@ -21,8 +21,10 @@ import uvloop
 from adapters.local_models import FileModels, PackageModels
 from adapters.model_sources import ModelSources
 from adapters.ray.logs import ReplicaLogs
+from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_store import SqliteStore
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
+from router.agreement.collector import Agreement
 from router.api import create_app
 from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, LOOPBACK, GatewayConfig, kept_secret, reachable
 from router.desired import Desired
@@ -84,6 +86,7 @@ class ControlPlane:
             self.events,
             Rules(must_allow_anonymous=not config.is_loopback),
         )
+        self.agreement = Agreement(ReplicaAnswers(config.gateway_token), lambda: self.reconciler.replicas)
         replica_metrics = ReplicaMetrics(config.gateway_token, lambda: self.reconciler.replicas)
         self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics, replica_metrics.gather)
 
@@ -122,8 +125,9 @@ class ControlPlane:
         )
         serving = _named(admin.serve(), "admin API")
         reconciling = _named(self._run_reconciler(), "reconciler")
+        comparing = _named(self.agreement.run(), "agreement")
         stopped = asyncio.create_task(stopping.wait())
-        await asyncio.wait({serving, reconciling, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({serving, reconciling, comparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
         code = 0
         if reconciling.done():
             # Ray was lost. Its client in this process would ask the lost cluster for ever; a new process is back in
@@ -133,7 +137,8 @@ class ControlPlane:
             await asyncio.sleep(_LAST_WORDS_S)
         admin.should_exit = True
         reconciling.cancel()
-        await asyncio.gather(serving, reconciling, return_exceptions=True)
+        comparing.cancel()
+        await asyncio.gather(serving, reconciling, comparing, return_exceptions=True)
         self.reconciler.close()
         await self.waiting_room.close()
         await self.metrics.close()

@@ -1,8 +1,8 @@
 """Brings together what both sides answered to the same request, in whatever order it arrives. Pure state.
 
 *Pairs* are counted whenever both answers are there. How many copies *arrived* can be said only of times in which every
-replica of both sides was watched without a gap, else a record that was missed would look like a copy that got lost. Such
-a time begins `SETTLE_S` after the last gap (sampling began, a replica came or went, records fell out), so that the
+replica of both sides was watched without a gap, else a record that was missed would look like a copy that got lost.
+Such a time begins `SETTLE_S` after the last gap (sampling began, a replica came or went, records fell out), so that the
 records of both answers fall into it, and a copy counts as lost when stable's answer has waited `PATIENCE_S` for it.
 
 Times are seconds on one monotonic clock.

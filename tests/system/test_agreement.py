@@ -43,12 +43,17 @@ def gateway(shared: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     shared.in_force(shared.admin.delete_endpoint(NAME))
 
 
-async def test_a_copy_agrees_always_and_another_model_differs_as_often_as_it_does(gateway: Gateway) -> None:
+def agreement_of(gateway: Gateway) -> Agreement:
+    """As the control plane has one: who serves stands in its database."""
     store = SqliteStore(gateway.data_dir / "state.sqlite")
     replicas = store.load_replicas()
     store.close()
     token = Path(gateway.data_dir, "gateway.token").read_text().strip()
-    agreement = Agreement(ReplicaAnswers(token), lambda: replicas)
+    return Agreement(ReplicaAnswers(token), lambda: replicas)
+
+
+async def test_a_copy_agrees_always_and_another_model_differs_as_often_as_it_does(gateway: Gateway) -> None:
+    agreement = agreement_of(gateway)
     collecting = asyncio.create_task(agreement.run())
     try:
         copy = await _compared(gateway, agreement, "copy")
