@@ -129,6 +129,8 @@ class ControlPlane:
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({serving, reconciling, comparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
         code = 0
+        if comparing.done():
+            comparing.result()
         if reconciling.done():
             # Ray was lost. Its client in this process would ask the lost cluster for ever; a new process is back in
             # two seconds, and nobody who scores notices.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from serving.errors import BadRequest
 from serving.exchange import Cancel, Handler, HttpRequest, HttpResponse, Reply
 from serving.replies import JSON_TYPE, error_response, method_not_allowed
 from serving.sampling import Batch, Order, Sampled
+from serving.tensors import DATATYPES
 
 PATH = "/-/samples"
 
@@ -113,16 +115,21 @@ def _written_outputs(answered: Answered) -> list[dict[str, Any]]:
 
 
 def _read_outputs(items: list[dict[str, Any]]) -> Answered:
-    return Answered(
-        tuple(
-            OutputRecord(
-                name=str(item["name"]),
-                datatype=str(item["datatype"]),
-                shape=tuple(int(axis) for axis in item["shape"]),
-                form=Form(item["form"]),
-                data=b64decode(item["data"]),
-                tops=b64decode(item["tops"]),
-            )
-            for item in items
-        )
+    return Answered(tuple(_read_output(item) for item in items))
+
+
+def _read_output(item: dict[str, Any]) -> OutputRecord:
+    output = OutputRecord(
+        name=str(item["name"]),
+        datatype=str(item["datatype"]),
+        shape=tuple(int(axis) for axis in item["shape"]),
+        form=Form(item["form"]),
+        data=b64decode(item["data"]),
+        tops=b64decode(item["tops"]),
     )
+    datatype = DATATYPES[output.datatype]
+    if output.form is Form.WHOLE and not datatype.is_bytes:
+        size = max(datatype.dtype.itemsize, 4) if output.is_float else datatype.dtype.itemsize
+        if len(output.data) != prod(output.shape) * size:
+            raise ValueError(f"output {output.name!r} has {len(output.data)} bytes")
+    return output

@@ -82,6 +82,8 @@ def _difference(stable: OutputRecord, candidate: OutputRecord, tolerance: Tolera
         return ""
     if not stable.is_float:
         return _first_other_value(stable, candidate)
+    if (stable.form, len(stable.data), len(stable.tops)) != (candidate.form, len(candidate.data), len(candidate.tops)):
+        return "recorded in another way, by another version of Crossfade"
     if stable.has_classes:
         return _flip(stable.top_classes(), candidate.top_classes())
     return _distance(stable.values(), candidate.values(), tolerance)

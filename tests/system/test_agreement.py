@@ -40,7 +40,7 @@ def gateway(shared: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         deployment(NAME, "other", folder / "border.onnx"),
     )
     yield shared
-    shared.in_force(shared.admin.delete_endpoint(NAME))
+    shared.in_force(shared.admin.delete_endpoint(NAME, is_forced=True))
 
 
 def agreement_of(gateway: Gateway) -> Agreement:

@@ -161,6 +161,14 @@ def test_records_are_small_and_survive_the_way_to_the_control_plane(outputs: lis
     assert read_batch(written_batch(batch)) == batch
 
 
+def test_a_record_whose_size_is_not_that_of_its_shape_is_refused() -> None:
+    cut = OutputRecord("y", "FP32", (1, 2), Form.WHOLE, bytes(7))
+    batch = Batch(1, has_gap=False, records=(Sampled(Answer(KEY, Answered((cut,))), 0.0),))
+
+    with pytest.raises(ValueError, match="has 7 bytes"):
+        read_batch(written_batch(batch))
+
+
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"last": 1, "has_gap": false, "records": [{}]}'])
 def test_what_is_no_batch_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match="not a batch"):
