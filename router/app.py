@@ -25,6 +25,7 @@ from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_store import SqliteStore
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
 from router.agreement.collector import Agreement
+from router.agreement.metrics import agreement_metrics
 from router.api import create_app
 from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, LOOPBACK, GatewayConfig, kept_secret, reachable
 from router.desired import Desired
@@ -174,7 +175,7 @@ class ControlPlane:
         await self.reconciler.run(runtime)
 
     def _own_metrics(self) -> str:
-        return gateway_metrics(
+        gateway = gateway_metrics(
             VERSION,
             self.desired.states.values(),
             self.reconciler.endpoint_status,
@@ -182,6 +183,7 @@ class ControlPlane:
             self.xds.proxies(),
             self._ray_status().is_connected,
         )
+        return gateway + agreement_metrics(self.agreement.all_pairs())
 
 
 def _runtime(config: GatewayConfig) -> Runtime:

@@ -60,6 +60,10 @@ class Agreement:
         comparison = self._comparisons.get(endpoint)
         return () if comparison is None else comparison.differences[:limit]
 
+    def all_pairs(self) -> dict[str, Pairs]:
+        """By endpoint: of those that are compared, or were."""
+        return {endpoint: comparison.pairs for endpoint, comparison in sorted(self._comparisons.items())}
+
     # -- work
 
     async def run(self) -> None:

@@ -91,6 +91,7 @@ async def test_pairs_are_counted_while_an_endpoint_is_compared_and_stay_known_af
     assert agreement.pairs("fraud").answers == Answers(2, 1)
     assert [difference.request_id for difference in agreement.differences("fraud", 10)] == ["r-2"]
     assert agreement.differences("fraud", 0) == ()
+    assert agreement.all_pairs() == {"fraud": agreement.pairs("fraud")}
 
 
 async def test_asking_again_for_the_same_changes_nothing(agreement: Agreement, source: MemoryReplicas) -> None:
