@@ -3,9 +3,9 @@
 Only mirrored requests do: the gateway marks the live request and its copy alike (`x-crossfade-mirrored`). Of those a
 share is chosen by a hash of what both have in common, so that both sides choose the same ones.
 
-Sampling is off until it is ordered. While it is off it costs a request the test of one attribute. While it is on
-(`python -m benchmarks.sampling`, one output of ten scores): 0.1 µs a request that is not mirrored, 0.4 µs a mirrored
-one that is not chosen, 4 µs one that is.
+Sampling is off until it is ordered. While it is off it costs a request the test of one attribute, which does not show:
+7.2 µs with and without. While it is on (`python -m benchmarks.sampling`, one output of ten scores): 0.1 µs a request
+that is not mirrored, 0.4 µs a mirrored one that is not chosen, 4 µs one that is.
 """
 
 from __future__ import annotations
