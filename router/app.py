@@ -24,9 +24,12 @@ from adapters.local_models import FileModels, PackageModels
 from adapters.model_sources import ModelSources
 from adapters.prometheus import PrometheusSampler
 from adapters.ray.logs import ReplicaLogs
+from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_store import SqliteStore
 from adapters.webhooks import Webhooks, WebhookSampler
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
+from router.agreement.collector import Agreement
+from router.agreement.metrics import agreement_metrics
 from router.api import create_app
 from router.commits import Commits
 from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, LOOPBACK, GatewayConfig, kept_secret, reachable
@@ -41,11 +44,10 @@ from router.plan import Rules
 from router.ports import Runtime
 from router.reconciler import Reconciler
 from router.replica_metrics import ReplicaMetrics
-from router.rollout_ports import Comparer, Entry
+from router.rollout_ports import Entry
 from router.rollouts.clock import SystemClock
 from router.rollouts.course import Surroundings
 from router.rollouts.engine import RolloutEngine
-from router.rollouts.idle import NothingCompared
 from router.rollouts.telling import Teller
 from router.server_state import server_view
 from router.telemetry import AttemptMeter
@@ -90,7 +92,7 @@ class ControlPlane:
             self.desired, self.xds, self.store, self.events, config.ray_address, self.waiting_room
         )
         commits = Commits(self.desired, self.store, self.reconciler, self.events)
-        self.comparer: Comparer = NothingCompared()
+        self.agreement = Agreement(ReplicaAnswers(config.gateway_token), lambda: self.reconciler.replicas)
         self.http = HttpExchange()
         self.webhooks = Webhooks(self._told, self.http, self.events)
         self.rollouts = RolloutEngine(
@@ -99,7 +101,7 @@ class ControlPlane:
                 commits=commits,
                 reconciling=self.reconciler,
                 meter=self.meter,
-                comparer=self.comparer,
+                comparer=self.agreement,
                 measures=_measurer(self.http),
                 teller=Teller(self.events, self.webhooks),
                 clock=SystemClock(),
@@ -137,7 +139,7 @@ class ControlPlane:
                 create_app(
                     self.operations,
                     self.rollouts,
-                    self.comparer,
+                    self.agreement,
                     self,
                     ReplicaLogs(config.replica_log_dir, config.gateway_id),
                     kept_secret(config.admin_token_file),
@@ -153,12 +155,14 @@ class ControlPlane:
         serving = _named(admin.serve(), "admin API")
         reconciling = _named(self._run_reconciler(), "reconciler")
         rolling = _named(self.rollouts.run(), "rollouts")
+        comparing = _named(self.agreement.run(), "agreement")
         telling = _named(self.webhooks.run(), "webhooks")
         stopped = asyncio.create_task(stopping.wait())
-        await asyncio.wait({serving, reconciling, rolling, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({serving, reconciling, rolling, comparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
         code = 0
-        if rolling.done():
-            rolling.result()
+        for endless in (rolling, comparing):
+            if endless.done():
+                endless.result()
         if reconciling.done():
             # Ray was lost. Its client in this process would ask the lost cluster for ever; a new process is back in
             # two seconds, and nobody who scores notices.
@@ -167,9 +171,9 @@ class ControlPlane:
             await asyncio.sleep(_LAST_WORDS_S)
         admin.should_exit = True
         reconciling.cancel()
-        rolling.cancel()
-        telling.cancel()
-        await asyncio.gather(serving, reconciling, rolling, telling, return_exceptions=True)
+        for task in (rolling, comparing, telling):
+            task.cancel()
+        await asyncio.gather(serving, reconciling, rolling, comparing, telling, return_exceptions=True)
         await self.http.close()
         self.reconciler.close()
         await self.waiting_room.close()
@@ -209,7 +213,7 @@ class ControlPlane:
         await self.reconciler.run(runtime)
 
     def _own_metrics(self) -> str:
-        return gateway_metrics(
+        gateway = gateway_metrics(
             VERSION,
             self.desired.states.values(),
             self.reconciler.endpoint_status,
@@ -217,6 +221,7 @@ class ControlPlane:
             self.xds.proxies(),
             self._ray_status().is_connected,
         )
+        return gateway + agreement_metrics(self.agreement.all_pairs())
 
 
 def _measurer(http: HttpExchange) -> Measurer:

@@ -15,6 +15,7 @@ from serving.oip_grpc import GrpcCodec
 from serving.oip_http import HttpCodec
 from serving.ports import ScoringModel
 from serving.replies import error_response, method_not_allowed
+from serving.witness import Witness
 
 log = logging.getLogger(__name__)
 
@@ -22,34 +23,44 @@ log = logging.getLogger(__name__)
 class InferCalls:
     """`http` and `grpc` are `Handler`s. `now_s` is `time.monotonic`, the clock of the model's deadlines."""
 
-    def __init__(self, model: ScoringModel, max_request_bytes: int, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self, model: ScoringModel, max_request_bytes: int, now_s: Callable[[], float], witness: Witness
+    ) -> None:
         self._model = model
         self._max_request_bytes = max_request_bytes
         self._now_s = now_s
+        self._witness = witness
+        self._sampling = witness.sampling
         self._codecs: tuple[HttpCodec, GrpcCodec] | None = None
 
     def http(self, request: HttpRequest, reply: Reply) -> Cancel | None:
         if request.method != b"POST":
             reply(method_not_allowed(b"POST"))
             return None
+        key = self._sampling.chosen(request.headers, request.body) if self._sampling.is_on else None
         try:
             codec, _ = self._codecs or self._make_codecs()
             infer = codec.decode(request)
             deadline = deadline_s(request.headers, infer, self._now_s())
         except ScoringError as error:
             reply(error_response(error))
+            if key is not None:
+                self._witness.saw(key, None, error)
             return None
         accept_encoding = request.headers.get(b"accept-encoding")
 
         def answer(outcome: InferReply | ScoringError) -> None:
             if isinstance(outcome, ScoringError):
-                reply(error_response(outcome))
-                return
-            try:
-                response = codec.encode(infer, outcome, accept_encoding)
-            except Exception as error:
-                response = error_response(self._encoding_failure(error))
+                response = error_response(outcome)
+            else:
+                try:
+                    response = codec.encode(infer, outcome, accept_encoding)
+                except Exception as error:
+                    outcome = self._encoding_failure(error)
+                    response = error_response(outcome)
             reply(response)
+            if key is not None:
+                self._witness.saw(key, infer, outcome)
 
         return self._model.infer(infer, deadline, answer)
 
@@ -57,6 +68,7 @@ class InferCalls:
         if not is_grpc(request.headers):
             reply(error_response(UnsupportedEncoding("this is a gRPC method, its content-type is application/grpc")))
             return None
+        key = self._sampling.chosen(request.headers, request.body) if self._sampling.is_on else None
         try:
             if request.method != b"POST":
                 raise MethodNotAllowed("gRPC calls are POST requests")
@@ -65,17 +77,22 @@ class InferCalls:
             deadline = deadline_s(request.headers, infer, self._now_s())
         except ScoringError as error:
             reply(grpc_error_response(error))
+            if key is not None:
+                self._witness.saw(key, None, error)
             return None
 
         def answer(outcome: InferReply | ScoringError) -> None:
             if isinstance(outcome, ScoringError):
-                reply(grpc_error_response(outcome))
-                return
-            try:
-                response = codec.encode(outcome)
-            except Exception as error:
-                response = grpc_error_response(self._encoding_failure(error))
+                response = grpc_error_response(outcome)
+            else:
+                try:
+                    response = codec.encode(outcome)
+                except Exception as error:
+                    outcome = self._encoding_failure(error)
+                    response = grpc_error_response(outcome)
             reply(response)
+            if key is not None:
+                self._witness.saw(key, infer, outcome)
 
         return self._model.infer(infer, deadline, answer)
 

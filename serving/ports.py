@@ -55,6 +55,10 @@ class ScoringModel(Protocol):
     @property
     def is_ready(self) -> bool: ...
 
+    @property
+    def pending(self) -> int:
+        """Requests accepted and not yet answered."""
+
     def infer(
         self, request: InferRequest, deadline_s: float, reply: Callable[[InferReply | ScoringError], None]
     ) -> Cancel:

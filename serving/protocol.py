@@ -20,7 +20,10 @@ from serving.http_api import HttpApi
 from serving.infer_calls import InferCalls
 from serving.ports import ScoringModel
 from serving.replies import error_response
+from serving.samples_api import PATH as SAMPLES_PATH
+from serving.samples_api import samples_handler
 from serving.server_view import ServerView
+from serving.witness import Witness
 
 View = Callable[[], ServerView]
 
@@ -47,7 +50,8 @@ def model_handler(
 
     `others`: path → who answers it instead.
     """
-    calls = InferCalls(model, settings.max_request_bytes, now_s)
+    witness = Witness(model, now_s)
+    calls = InferCalls(model, settings.max_request_bytes, now_s, witness)
     of_model = f"/v2/models/{model.name}"
     of_version = f"{of_model}/versions/{model.version}"
     # The paths that nearly all requests have, whole, so that one look-up decides.
@@ -58,6 +62,7 @@ def model_handler(
         f"{of_model}/ModelInfer".encode(): calls.grpc,
         f"{of_version}/ModelInfer".encode(): calls.grpc,
         f"/{SERVICE}/ModelInfer".encode(): calls.grpc,
+        SAMPLES_PATH.encode(): samples_handler(witness.renew),
     }
     answer = _answering(view, model, settings)
 

@@ -7,7 +7,11 @@ Model-level gRPC calls arrive here under HTTP paths (translation.py), so one tre
 2. copies that come back from the mirror
 3. pinned by header, first `x-crossfade-deployment`, then the Azure name
 4. pinned by model version
-5. by weight, with a mirrored copy
+5. by weight: first the share that is mirrored, then the rest
+
+The mirrored share has a route of its own, so that the live request can be marked as well as its copy: replicas then
+know whose answers are to be compared. Envoy draws one random number a request for both the share and the weight, so
+with several deployments of weight the share falls on the first of them; how the traffic is split stays exact.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from envoy.config.route.v3 import route_pb2, scoped_route_pb2
 from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
-from envoy.type.v3 import percent_pb2, range_pb2
+from envoy.type.v3 import range_pb2
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 
@@ -114,7 +118,7 @@ class _Routes:
                 *self._mirrored(),
                 *self._header_pins(),
                 *self._version_pins(),
-                self._weighted(),
+                *self._weighted(),
             ],
             retry_policy=retry_policy(self._gateway),
             metadata=_limits(self._max_request_bytes),
@@ -200,32 +204,33 @@ class _Routes:
         routes.append(refusal(self._under(f"{self._prefix}/versions"), 404, unknown))
         return routes
 
-    def _weighted(self) -> Any:
+    def _weighted(self) -> list[Any]:
         match = self._under(self._prefix)
         weights = [
             (upstream, self._routing.traffic.percent(upstream.deployment)) for upstream in self._routing.upstreams
         ]
         if not any(weight for _, weight in weights):
-            return refusal(match, 404, f"endpoint '{self._endpoint}' has no deployment with traffic")
+            return [refusal(match, 404, f"endpoint '{self._endpoint}' has no deployment with traffic")]
         route = self._to(match, weights, self._routing.shield)
         route.name = LIVE_ROUTE
         mirror = self._routing.mirror
-        if mirror is not None:
-            route.route.request_mirror_policies.append(
-                rc.RouteAction.RequestMirrorPolicy(
-                    cluster=MIRROR_CLUSTER,
-                    request_headers_mutations=[
-                        mutation_rules_pb2.HeaderMutation(append=_overwritten(MIRROR_HEADER, "1")),
-                        mutation_rules_pb2.HeaderMutation(append=_overwritten(DEPLOYMENT_HEADER, mirror.deployment)),
-                    ],
-                    runtime_fraction=base_pb2.RuntimeFractionalPercent(
-                        default_value=percent_pb2.FractionalPercent(numerator=mirror.percent)
-                    ),
-                    disable_shadow_host_suffix_append=True,
-                    trace_sampled=BoolValue(value=False),
-                )
+        if mirror is None:
+            return [route]
+        mirrored = rc.Route()
+        mirrored.CopyFrom(route)
+        mirrored.match.runtime_fraction.default_value.numerator = mirror.percent  # of a hundred
+        mirrored.request_headers_to_add.append(_overwritten(MIRROR_HEADER, "1"))  # for the copy too
+        mirrored.route.request_mirror_policies.append(
+            rc.RouteAction.RequestMirrorPolicy(
+                cluster=MIRROR_CLUSTER,
+                request_headers_mutations=[
+                    mutation_rules_pb2.HeaderMutation(append=_overwritten(DEPLOYMENT_HEADER, mirror.deployment))
+                ],
+                disable_shadow_host_suffix_append=True,
+                trace_sampled=BoolValue(value=False),
             )
-        return route
+        )
+        return [mirrored] if mirror.percent == 100 else [mirrored, route]
 
     def _under(self, prefix: str, *headers: Any) -> Any:
         return rc.RouteMatch(path_separated_prefix=prefix, headers=headers)

@@ -75,3 +75,18 @@ def slow(path: Path) -> None:
         [helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1, 1])],
         [numpy_helper.from_array(identity, "w")],
     )
+
+
+def two_classes(path: Path, border: float) -> None:
+    """`x` FP32 [N, 1] -> `scores` [N, 2]: class 0 for x below `border`, else class 1."""
+    weights = [
+        numpy_helper.from_array(np.array([[-1.0, 1.0]], np.float32), "w"),
+        numpy_helper.from_array(np.array([2 * border, 0.0], np.float32), "b"),
+    ]
+    save(
+        path,
+        [helper.make_node("Gemm", ["x", "w", "b"], ["scores"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 2])],
+        weights,
+    )

@@ -71,6 +71,10 @@ class ScriptedModel:
             reply(self._answer(request))
         return self._cancel
 
+    @property
+    def pending(self) -> int:
+        return len(self.held)
+
     def statistics(self) -> ModelStatistics:
         return self._stats
 

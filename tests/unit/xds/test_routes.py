@@ -7,8 +7,10 @@ from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.header_mutation.v3.header_mutation_pb2 import HeaderMutationPerRoute
 
 from router.domain.routing import Routing, Shield
+from router.domain.traffic import Mirror
+from router.xds.gateway import MIRROR_HEADER
 from router.xds.names import CLUSTER, ENDPOINTS, Key
-from router.xds.routes import SHIELD_FILTER, endpoint_routes
+from router.xds.routes import LIVE_ROUTE, SHIELD_FILTER, endpoint_routes
 from tests.unit.xds.world import GATEWAY, routing, upstream
 
 
@@ -107,3 +109,24 @@ def test_without_stickiness_nothing_is_hashed() -> None:
 
     assert not live.route.hash_policy
     assert not live.route.weighted_clusters.HasField("use_hash_policy")
+
+
+def test_the_mirrored_share_is_a_route_of_its_own_that_differs_in_nothing_else() -> None:
+    two = (upstream("blue"), upstream("green"), upstream("grey"))
+    wanted = routing("fraud", *two, traffic={"blue": 90, "green": 10}, mirror=Mirror("grey", 30))
+
+    mirrored, rest = routes_of(wanted)[-2:]
+
+    assert mirrored.match.runtime_fraction.default_value.numerator == 30
+    assert [header.header.key for header in mirrored.request_headers_to_add] == [MIRROR_HEADER]
+    assert len(mirrored.route.request_mirror_policies) == 1
+    mirrored.ClearField("request_headers_to_add")
+    mirrored.match.ClearField("runtime_fraction")
+    mirrored.route.ClearField("request_mirror_policies")
+    assert mirrored == rest
+
+
+def test_when_everything_is_mirrored_there_is_no_rest() -> None:
+    routes = routes_of(routing("fraud", upstream("blue"), upstream("green"), mirror=Mirror("green", 100)))
+
+    assert [bool(route.route.request_mirror_policies) for route in routes if route.name == LIVE_ROUTE] == [True]
