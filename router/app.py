@@ -155,14 +155,14 @@ class ControlPlane:
         serving = _named(admin.serve(), "admin API")
         reconciling = _named(self._run_reconciler(), "reconciler")
         rolling = _named(self.rollouts.run(), "rollouts")
-        comparing = _named(self.agreement.run(), "agreement")
         telling = _named(self.webhooks.run(), "webhooks")
+        comparing = _named(self.agreement.run(), "agreement")
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({serving, reconciling, rolling, comparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
         code = 0
-        for endless in (rolling, comparing):
-            if endless.done():
-                endless.result()
+        for background in (rolling, comparing):
+            if background.done():
+                background.result()
         if reconciling.done():
             # Ray was lost. Its client in this process would ask the lost cluster for ever; a new process is back in
             # two seconds, and nobody who scores notices.
@@ -171,9 +171,9 @@ class ControlPlane:
             await asyncio.sleep(_LAST_WORDS_S)
         admin.should_exit = True
         reconciling.cancel()
-        for task in (rolling, comparing, telling):
-            task.cancel()
-        await asyncio.gather(serving, reconciling, rolling, comparing, telling, return_exceptions=True)
+        for background in (rolling, telling, comparing):
+            background.cancel()
+        await asyncio.gather(serving, reconciling, rolling, telling, comparing, return_exceptions=True)
         await self.http.close()
         self.reconciler.close()
         await self.waiting_room.close()

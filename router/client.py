@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import ipaddress
 import json
 import os
@@ -67,6 +68,15 @@ def is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
+def caller() -> str:
+    """Who runs this process, as the header `x-crossfade-by` takes it; empty when that is not known."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, in some containers
+        return ""
+    return name.encode("ascii", "replace").decode()[:_MAX_CALLER_LENGTH]
+
+
 class AdminClient:
     """One connection to one control plane. Raises `Unreachable` and `Refused`."""
 
@@ -75,7 +85,7 @@ class AdminClient:
         self._url = url.rstrip("/")
         headers = {"authorization": f"Bearer {token}"}
         if by:
-            headers["x-crossfade-by"] = by.encode("ascii", "replace").decode()[:_MAX_CALLER_LENGTH]
+            headers["x-crossfade-by"] = by
         try:
             self._http = httpx.Client(
                 base_url=self._url,

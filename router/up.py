@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from router.children import children
+from router.client import caller
 from router.config import GatewayConfig, Ports, kept_secret
 from router.domain.errors import CrossfadeError
 from router.log_files import keep_small
@@ -117,7 +118,9 @@ class _Gateway:
     async def _serve(self, config: GatewayConfig) -> None:
         token = kept_secret(config.admin_token_file)
         async with httpx.AsyncClient(
-            base_url=config.admin_url, headers={"authorization": f"Bearer {token}"}, timeout=30.0
+            base_url=config.admin_url,
+            headers={"authorization": f"Bearer {token}", "x-crossfade-by": caller()},
+            timeout=30.0,
         ) as admin:
             await self._step("control plane", self._answers(admin))
             if self._wanted.documents:

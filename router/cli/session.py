@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,9 +50,9 @@ class Session:
 
     def client(self) -> AdminClient:
         """Raises `Unreachable` when there is no token to ask with."""
-        from router.client import AdminClient, find_token
+        from router.client import AdminClient, caller, find_token
 
-        return AdminClient(self.admin_url, find_token(self.token_file, self.data_dir), _user())
+        return AdminClient(self.admin_url, find_token(self.token_file, self.data_dir), caller())
 
     def show(self, value: Any, as_text: Callable[[], str]) -> None:
         """Print the result: `value` as JSON, or the text for people."""
@@ -61,14 +60,6 @@ class Session:
             print_json(value)
         else:
             print(as_text())
-
-
-def _user() -> str:
-    """Who runs this command, for the audit trail."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, in some containers
-        return ""
 
 
 _OUTPUT = Annotated[Output, typer.Option("--output", "-o", help="How to show the result.")]
