@@ -221,7 +221,7 @@ async def changes(bench: Bench) -> list[Row]:
 
 
 async def kills(bench: Bench) -> list[Row]:
-    """kill -9 of the control plane at random moments of a rollout."""
+    """kill -9 of the control plane at random moments of a rollout; its supervisor pauses between starts: 6 s a kill."""
     dice = random.Random(bench.settings.seed)
     left, rollouts, wrong = bench.settings.kills, 0, []
     async with bench.load() as load:
@@ -236,6 +236,8 @@ async def kills(bench: Bench) -> list[Row]:
                 bench.gateway.server.child.find(CONTROL_PLANE_KIND)[0].kill()
                 left -= 1
                 await bench.admin.rollout()
+                if left % 10 == 0:
+                    say(f"  {bench.settings.kills - left} kills, {len(load.failures)} failed")
             rollout = await bench.admin.until_phase(DECIDED, _LIMIT_S)
             revisions = [entry["revision"] for entry in await bench.admin.trail(started["id"])]
             if rollout["phase"] != "promoted" or revisions != list(range(1, len(revisions) + 1)):

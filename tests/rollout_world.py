@@ -31,10 +31,9 @@ from router.operations import Operations
 from router.plan import Rules
 from router.ports import Acknowledged
 from router.reconciler import Reconciler
-from router.rollout_ports import Entry
+from router.rollout_ports import Difference, Entry, Pairs
 from router.rollouts.course import Surroundings
 from router.rollouts.engine import RolloutEngine
-from router.rollouts.idle import NothingCompared
 from router.rollouts.telling import Teller
 from tests.fake_world import FakeEnvoy, FakeRay, FakeRoom, replica_of
 from tests.fakes import NOON, KnownModels, MemoryStore
@@ -189,6 +188,22 @@ class MortalStore:
         if self.does_last:
             do()
         raise ProcessDied
+
+
+class NothingCompared:
+    """Implements `Comparer`: no answer is sampled."""
+
+    def compare(self, endpoint: str, stable: str, candidate: str) -> None:
+        return
+
+    def stop(self, endpoint: str) -> None:
+        return
+
+    def pairs(self, endpoint: str) -> Pairs:
+        return Pairs()
+
+    def differences(self, endpoint: str, limit: int) -> tuple[Difference, ...]:
+        return ()
 
 
 @dataclass

@@ -23,8 +23,10 @@ ANALYSIS = {
     "burst": "1s",
     "settle": "500ms",
     "max_wait": "2m",
+    "disagreement_margin": 0.5,
 }
 _ANALYZE = {"analyze": {"bake": "2s", "min_requests": 20}}
+MIRROR = ({"set_mirror": 50}, {"analyze": {"bake": "2s", "min_requests": 20, "min_pairs": 20}})
 STEPS = tuple(step for percent in (10, 50, 100) for step in ({"set_weight": percent}, _ANALYZE))
 
 

@@ -13,7 +13,7 @@ from benchmarks.models import poison
 from benchmarks.payloads import payload_for
 from benchmarks.steady import SteadyLoad
 from tests.system.gateway import Gateway
-from tests.system.rolling import ENDED, ENDPOINT, Rolling
+from tests.system.rolling import ENDED, ENDPOINT, MIRROR, STEPS, Rolling
 
 PER_SECOND = 80
 KILLS = 5
@@ -49,10 +49,10 @@ async def test_a_candidate_that_fails_everything_is_rolled_back_and_no_user_sees
     assert set(await load.split(PER_SECOND)) == {"blue"}
 
 
-async def test_a_healthy_candidate_gets_all_traffic_unattended_and_undo_takes_it_back(
+async def test_a_healthy_candidate_is_mirrored_to_and_gets_all_traffic_unattended_and_undo_takes_it_back(
     rolling: Rolling, load: SteadyLoad
 ) -> None:
-    await asyncio.to_thread(rolling.start, "green")
+    await asyncio.to_thread(rolling.start, "green", (*MIRROR, *STEPS))
     await rolling.until_phase("promoted", *ENDED)
     assert set(await load.split(PER_SECOND)) == {"green"}
     phases = [entry["phase"] for entry in await asyncio.to_thread(rolling.trail)]
