@@ -72,7 +72,7 @@ def _overall(
         return Result.INCONCLUSIVE, mismatch
     if failed := [row for row in rows if row.result is Result.FAIL]:
         return Result.FAIL, "; ".join(row.sentence for row in failed)
-    arrived = evidence.candidate_requests
+    arrived = evidence.comparison("errors").epoch.candidate.of
     if arrived < analyze.min_requests:
         missing = analyze.min_requests - arrived
         return Result.INCONCLUSIVE, f"this step needs {_more(missing, 'candidate requests', arrived, evidence, now)}"
@@ -87,9 +87,7 @@ def _row(metric: str, evidence: Evidence, policy: Policy, analyze: Analyze, now:
     stable, candidate = comparison.whole.stable, comparison.whole.candidate
     bound = upper_bound(candidate, alpha / 2) - lower_bound(stable, alpha / 2)
     excess, e_value = comparison.excess, comparison.e_value
-    if evidence.is_blind_to_copies and metric != "agreement":
-        result, sentence = Result.PASS, f"{metric}: mirrored requests are compared by their answers alone"
-    elif e_value >= 2 / alpha and excess > margin:
+    if e_value >= 2 / alpha and excess > margin:
         result, sentence = Result.FAIL, f"{_told(metric, comparison)}, and that is no chance"
     elif metric == "agreement" and not analyze.min_pairs:
         result, sentence = Result.PASS, f"{_told(metric, comparison)}; no agreement is asked for at this step"

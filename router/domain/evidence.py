@@ -33,17 +33,6 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Copies:
-    """Mirrored requests, as far as they were sampled: how many were to be copied, and how many of those answered."""
-
-    mirrored: int = 0
-    arrived: int = 0
-
-    def __add__(self, other: Copies) -> Copies:
-        return Copies(self.mirrored + other.mirrored, self.arrived + other.arrived)
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """What happened since the last report. `noise`: pairs in which stable answered twice, its own floor."""
 
@@ -51,7 +40,6 @@ class Report:
     candidate: Totals = field(default_factory=Totals)
     answers: Answers = Answers()
     noise: Answers = Answers()
-    copies: Copies = Copies()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +177,6 @@ class Evidence:
     tripped: str = ""  # what made the breaker trip, in words
     exposure_s: float = 0.0  # share of live traffic x time x excess error rate, summed with its sign
     custom: tuple[CustomRecord, ...] = ()
-    copies: Copies = Copies()  # of the epoch
 
     @classmethod
     def of_baseline(cls, stable: Totals, policy: Policy) -> Evidence:
@@ -240,18 +227,7 @@ class Evidence:
             share_high=Wealth().started(),
             share_low=Wealth().started(),
             run=Contrast(),
-            copies=Copies(),
         )
-
-    @property
-    def candidate_requests(self) -> float:
-        """Those of the epoch. A data plane may leave the counting of copies to whoever samples them."""
-        return max(self.comparison("errors").epoch.candidate.of, self.copies.arrived)
-
-    @property
-    def is_blind_to_copies(self) -> bool:
-        """The candidate gets nothing but copies, and the data plane does not count those."""
-        return bool(self.epoch.mirror_percent) and not self.comparison("errors").epoch.candidate.of
 
     def _counted(self, report: Report, weight_percent: int) -> Evidence:
         # At full weight the only requests that reach stable are those that the shield saves: no sample of its traffic.
@@ -271,8 +247,7 @@ class Evidence:
             ),
         )
         both = zip(self.block.contrasts, contrasts, strict=True)
-        block = replace(self.block, contrasts=tuple(old + new for old, new in both))
-        return replace(self, block=block, copies=self.copies + report.copies)
+        return replace(self, block=replace(self.block, contrasts=tuple(old + new for old, new in both)))
 
     def _closed(self, policy: Policy, now: datetime) -> Evidence:
         """Compare the open block and begin the next."""
@@ -300,7 +275,7 @@ class Evidence:
         """
         share = expected_share(self.epoch)
         total = errors.candidate.of + errors.stable.of
-        if not total or not share or self.is_blind_to_copies:
+        if not total or not share:
             return self
         seen = errors.candidate.of / total
         return replace(

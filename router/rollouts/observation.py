@@ -8,7 +8,7 @@ from datetime import datetime
 
 from router.admin_ports import DeploymentCondition, EndpointStatus
 from router.domain.endpoint import EndpointState
-from router.domain.evidence import Answers, Copies, Report
+from router.domain.evidence import Answers, Report
 from router.domain.measurement import Totals
 from router.domain.rollout import Event, Phase, Replicas, ReplicasObserved, Rollout, Split, Ticked, TrafficApplied
 from router.domain.rollout_commands import wake_at
@@ -37,7 +37,6 @@ def report_between(earlier: Seen, now: Seen) -> Report:
         now.candidate - earlier.candidate,
         _answers_between(earlier.pairs.answers, now.pairs.answers),
         _answers_between(earlier.pairs.noise, now.pairs.noise),
-        Copies(now.pairs.mirrored - earlier.pairs.mirrored, now.pairs.arrived - earlier.pairs.arrived),
     )
 
 

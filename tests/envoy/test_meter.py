@@ -244,7 +244,11 @@ async def test_what_is_counted_for_rollouts_is_not_on_the_metrics_page(plane: Da
     await plane.endpoint("shown", upstream("blue", await plane.replica("blue")))
     await plane.infer("shown")
     await counted(plane.meter, "shown", 1)
-    page = MetricsPage(str(plane.folder / "admin"), lambda: "")
+
+    async def of_no_replica() -> str:
+        return ""
+
+    page = MetricsPage(str(plane.folder / "admin"), lambda: "", of_no_replica)
     shown: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     page.handler()(HttpRequest(b"GET", b"/metrics", {}, b""), lambda reply: shown.set_result(b"".join(reply.body)))

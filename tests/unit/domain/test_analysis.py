@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from router.domain.analysis import Result, Row, Verdict, judge
-from router.domain.evidence import Answers, Copies, Evidence, Measurement, Report
+from router.domain.evidence import Answers, Evidence, Measurement, Report
 from router.domain.measurement import Latencies, Totals
 from router.domain.policy import AtMost, CustomMetric, Policy
 from router.domain.sources import WebhookAnswer
@@ -226,17 +226,3 @@ def test_what_ends_just_after_a_change_of_weight_belongs_to_nobody() -> None:
 def test_evidence_does_not_grow() -> None:
     evidence = watched(HEALTHY, 100)
     assert len(repr(watched(HEALTHY, 1000, begin=evidence))) < 1.2 * len(repr(evidence))
-
-
-def test_copies_that_the_data_plane_does_not_count_are_counted_by_those_that_answered() -> None:
-    shadowed = Report(totals(300), copies=Copies(mirrored=30, arrived=29))
-    analyze = Analyze(bake_s=0, min_requests=100)
-    early = verdict_on(watched(shadowed, 3, weight=0, mirror=10), analyze=analyze)
-    assert (early.result, early.reason[:29]) == (Result.INCONCLUSIVE, "this step needs about 13 more")
-    assert verdict_on(watched(shadowed, 20, weight=0, mirror=10), analyze=analyze).result is Result.PASS
-
-
-def test_what_copies_showed_is_no_evidence_at_a_weight() -> None:
-    shadowed = watched(Report(totals(300), copies=Copies(mirrored=30, arrived=29)), 20, weight=0, mirror=10)
-    live = verdict_on(watched(Report(totals(270)), 20, weight=10, begin=shadowed), analyze=Analyze(0, 1))
-    assert live.result is Result.INCONCLUSIVE

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from router.admin_ports import DeploymentCondition, DeploymentStatus, EndpointStatus
-from router.domain.evidence import Answers, Copies, Report
+from router.domain.evidence import Answers, Report
 from router.domain.measurement import Totals
 from router.domain.rollout import Phase, Replicas, ReplicasObserved, Rollout, Split, Standing, TrafficApplied, start
 from router.domain.scaling import ScaleSettings
@@ -94,9 +94,7 @@ def test_a_rollout_that_has_ended_hears_nothing() -> None:
 def test_a_report_is_what_was_added_since_the_last_look() -> None:
     earlier = Seen(Totals(10, 1), Totals(), Pairs(Answers(5, 1), Answers(3, 0), 6, 5))
     now = Seen(Totals(30, 1), Totals(4, 2), Pairs(Answers(9, 2), Answers(3, 0), 16, 14))
-    assert report_between(earlier, now) == Report(
-        Totals(20, 0), Totals(4, 2), Answers(4, 1), Answers(0, 0), Copies(10, 9)
-    )
+    assert report_between(earlier, now) == Report(Totals(20, 0), Totals(4, 2), Answers(4, 1), Answers(0, 0))
 
 
 def test_answers_are_compared_while_the_candidate_gets_copies() -> None:
