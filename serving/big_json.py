@@ -41,7 +41,7 @@ class BigJson:
             return None
         try:
             return _request(self._parser.parse(text), brackets)
-        except (ValueError, TypeError, RuntimeError, UnicodeError):
+        except (ValueError, TypeError, LookupError, RuntimeError):
             return None
 
 
@@ -85,12 +85,13 @@ def _inputs(array: Any) -> tuple[list[dict[str, Any]], int] | None:
                 data = value
             else:
                 plain[key] = _plain(value)
-        if data is not None:
-            lists += _lists(data, plain.get("shape"))
-            numbers = _numbers(data, plain.get("datatype"))
-            if numbers is None:
-                return None
-            plain["data"] = numbers
+        if data is None:
+            return None
+        lists += _lists(data, plain.get("shape"))
+        numbers = _numbers(data, plain.get("datatype"))
+        if numbers is None:
+            return None
+        plain["data"] = numbers
         inputs.append(plain)
     return inputs, lists
 

@@ -87,6 +87,9 @@ def test_data_nested_like_the_shape_is_the_same_as_flat_data(shape: tuple[int, .
         text_of([1.0], "FP16"),
         text_of([1.0], "FP128"),
         text_of([]),
+        text_of([[]], shape=[1, 2, 3]),
+        text_of([[1, 2], [3, 4]], shape={"a": 2, "b": 2}),
+        text_of(True, shape=[]),
     ],
 )
 def test_in_doubt_the_usual_path_decides(text: bytes) -> None:
@@ -122,6 +125,19 @@ def test_what_it_answers_is_what_the_usual_path_answers(data: list[Any], datatyp
     got = document["inputs"][0]["data"]
     assert got.dtype == expected.dtype
     np.testing.assert_array_equal(got, expected)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 3) | st.text(max_size=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+)
+
+
+@given(JSON, JSON | st.lists(st.integers(0, 3)), JSON | st.sampled_from(NUMBERS))
+@settings(deadline=None, max_examples=400)
+def test_nothing_that_a_client_sends_escapes_as_an_exception(data: Any, shape: Any, datatype: Any) -> None:
+    document = BigJson().parse(orjson.dumps({"inputs": [{"datatype": datatype, "shape": shape, "data": data}]}))
+    assert document is None or isinstance(document["inputs"][0]["data"], np.ndarray)
 
 
 def test_of_equal_keys_the_usual_path_chooses() -> None:
