@@ -55,8 +55,9 @@ class WaitingRoom:
         if door is None:
             # In the same place after a restart: Envoy still sends there.
             digest = hashlib.sha256("\n".join(name).encode()).hexdigest()[:16]
-            door = self._doors[name] = _Door(name, str(self._folder / f"{digest}.sock"))
+            door = _Door(name, str(self._folder / f"{digest}.sock"))
             await door.listen(self._token)
+            self._doors[name] = door
         door.hold(limits, arrived)
         return UnixAddress(door.path)
 
