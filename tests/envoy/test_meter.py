@@ -80,7 +80,7 @@ async def test_every_request_is_counted_once_over_http_and_grpc(plane: DataPlane
 
 async def test_failures_of_every_kind_are_errors_and_the_callers_own_are_not(plane: DataPlane) -> None:
     blue = await plane.replica("blue")
-    await plane.endpoint("failing", upstream("blue", blue, timeout_ms=300))
+    await plane.endpoint("failing", upstream("blue", blue, timeout_ms=3000))
 
     async def after(answer: Answer, headers: dict[str, str] | None = None) -> None:
         blue.answer = answer
