@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from urllib.parse import unquote_to_bytes
 
 import grpc
 import httpx
@@ -13,6 +14,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from router.domain.routing import UnixAddress, Upstream
 from serving.exchange import HttpRequest, HttpResponse
+from serving.grpc_framing import parsed_timeout_s
+from serving.metrics import PATH as METRICS_PATH
+from serving.samples_api import PATH as SAMPLES_PATH
 from tests.envoy.data_plane import DataPlane, upstream
 from tests.envoy.replica import MAX_BODY_BYTES, TOKEN
 from tests.envoy.waiting import eventually
@@ -92,15 +96,13 @@ async def test_a_shorter_grpc_deadline_counts_and_reaches_the_replica(
 ) -> None:
     slow = await plane.replica("blue")
     slow.answer = never
-    await plane.endpoint("hasty", upstream("blue", slow, timeout_ms=5000))
+    await plane.endpoint("hasty", upstream("blue", slow, timeout_ms=60_000))
 
-    begun = time.monotonic()
-    code, _ = await grpc_error(stub.ModelInfer(call("hasty"), timeout=0.3))
+    code, _ = await grpc_error(stub.ModelInfer(call("hasty"), timeout=2))
 
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - begun < 2
-    assert 200 < int(slow.requests[0].headers[b"x-envoy-expected-rq-timeout-ms"]) < 400
-    assert slow.requests[0].headers[b"grpc-timeout"].endswith(b"m")
+    assert 0 < int(slow.requests[0].headers[b"x-envoy-expected-rq-timeout-ms"]) <= 2000
+    assert 0 < parsed_timeout_s(slow.requests[0].headers[b"grpc-timeout"]) <= 2
     await eventually(lambda: slow.cancelled, 1)
 
 
@@ -115,7 +117,7 @@ async def test_a_longer_grpc_deadline_does_not_outlast_the_deployments_timeout(
     code, _ = await grpc_error(stub.ModelInfer(call("patient"), timeout=60))
 
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
 
 
 async def test_a_client_that_hangs_up_cancels_the_work(plane: DataPlane) -> None:
@@ -262,6 +264,38 @@ async def test_a_path_has_one_spelling(plane: DataPlane, target: str, status: in
 
     assert await status_of(plane, target) == status
     assert all(request.path == b"/v2/models/tidy/infer" for request in blue.requests)
+
+
+@pytest.mark.parametrize("inner", [SAMPLES_PATH, METRICS_PATH.decode()])
+async def test_what_replicas_tell_the_control_plane_no_client_can_ask_for(
+    plane: DataPlane, stub: service_pb2_grpc.GRPCInferenceServiceStub, inner: str
+) -> None:
+    blue = await plane.replica("blue")
+    await plane.endpoint("private", upstream("blue", blue))
+    targets = [
+        inner,
+        f"/{inner}",
+        f"http://x{inner}",
+        f"/v2/models/private/../../..{inner}",
+        f"/v2/models/private/%2e%2e/%2e%2e/%2e%2e{inner}",
+        f"/v2/models/private/..;/..;/..;{inner}",
+        f"/v2/models/private/..%2f..%2f..%2f{inner}",
+        f"/v2/models/private{inner}",
+        f"/endpoints/..{inner}/score",
+        f"/v2{inner}",
+    ]
+
+    statuses = [await status_of(plane, target) for target in targets]
+    for name in (f"private/../../..{inner}", f"..{inner}", inner):
+        await grpc_error(stub.ModelInfer(call(name)))
+    async with grpc.aio.insecure_channel(plane.grpc_address) as channel:
+        await grpc_error(channel.unary_unary(inner)(b""))
+
+    assert statuses[0] == 404
+    # What a replica makes of a path before it looks it up (serving/protocol.py).
+    asked = [unquote_to_bytes(request.path) for request in (*blue.requests, *plane.server.requests)]
+    assert inner.encode() not in asked
+    assert all(path.startswith((b"/v2/models/private/", b"/-/server/", b"/v2")) for path in asked)
 
 
 async def test_clients_cannot_speak_as_the_gateway(plane: DataPlane) -> None:

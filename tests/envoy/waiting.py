@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 async def eventually(observe: Callable[[], Any], wanted: object = True, deadline_s: float = DEADLINE_S) -> None:

@@ -20,7 +20,7 @@ from serving.listener import Listener
 TOKEN = "secret"
 LIMIT = 1000
 AUTHORISED = f"x-crossfade-gateway: {TOKEN}\r\n"
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
 
 
 @dataclass

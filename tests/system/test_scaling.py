@@ -50,10 +50,10 @@ async def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(shared:
             load.is_high = load.is_on = False
 
     assert not load.failures, (load.answers, load.failures[:5], load.failures[-1])
-    (survivor,) = shared.replicas_of("elastic", "only")
+    survivors = shared.replicas_of("elastic", "only")
     await asyncio.to_thread(shared.apply, spec | {"scale_settings": {"min_instances": 2, "max_instances": 2}})
     assert _ready(shared, "elastic") == 2
-    assert survivor in shared.replicas_of("elastic", "only"), "new limits replace no replica"
+    assert set(survivors) <= set(shared.replicas_of("elastic", "only")), "new limits replace no replica"
     await asyncio.to_thread(shared.in_force, shared.admin.delete_endpoint("elastic", is_forced=True))
 
 

@@ -65,7 +65,7 @@ async def page(tmp_path: Path) -> AsyncIterator[MetricsPage]:
 async def ask(page: MetricsPage, method: bytes = b"GET", path: bytes = b"/metrics") -> tuple[int, bytes]:
     answered: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
     page.handler()(HttpRequest(method, path, {}, b""), answered.set_result)
-    response = await asyncio.wait_for(answered, 5)
+    response = await asyncio.wait_for(answered, 30)
     return response.status, b"".join(response.body)
 
 
