@@ -90,7 +90,9 @@ def test_a_damaged_graph_is_replaced_by_the_model(options: OnnxOptions, damage: 
         kept.unlink()
         cache.make(cache_key(options), lambda path: _write(path, b"no model, but the hash is right"))
     np.testing.assert_array_equal(answer(open_cpu_session(options)), expected)
-    assert cache.find(cache_key(options)) is None
+    again = cache.find(cache_key(options))
+    if again is not None:  # loading took long enough on this machine to keep the graph once more
+        np.testing.assert_array_equal(answer(open_kept(again, options.cpu, is_capped=False)), expected)
 
 
 def _write(path: Path, content: bytes) -> None:
