@@ -18,7 +18,15 @@ from tritonclient.http import aio as triton_http
 
 from benchmarks.payloads import Payload
 from tests.system.asking import over_http
-from tests.system.gateway import Gateway, a_gateway, deployment, endpoint, eventually, write_spec
+from tests.system.gateway import (
+    SETTLE_TIMEOUT_S,
+    Gateway,
+    a_gateway,
+    deployment,
+    endpoint,
+    eventually,
+    write_spec,
+)
 
 END_WITHIN_S = 15.0
 SECONDS_OF_WORK = 1500  # steps of the slow model, a millisecond or two each
@@ -95,7 +103,7 @@ async def test_a_killed_gateway_comes_back_with_everything_and_sigterm_lets_requ
     gateway.start(write_spec(tmp_path / "spec.yaml", documents))
     gateway.send(signal.SIGKILL)
     gateway.wait_for_end()
-    eventually(lambda: not gateway.processes(), 15, lambda: str(gateway.kinds()))
+    eventually(lambda: not gateway.processes(), SETTLE_TIMEOUT_S, lambda: str(gateway.kinds()))
 
     gateway.start()
     assert await over_http(gateway, payload, 10) == {"blue": 10}

@@ -19,7 +19,7 @@ from benchmarks.changes import Splits
 from benchmarks.load import INFER_METHOD
 from benchmarks.payloads import Payload
 from tests.system.asking import over_grpc, over_http
-from tests.system.gateway import Gateway, eventually
+from tests.system.gateway import SETTLE_TIMEOUT_S, Gateway, eventually
 
 WEIGHTS = (0, 3, 25, 50, 90, 100)
 PINS = ("x-crossfade-deployment", "azureml-model-deployment")
@@ -115,7 +115,9 @@ async def test_a_mirror_gets_copies_and_changes_no_answer(shared: Gateway, paylo
     before = _successes(shared, "green")
     assert await over_http(shared, payload, 20) == Counter({"blue": 20})
     assert await over_grpc(shared, payload, 20) == Counter({"blue": 20})
-    eventually(lambda: _successes(shared, "green") == before + 40, 10, lambda: str(_successes(shared, "green")))
+    eventually(
+        lambda: _successes(shared, "green") == before + 40, SETTLE_TIMEOUT_S, lambda: str(_successes(shared, "green"))
+    )
     shared.set_traffic({"blue": 100})
     after = _successes(shared, "green")
     await over_http(shared, payload, 20)
@@ -126,8 +128,15 @@ def test_metrics_tell_the_shares_in_force_and_what_envoy_and_the_replicas_counte
     shared: Gateway, payload: Payload
 ) -> None:
     shared.set_traffic({"blue": 70, "green": 30})
-    httpx.post(shared.url + INFER, content=payload.body, headers={"x-crossfade-deployment": "blue"}, timeout=10)
-    page = httpx.get(f"http://127.0.0.1:{shared.ports.metrics}/metrics", timeout=10).text
+    httpx.post(shared.url + INFER, content=payload.body, headers={"x-crossfade-deployment": "blue"}, timeout=30)
+    page = ""
+
+    def is_told() -> bool:  # a replica that is busy for a second is left out
+        nonlocal page
+        page = httpx.get(f"http://127.0.0.1:{shared.ports.metrics}/metrics", timeout=30).text
+        return re.search(r'crossfade_model_requests_total\{endpoint="mlp",deployment="blue",', page) is not None
+
+    eventually(is_told, SETTLE_TIMEOUT_S)
     assert 'crossfade_traffic_percent{endpoint="mlp",deployment="green"} 30\n' in page
     assert 'crossfade_replicas{endpoint="mlp",deployment="blue",state="ready"} 1\n' in page
     assert "crossfade_ray_connected 1\n" in page
@@ -143,7 +152,7 @@ def test_metrics_tell_the_shares_in_force_and_what_envoy_and_the_replicas_counte
 def test_every_request_leaves_a_line_in_the_access_log(shared: Gateway, payload: Payload) -> None:
     httpx.post(shared.url + INFER, content=payload.body, headers={"x-request-id": "find-me"})
     log = shared.data_dir / "logs" / "access.jsonl"
-    eventually(lambda: "find-me" in log.read_text(), 10)
+    eventually(lambda: "find-me" in log.read_text(), SETTLE_TIMEOUT_S)
     line: dict[str, Any] = next(
         entry for entry in map(json.loads, log.read_text().splitlines()) if "find-me" in entry.values()
     )
