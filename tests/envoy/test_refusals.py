@@ -101,8 +101,8 @@ async def test_a_shorter_grpc_deadline_counts_and_reaches_the_replica(
     code, _ = await grpc_error(stub.ModelInfer(call("hasty"), timeout=2))
 
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert 0 < int(slow.requests[0].headers[b"x-envoy-expected-rq-timeout-ms"]) <= 2000
-    assert 0 < parsed_timeout_s(slow.requests[0].headers[b"grpc-timeout"]) <= 2
+    assert 0 < int(slow.requests[0].headers[b"x-envoy-expected-rq-timeout-ms"]) < 3000
+    assert 0 < parsed_timeout_s(slow.requests[0].headers[b"grpc-timeout"]) < 3
     await eventually(lambda: slow.cancelled, 1)
 
 
@@ -295,7 +295,7 @@ async def test_what_replicas_tell_the_control_plane_no_client_can_ask_for(
     # What a replica makes of a path before it looks it up (serving/protocol.py).
     asked = [unquote_to_bytes(request.path) for request in (*blue.requests, *plane.server.requests)]
     assert inner.encode() not in asked
-    assert all(path.startswith((b"/v2/models/private/", b"/-/server/", b"/v2")) for path in asked)
+    assert all(path.startswith(b"/v2/") for path in asked)
 
 
 async def test_clients_cannot_speak_as_the_gateway(plane: DataPlane) -> None:
