@@ -45,7 +45,10 @@ class Dormitory:
         """The waiting room stands in for deployments that nobody asks. Their replicas may end when Envoy knows."""
         replicas = replicas_by_endpoint(running)
         states = self._desired.states.values()
-        for deployed in falling_asleep(states, replicas, self._sleeps.names):
+        judged = {name for state in states for name in self._judged(state.endpoint.name)}
+        for name in sorted(judged & self._sleeps.names):
+            self._wake(name, "a rollout judges it, it wakes up")
+        for deployed in falling_asleep(states, replicas, self._sleeps.names | judged):
             room = await self._waiting_room.open(deployed, self._arrived)
             self._sleeps.begin(deployed, replicas[deployed.spec.endpoint], room)
             self._tell(
@@ -76,9 +79,21 @@ class Dormitory:
         await self._waiting_room.close_unused(self._sleeps.names, addresses_in_use)
 
     def _arrived(self, name: Name) -> None:
+        self._wake(name, "somebody asks, it wakes up")
+
+    def _wake(self, name: Name, words: str) -> None:
         if self._sleeps.wake(name):
-            self._tell("deployment_woken", name, "somebody asks, it wakes up")
+            self._tell("deployment_woken", name, words)
             self._woken()
+
+    def _judged(self, endpoint: str) -> tuple[Name, ...]:
+        """Both sides of a rollout that is not decided stay awake, so that nobody is judged by how it wakes up: more
+        requests at once than the waiting room holds would be the candidate's failures.
+        """
+        rollout = self._desired.rollout(endpoint)
+        if rollout is None or rollout.phase.is_decided:
+            return ()
+        return ((endpoint, rollout.stable), (endpoint, rollout.candidate))
 
     def _sleeper(self, stand_in: Replica) -> DeployedModel | None:
         """The deployment that it stands in for, if it does and that may sleep."""

@@ -8,8 +8,11 @@ from datetime import UTC, datetime
 import pytest
 
 from router.desired import Desired
+from router.domain.endpoint import EndpointState
+from router.domain.rollout import Phase, RolloutSpec, Split, Standing, start
 from router.domain.routing import Replica, routing_for
 from router.domain.scaling import ScaleSettings
+from router.domain.strategy import canary
 from router.domain.traffic import Traffic
 from router.dormitory import Dormitory
 from router.events import EventLog
@@ -23,11 +26,12 @@ AWAKE = routing_for(STATE, Traffic.of({"blue": 100}), [IDLE])
 
 
 class Night:
-    def __init__(self) -> None:
+    def __init__(self, state: EndpointState = STATE) -> None:
         self.room = FakeRoom()
         self.events = EventLog(lambda: datetime.now(UTC))
         self.woken = 0
-        self.dormitory = Dormitory(Desired({"fraud": STATE}), self.room, self.events, self._count)
+        self.desired = Desired({"fraud": state})
+        self.dormitory = Dormitory(self.desired, self.room, self.events, self._count)
 
     def _count(self) -> None:
         self.woken += 1
@@ -73,3 +77,36 @@ async def test_only_stand_ins_of_deployments_that_may_sleep_are_restored(night: 
     strangers = [replace(stand_ins[0], deployment="green"), replace(stand_ins[0], endpoint="other"), IDLE]
     await again.dormitory.restore([*strangers, *stand_ins])
     assert again.dormitory.with_stand_ins([]) == stand_ins
+
+
+GREEN = deployed("green", scaling=ScaleSettings(max_instances=2, min_instances=0))
+BOTH = state({"blue": 100}, BLUE, GREEN)
+ROLLOUT = start(
+    "r1",
+    RolloutSpec("fraud", "green", canary()),
+    Standing(Split(Traffic.of({"blue": 100})), {"blue": 1, "green": 1}),
+    "ann",
+    datetime(2026, 1, 1, tzinfo=UTC),
+)
+
+
+async def test_both_sides_of_a_rollout_stay_awake_until_it_is_decided() -> None:
+    night = Night(BOTH)
+    idle = [IDLE, replace(replica_of(GREEN), is_idle=True)]
+    night.desired.publish_rollout(ROLLOUT)
+    await night.dormitory.fall_asleep(idle)
+    assert night.told == []
+
+    night.desired.publish_rollout(replace(ROLLOUT, phase=Phase.PROMOTED))
+    await night.dormitory.fall_asleep(idle)
+    assert night.told == ["deployment_asleep", "deployment_asleep"]
+
+
+async def test_a_rollout_wakes_who_sleeps_once() -> None:
+    night = Night(BOTH)
+    await night.dormitory.fall_asleep([replace(replica_of(GREEN), is_idle=True)])
+    night.desired.publish_rollout(ROLLOUT)
+    for _ in range(2):
+        await night.dormitory.fall_asleep([])
+    assert night.woken == 1
+    assert night.told == ["deployment_asleep", "deployment_woken"]
