@@ -81,7 +81,9 @@ class Agreement:
     async def _round(self, comparison: Comparison, replicas: Iterable[Replica]) -> None:
         orders = comparison.orders(replicas)
         answers = await asyncio.gather(*(self._ask(replica, order) for replica, order in orders.items()))
-        comparison.heard(dict(zip(orders, answers, strict=True)), monotonic(), datetime.now(UTC))
+        endpoint = comparison.roles.endpoint
+        if endpoint in self._running and self._comparisons[endpoint] is comparison:  # it has not ended meanwhile
+            comparison.heard(dict(zip(orders, answers, strict=True)), monotonic(), datetime.now(UTC))
 
     async def _ask(self, replica: Replica, order: Order) -> Heard | None:
         async with self._slots:

@@ -146,3 +146,18 @@ async def test_run_collects_as_soon_as_something_is_compared(agreement: Agreemen
 
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_replicas_say_after_the_end_is_not_kept(agreement: Agreement, source: MemoryReplicas) -> None:
+    agreement.compare("fraud", "blue", "green")
+    await agreement.collect()
+    source.now_s += 1
+    source.answer(BLUE, 1, 7)
+    source.answer(GREEN, 1, 7)
+
+    collecting = asyncio.create_task(agreement.collect())
+    await asyncio.sleep(0)
+    agreement.stop("fraud")
+    await collecting
+
+    assert agreement.pairs("fraud") == Pairs()
