@@ -17,7 +17,7 @@ from benchmarks.load import INFER_METHOD
 from benchmarks.payloads import Payload
 from router.client import Refused
 from tests.system.asking import over_grpc, over_http
-from tests.system.gateway import Gateway, deployment, write_spec
+from tests.system.gateway import SETTLE_TIMEOUT_S, Gateway, deployment, eventually, write_spec
 
 FUZZED = 300
 INFER = "/v2/models/mlp/infer"
@@ -78,10 +78,12 @@ def test_a_change_that_makes_no_sense_is_refused_whole(shared: Gateway) -> None:
 
 
 def test_whoever_goes_round_the_gateway_is_refused(shared: Gateway, payload: Payload) -> None:
-    # Killed replicas leave their socket files behind until the run ends.
-    sockets = [path for path in (shared.run_dir / "replicas").glob("*.sock") if _is_listened_on(path)]
-    assert len(sockets) == len(shared.find("ServeReplica"))
-    for path in sockets:
+    def sockets() -> list[Path]:  # killed replicas leave their socket files behind until the run ends
+        return [path for path in (shared.run_dir / "replicas").glob("*.sock") if _is_listened_on(path)]
+
+    # Those of an earlier test may be on their way out.
+    eventually(lambda: len(sockets()) == len(shared.find("ServeReplica")), SETTLE_TIMEOUT_S)
+    for path in sockets():
         transport = httpx.HTTPTransport(uds=str(path))
         with httpx.Client(transport=transport, base_url="http://replica") as client:
             for headers in ({}, {"x-crossfade-gateway": "guess"}):
