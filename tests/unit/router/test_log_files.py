@@ -14,7 +14,7 @@ from router.log_files import keep_small, rotate_before_start
 from serving.exchange import Cancel, HttpRequest, HttpResponse, Reply
 from serving.listener import Listener
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 def contents(folder: Path) -> dict[str, str]:

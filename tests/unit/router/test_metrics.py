@@ -101,8 +101,8 @@ async def test_a_caller_who_leaves_ends_the_question_to_envoy(page: MetricsPage,
     answers: list[HttpResponse] = []
     cancel = page.handler()(HttpRequest(b"GET", b"/metrics", {}, b""), answers.append)
     assert cancel is not None
-    await asyncio.wait_for(asked.wait(), 5)
+    await asyncio.wait_for(asked.wait(), 30)
     cancel()
-    await asyncio.wait_for(left.wait(), 5)
+    await asyncio.wait_for(left.wait(), 30)
     assert answers == []
     await listener.close(grace_s=0)

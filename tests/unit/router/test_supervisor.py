@@ -17,7 +17,7 @@ import pytest
 
 from router.supervisor import RUN_VARIABLE, Child, ChildSpec, GaveUp, processes_of_run, sweep
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 PATIENT = "import time; print('up', flush=True); time.sleep(60)"
 # A supervisor that is killed while its child runs.
