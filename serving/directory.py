@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from router.domain.routing import Replica, ReplicaState
 
 ANNOUNCE_EVERY_S = 1.0
-LEASE_S = 5.0
+# Whoever is killed is avoided by Envoy at once, lease or not; a replica on a machine with no core to spare can be late by
+# seconds, and taking it away then would turn a slow deployment into none.
+LEASE_S = 15.0
 _STALL_S = 2.0
 
 # A replica's life goes one way. Calls to an asynchronous Ray actor may overtake each other, so that "loading" can

@@ -18,7 +18,7 @@ from tests.system.asking import over_grpc, over_http
 from tests.system.gateway import Gateway
 
 PER_SECOND = 80
-ENVOY_BACK_WITHIN_S = 5.0  # 2 s on a quiet machine
+ENVOY_BACK_WITHIN_S = 20.0  # 2 s on a quiet machine (`make bench` shows it)
 BACK_WITHIN_S = 90.0
 
 
