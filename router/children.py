@@ -27,6 +27,8 @@ def children(config: GatewayConfig, run_id: str) -> dict[str, ChildSpec]:
         env["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         # Requests are drained before Ray is told to end: it need not wait until its node is idle, which it never is.
         env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
+        # Ray makes its workers nice (15), for they are batch jobs elsewhere; here callers wait for them.
+        env["RAY_worker_niceness"] = "0"
         env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(config.ray_token_file)}
     specs = {
         "control plane": ChildSpec(

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from router.domain.routing import Replica, ReplicaState
 
 ANNOUNCE_EVERY_S = 1.0
-# Whoever is killed is avoided by Envoy at once, lease or not; a replica on a machine with no core to spare can be late by
-# seconds, and taking it away then would turn a slow deployment into none.
+# Whoever is killed is avoided by Envoy at once, lease or not; a replica on a machine with no core to spare can be late
+# by seconds, and taking it away then would turn a slow deployment into none.
 LEASE_S = 15.0
 _STALL_S = 2.0
 
