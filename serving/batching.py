@@ -194,7 +194,7 @@ class BatchQueue:
         if not waiting and self._forecast.is_idle:
             return  # nobody is before it; whether it takes as long as expected, only running it can show
         table = lane.table
-        is_overloaded = admission.is_overloaded(now_s, waiting)
+        is_overloaded = admission.is_overloaded(now_s, waiting, work.rows * table.row_s / self._limits.slots)
         join_rows = self._join_rows(table, now_s)
         begun_s, rows = self._forecast.begun_s(work, lane, now_s, self._busy_lanes, join_rows)
         answered_s = begun_s + table.high_s(rows)
@@ -204,20 +204,23 @@ class BatchQueue:
             late_s = answered_s - work.deadline_s
             raise Overloaded("the deadline would pass before the answer", Refusal.DEADLINE, late_s)
         if is_overloaded:
-            # Those who come later will fill its batch. And an objective below what the model takes must not starve it.
-            answered_s = begun_s + table.high_s(max(rows, join_rows))
-            late_s = (answered_s - now_s) * _MARGIN - max(work.due_s - now_s, _MARGIN * 2 * table.high_s(1))
+            answered_s = begun_s + table.high_s(max(rows, join_rows))  # those who come later will fill its batch
+            late_s = (answered_s - now_s) * _MARGIN - self._patience_s(work, table, now_s)
             if late_s > 0.0:
-                admission.refuse(now_s)
+                admission.refuse_late(now_s)
                 raise Overloaded("more requests come in than can be answered", Refusal.OVERLOAD, late_s)
 
     def _join_rows(self, table: LatencyTable, now_s: float) -> int:
-        """How many rows to join. In overload not more than make two batches, one that runs and one that waits, fit into
-        the objective.
-        """
+        """How many rows to join. In overload as many as bring the most answers within the objective, if any can be."""
         if now_s >= self._admission.overloaded_until_s:
             return table.join_rows
-        return min(table.join_rows, table.rows_within(self._objective_s / 2))
+        return table.rows_in_time(self._objective_s / _MARGIN) or table.join_rows
+
+    def _patience_s(self, work: Work, table: LatencyTable, now_s: float) -> float:
+        """How long an answer may take in overload. An objective below what the model takes must not starve it."""
+        if table.rows_in_time(self._objective_s / _MARGIN):
+            return work.due_s - now_s
+        return max(work.due_s - now_s, 2 * _MARGIN * table.high_s(table.join_rows))
 
     # -- what runs next
 

@@ -33,8 +33,10 @@ class LatencyTable:
         "_batches",
         "_can_join",
         "_high",
+        "_in_time_for_s",
         "_places",
         "_rows",
+        "_rows_in_time",
         "_tried",
         "_typical",
         "batch_s",
@@ -55,6 +57,8 @@ class LatencyTable:
         self._high = [seconds * _HIGH_AT_FIRST for seconds in self._typical]
         self._batches = 0
         self._tried = 0
+        self._in_time_for_s = -1.0
+        self._rows_in_time = 0  # for `_in_time_for_s`
         self._plan()
 
     def __repr__(self) -> str:
@@ -74,9 +78,24 @@ class LatencyTable:
         typical_s = self._read(self._typical, rows)
         return min(max(self._read(self._high, rows), typical_s), _HIGH_AT_MOST * typical_s)
 
-    def rows_within(self, seconds: float) -> int:
-        """The largest measured size that nine of ten times takes no longer; 1 when even that does."""
-        return max((rows for rows in self._rows if self.high_s(rows) <= seconds), default=1)
+    def rows_in_time(self, seconds: float) -> int:
+        """The size of batch with which the most requests are answered within `seconds` each, while more come than can
+        be; 0 when that is too short for any.
+
+        What runs is waited for, so a request is in time only if it comes late enough in it: when nine of ten times
+        `seconds` are enough for what is left of that and for its own batch. More come meanwhile than the model can do,
+        which is one every `row_s`.
+        """
+        if seconds != self._in_time_for_s:
+            self._in_time_for_s = seconds
+            self._rows_in_time, best = 0, 0.0
+            for rows in self._rows:
+                if rows > self.join_rows:
+                    break
+                in_time = min(rows, (seconds - self.high_s(rows)) / self.row_s) / self.typical_s(rows)
+                if in_time > best:
+                    self._rows_in_time, best = rows, in_time
+        return self._rows_in_time
 
     def observe(self, rows: int, seconds: float) -> None:
         """One execution of `rows` rows took `seconds`."""
@@ -109,6 +128,7 @@ class LatencyTable:
         self.join_rows = rows_worth_joining(dict(zip(self._rows, self._typical, strict=True))) if self._can_join else 1
         self.batch_s = self.typical_s(self.join_rows)
         self.row_s = self.batch_s / self.join_rows
+        self._in_time_for_s = -1.0  # out of date
 
     def _read(self, seconds: list[float], rows: int) -> float:
         at, share = self._places.get(rows) or self._place(rows)

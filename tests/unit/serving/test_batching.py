@@ -271,14 +271,14 @@ def test_an_idle_model_tries_whatever_comes_so_that_a_wrong_estimate_can_be_unle
 
 
 def test_the_objective_alone_refuses_nobody() -> None:
-    q = queue(SLOW, objective_s=0.05, max_waiting=40, ragged=())
+    q = queue(SLOW, objective_s=0.05, max_waiting=60, ragged=())
     for _ in range(29):
         q.add(work(deadline_s=60.0))
     assert len(q) == 29
 
 
 def test_a_crowded_queue_accepts_only_what_can_be_in_time_and_lets_the_late_ones_wait() -> None:
-    q = queue({1: 0.01, 2: 0.02}, objective_s=0.05, max_waiting=40, ragged=())
+    q = queue({1: 0.01, 2: 0.02}, objective_s=0.05, max_waiting=60, ragged=())
     late = [work(deadline_s=60.0) for _ in range(30)]  # 0.3 seconds of work
     for each in late:
         q.add(each)
@@ -291,7 +291,7 @@ def test_a_crowded_queue_accepts_only_what_can_be_in_time_and_lets_the_late_ones
 
 
 def test_overload_is_over_a_second_after_the_last_refusal() -> None:
-    q = queue({1: 0.01, 2: 0.02}, objective_s=0.05, max_waiting=40, ragged=())
+    q = queue({1: 0.01, 2: 0.02}, objective_s=0.05, max_waiting=60, ragged=())
     for _ in range(30):
         q.add(work(deadline_s=60.0))
     refused(q, work(at_s=0.0, deadline_s=60.0))
@@ -303,7 +303,7 @@ def test_overload_is_over_a_second_after_the_last_refusal() -> None:
 
 
 def test_in_overload_an_objective_that_the_model_cannot_meet_does_not_starve_it() -> None:
-    q = queue(SLOW, objective_s=0.05, max_waiting=4, ragged=())
+    q = queue(SLOW, objective_s=0.05, max_waiting=6, ragged=())
     for _ in range(3):
         q.add(work())
     refused(q, work(at_s=0.0))

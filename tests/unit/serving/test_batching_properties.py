@@ -203,7 +203,7 @@ def test_holding_back_never_costs_an_objective_that_could_have_been_met(arrivals
 
 
 def test_late_requests_keep_a_share_of_an_overloaded_model() -> None:
-    q = queue({1: 0.01, 2: 0.02}, max_batch_rows=2, objective_s=0.05, max_waiting=40, ragged=())
+    q = queue({1: 0.01, 2: 0.02}, max_batch_rows=2, objective_s=0.05, max_waiting=60, ragged=())
     late = [work(deadline_s=60.0) for _ in range(30)]
     for each in late:
         q.add(each)
