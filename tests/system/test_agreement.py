@@ -19,6 +19,7 @@ from router.rollout_ports import Pairs
 from tests.statistics import assert_share
 from tests.system.gateway import Gateway, deployment, endpoint
 from tests.system.models import two_classes
+from tests.system.rolling import ANALYSIS
 
 NAME = "classes"
 FLIPPED_PERCENT = 5
@@ -74,6 +75,25 @@ async def test_a_copy_agrees_always_and_another_model_differs_as_often_as_it_doe
         await asyncio.gather(collecting, return_exceptions=True)
 
 
+@pytest.mark.timeout(400)
+async def test_a_rollout_gives_no_traffic_to_a_model_that_answers_otherwise(gateway: Gateway) -> None:
+    gateway.set_traffic({"blue": 100}, endpoint=NAME)
+    steps = [{"set_mirror": 100}, {"analyze": {"bake": "1s", "min_pairs": 10 * ENOUGH}}, {"set_weight": 100}]
+    analysis = ANALYSIS | {"disagreement_margin": FLIPPED_PERCENT / 100 / 5}
+    gateway.admin.start_rollout(NAME, {"to": "other", "steps": steps, "analysis": analysis})
+    answered = set()
+    async with asyncio.timeout(3 * TIMEOUT_S), aiohttp.ClientSession() as http:
+        for number in itertools.count():
+            answered.add(await _over_http(http, gateway, (number % 100 + 0.5) / 100))
+            if number % 20 == 0:
+                rollout = await asyncio.to_thread(gateway.admin.rollout, NAME)
+                if rollout["phase"] not in ("pending", "progressing", "rolling_back"):
+                    break
+    assert rollout["phase"] == "rolled_back", rollout
+    assert "answers differ" in rollout["reason"]
+    assert answered == {"blue"}
+
+
 async def _compared(gateway: Gateway, agreement: Agreement, candidate: str) -> Pairs:
     """Mirror everything to `candidate` and score over HTTP and gRPC until enough was compared."""
     gateway.set_traffic({"blue": 100}, mirror={candidate: 100}, endpoint=NAME)
@@ -96,10 +116,12 @@ async def _compared(gateway: Gateway, agreement: Agreement, candidate: str) -> P
     return agreement.pairs(NAME)
 
 
-async def _over_http(http: aiohttp.ClientSession, gateway: Gateway, x: float) -> None:
+async def _over_http(http: aiohttp.ClientSession, gateway: Gateway, x: float) -> str:
+    """Who answered."""
     document = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [x]}]}
     async with http.post(f"{gateway.url}/v2/models/{NAME}/infer", json=document) as reply:
         assert reply.status == 200, await reply.text()
+        return reply.headers["x-crossfade-deployment"]
 
 
 async def _over_grpc(grpc: triton_grpc.InferenceServerClient, x: float) -> None:
