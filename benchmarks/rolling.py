@@ -29,6 +29,10 @@ class RolloutAdmin(Admin):
         body = {"to": to, "steps": list(steps), "analysis": dict(analysis or {}), "keep_old": "1h"}
         return await self._call("POST", f"{_PATH}/rollouts", body)
 
+    async def start_strategy(self, to: str, strategy: str) -> Json:
+        """With everything else as it is when nobody says anything."""
+        return await self._call("POST", f"{_PATH}/rollouts", {"to": to, "strategy": strategy})
+
     async def command(self, name: str, body: Mapping[str, Any] | None = None) -> Json:
         return await self._call("POST", f"{_PATH}/rollout/{name}", body)
 
