@@ -82,7 +82,7 @@ def machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "processor": model[1] if model else platform.machine(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "kernel": platform.release(),
+        "kernel": ".".join(platform.release().split(".")[:2]),
         "python": platform.python_version(),
     }
 
