@@ -59,4 +59,4 @@ format: setup-dev ## format the code
 	@$(BIN)/ruff check --fix .
 
 clean: ## remove environments, caches and the data directory
-	@rm -rf $(VENV) .venv-kserve .venv-peers .uv .crossfade .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache deploy/examples/build
+	@rm -rf $(VENV) .venv-kserve .venv-peers .test-servers .uv .crossfade .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache deploy/examples/build

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from router.domain.errors import Invalid
 
-SCHEMES = ("package", "file")
+SCHEMES = ("package", "file", "models", "oci", "hf", "https", "s3", "gs", "az", "abfss")
+
+_WITHOUT_SLASHES = ("file", "models")  # MLflow writes models:/name/3
 
 _REFERENCE = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*):(?://)?(?P<rest>.+)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -31,7 +33,7 @@ class ModelRef:
         return cls(scheme, rest)
 
     def __str__(self) -> str:
-        return f"file:{self.location}" if self.scheme == "file" else f"{self.scheme}://{self.location}"
+        return f"{self.scheme}:{'' if self.scheme in _WITHOUT_SLASHES else '//'}{self.location}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +53,5 @@ class ResolvedModel:
 
 
 def _known_schemes() -> str:
-    return " or ".join(f"{scheme}:{'' if scheme == 'file' else '//'}" for scheme in SCHEMES)
+    *others, last = (f"{scheme}:{'' if scheme in _WITHOUT_SLASHES else '//'}" for scheme in SCHEMES)
+    return f"{', '.join(others)} or {last}"

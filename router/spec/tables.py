@@ -236,7 +236,7 @@ DEPLOYMENT = Section(
         Key(
             "model",
             "model",
-            Model(later=("models", "oci", "hf", "s3", "gs", "az", "abfss", "https")),
+            Model(),
             "Where the model is: package://<package>/<path inside it>, or file:<path> (relative to the spec's folder).",
             is_required=True,
         ),

@@ -190,16 +190,11 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model reference. `later`: schemes of the contract that this version does not have."""
-
-    later: tuple[str, ...]
+    """A model reference."""
 
     def read(self, node: Node, at: At) -> Any:
         if not (isinstance(node, ScalarNode) and isinstance(node.value, str)):
             return at.wrong(node, f"must be a model reference, not {describe(node)}", "such as file:models/fraud.onnx")
-        scheme = node.value.partition(":")[0]
-        if scheme in self.later and ":" in node.value:
-            return at.wrong(node, f"the scheme {scheme!r} {NOT_YET}", f"use {' or '.join(SCHEMES)}")
         try:
             ref = ModelRef.parse(node.value)
         except Invalid as error:

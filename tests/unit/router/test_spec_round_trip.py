@@ -211,7 +211,7 @@ def test_the_schema_is_a_schema_and_describes_every_key() -> None:
         {"kind": "Endpoint", "name": "a", "sticky": {"header": "two words"}},
         {"kind": "Endpoint", "name": "a", "sticky": {"body": "x"}},
         {"kind": "Endpoint", "name": "a", "sticky": "client"},
-        {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "hf://x"},
+        {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "ftp://x"},
         {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:/x", "resources": {"cpu": 0}},
         {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:/x", "execution": {"options": {"a b": 1}}},
         {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:/x", "execution": {"options": {"a": []}}},
