@@ -15,7 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
+from adapters.sqlite_access import ACCESS_SCHEMA, append
 from router.domain import plain
+from router.domain.audit import Record
 from router.domain.endpoint import DeployedModel, Deployment, Endpoint, EndpointState
 from router.domain.errors import Conflict, CrossfadeError, Invalid, StoreFailed
 from router.domain.evidence import Evidence
@@ -23,10 +25,10 @@ from router.domain.model_ref import ResolvedModel
 from router.domain.rollout import Announce, Page, Rollout
 from router.domain.routing import Address, Replica, ReplicaState, TcpAddress, UnixAddress
 from router.domain.traffic import Traffic
-from router.rollout_ports import Entry
+from router.rollout_ports import Entry, record_of
 from router.spec import read_documents, to_plain
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _APPLICATION_ID = 0x43664164  # "CfAd": tells our file from any other SQLite file
 
 # A spec is stored as the JSON of its spec document: one representation, read back through the same parser.
@@ -80,6 +82,7 @@ CREATE TABLE audit (
 ) STRICT;
 CREATE INDEX audit_of_endpoint ON audit (endpoint, number);
 """
+_FORMATS = (_SCHEMA, _ROLLOUT_SCHEMA, ACCESS_SCHEMA)  # what each version added
 _ROLLOUTS_KEPT = 50  # of each endpoint
 
 
@@ -106,7 +109,7 @@ class SqliteStore:
             self._connection.close()
 
     def load(self) -> dict[str, EndpointState]:
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             endpoints = connection.execute("SELECT name, revision, spec FROM endpoint ORDER BY name").fetchall()
             rows = connection.execute(
                 "SELECT endpoint, spec, model_path, model_sha256 FROM deployment ORDER BY endpoint, name"
@@ -123,16 +126,17 @@ class SqliteStore:
         except CrossfadeError as error:
             raise StoreFailed(f"{self._path} holds a spec that this version cannot read: {error}") from error
 
-    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str]) -> None:
+    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str], records: Collection[Record] = ()) -> None:
         """Raises `Conflict`, and writes nothing, when a stored revision is not one less than the changed one."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             for name in deleted:
                 connection.execute("DELETE FROM endpoint WHERE name = ?", (name,))
             for state in changed:
                 self._save_one(connection, state)
+            append(connection, records)
 
     def load_replicas(self) -> tuple[Replica, ...]:
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT id, endpoint, deployment, generation, address, state, reason FROM replica ORDER BY id"
             ).fetchall()
@@ -146,25 +150,25 @@ class SqliteStore:
             (item.id, item.endpoint, item.deployment, item.generation, str(item.address), str(item.state), item.reason)
             for item in replicas
         ]
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute("DELETE FROM replica")
             connection.executemany("INSERT INTO replica VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def load_in_force(self) -> dict[str, Traffic]:
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute("SELECT endpoint, traffic FROM in_force").fetchall()
         return {endpoint: Traffic.of(json.loads(traffic)) for endpoint, traffic in rows}
 
     def save_in_force(self, endpoint: str, traffic: Traffic) -> None:
         """An endpoint that was deleted meanwhile has nothing in force."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO in_force SELECT name, ? FROM endpoint WHERE name = ?",
                 (json.dumps(traffic.as_dict()), endpoint),
             )
 
     def load_rollouts(self) -> tuple[tuple[Rollout, Evidence], ...]:
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute("SELECT state, evidence FROM rollout ORDER BY number").fetchall()
         try:
             return tuple(
@@ -176,8 +180,7 @@ class SqliteStore:
 
     def save_rollout(self, rollout: Rollout, evidence: Evidence, entries: Collection[Announce]) -> None:
         state, seen = json.dumps(plain.to_plain(rollout)), json.dumps(plain.to_plain(evidence))
-        lines = [(isinstance(entry, Page), json.dumps(plain.to_plain(entry)), entry.revision) for entry in entries]
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO rollout (id, endpoint, state, evidence) SELECT ?, name, ?, ? FROM endpoint WHERE name = ?"
                 " ON CONFLICT (id) DO UPDATE SET state = excluded.state, evidence = excluded.evidence",
@@ -188,14 +191,18 @@ class SqliteStore:
                 "SELECT number FROM rollout WHERE endpoint = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)",
                 (rollout.endpoint, _ROLLOUTS_KEPT),
             )
-            connection.executemany(
-                "INSERT INTO audit (rollout, revision, endpoint, is_page, announcement)"
-                " SELECT ?, ?, name, ?, ? FROM endpoint WHERE name = ? ON CONFLICT (rollout, revision) DO NOTHING",
-                [(rollout.id, revision, is_page, text, rollout.endpoint) for is_page, text, revision in lines],
-            )
+            for entry in entries:
+                text = json.dumps(plain.to_plain(entry))
+                added = connection.execute(
+                    "INSERT INTO audit (rollout, revision, endpoint, is_page, announcement)"
+                    " SELECT ?, ?, name, ?, ? FROM endpoint WHERE name = ? ON CONFLICT (rollout, revision) DO NOTHING",
+                    (rollout.id, entry.revision, isinstance(entry, Page), text, rollout.endpoint),
+                )
+                if added.rowcount:
+                    append(connection, (record_of(rollout, entry),))
 
     def trail(self, endpoint: str, limit: int) -> tuple[Entry, ...]:
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT rollout, is_page, announcement FROM audit WHERE endpoint = ? ORDER BY number DESC LIMIT ?",
                 (endpoint, limit),
@@ -249,12 +256,14 @@ class SqliteStore:
             raise StoreFailed(f"{self._path} is damaged ({words}): restore it from a backup, or move it away")
         if tables and version == SCHEMA_VERSION:
             return
-        script = _ROLLOUT_SCHEMA if tables else _SCHEMA + _ROLLOUT_SCHEMA
+        since = version if tables else 0
+        script = "".join(schema for number, schema in enumerate(_FORMATS, start=1) if number > since)
         stamp = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
         self._connection.executescript(f"BEGIN IMMEDIATE;{script}{stamp}COMMIT;")
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing. Raises `StoreFailed`."""
         with self._lock, self._translated():
             self._connection.execute("BEGIN IMMEDIATE")
             try:

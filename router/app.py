@@ -25,12 +25,15 @@ from adapters.model_sources import ModelSources
 from adapters.prometheus import PrometheusSampler
 from adapters.ray.logs import ReplicaLogs
 from adapters.replica_answers import ReplicaAnswers
+from adapters.sqlite_access import SqliteAccess
 from adapters.sqlite_store import SqliteStore
 from adapters.webhooks import Webhooks, WebhookSampler
+from router.access import Access
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
 from router.agreement.collector import Agreement
 from router.agreement.metrics import agreement_metrics
 from router.api import create_app
+from router.api.oversight import Oversight
 from router.commits import Commits
 from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, LOOPBACK, GatewayConfig, kept_secret, reachable
 from router.desired import Desired
@@ -42,6 +45,7 @@ from router.metrics import MetricsPage, gateway_metrics
 from router.operations import Operations
 from router.plan import Rules
 from router.ports import Runtime
+from router.quotas import Quotas
 from router.reconciler import Reconciler
 from router.replica_metrics import ReplicaMetrics
 from router.rollout_ports import Entry
@@ -107,11 +111,17 @@ class ControlPlane:
                 clock=SystemClock(),
             )
         )
+        access = SqliteAccess(self.store)
+        quotas = Quotas(access, self.desired, self.events)
+        self.oversight = Oversight(
+            Access(kept_secret(config.admin_token_file), access, self.events.now), quotas, access
+        )
         self.operations = Operations(
             commits,
             ModelSources({"file": FileModels(), "package": PackageModels()}),
             self.reconciler,
             self.rollouts,
+            quotas,
             Rules(must_allow_anonymous=not config.is_loopback),
         )
         replica_metrics = ReplicaMetrics(config.gateway_token, lambda: self.reconciler.replicas)
@@ -142,7 +152,7 @@ class ControlPlane:
                     self.agreement,
                     self,
                     ReplicaLogs(config.replica_log_dir, config.gateway_id),
-                    kept_secret(config.admin_token_file),
+                    self.oversight,
                 ),
                 host=LOOPBACK,
                 port=config.ports.admin,

@@ -194,6 +194,36 @@ class AdminClient:
     def rollout_differences(self, endpoint: str, limit: int) -> Json:
         return self._call("GET", f"{_endpoint(endpoint)}/rollout/differences", query={"limit": str(limit)})
 
+    def create_token(self, request: Json) -> Json:
+        """The new token with its `secret`, which no later reply shows."""
+        return self._call("POST", "/api/v1/tokens", request)
+
+    def tokens(self) -> list[Json]:
+        tokens: list[Json] = self._call("GET", "/api/v1/tokens")["tokens"]
+        return tokens
+
+    def revoke_token(self, name: str) -> Json:
+        return self._call("DELETE", f"/api/v1/tokens/{quote(name, safe='')}")
+
+    def set_quota(self, group: str, limits: Json) -> Json:
+        return self._call("PUT", f"/api/v1/quotas/{quote(group, safe='')}", limits)
+
+    def quotas(self) -> list[Json]:
+        quotas: list[Json] = self._call("GET", "/api/v1/quotas")["quotas"]
+        return quotas
+
+    def remove_quota(self, group: str) -> list[Json]:
+        quotas: list[Json] = self._call("DELETE", f"/api/v1/quotas/{quote(group, safe='')}")["quotas"]
+        return quotas
+
+    def audit(self, lines: int) -> list[Json]:
+        """The last lines, oldest first."""
+        found: list[Json] = self._call("GET", "/api/v1/audit", query={"limit": str(lines)})["lines"]
+        return found
+
+    def verify_audit(self) -> Json:
+        return self._call("GET", "/api/v1/audit/verified")
+
     def follow_events(self, after: int = 0) -> Iterator[Json]:
         """Events with a greater id as they come; ends when the control plane closes the stream."""
         query = {"after": str(after), "follow": "true"}

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 
 from router.admin_ports import Changes
 from router.desired import Desired
+from router.domain.audit import Record
 from router.domain.endpoint import EndpointState
 from router.events import EventLog
 from router.plan import Action, Change, Plan
 from router.ports import Store
+
+ITSELF = "crossfade"  # who asks when nobody did
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +41,19 @@ class Commits:
         self._lock = asyncio.Lock()
         self._under_way: set[asyncio.Task[Done]] = set()
 
-    async def commit(self, decide: Callable[[], Plan], names: Iterable[str]) -> Done:
-        """Run to the end even when the caller is cancelled: a change must not be durable and unpublished."""
-        task = asyncio.create_task(self._commit(decide, names))
+    async def commit(self, decide: Callable[[], Plan], names: Iterable[str], by: str = ITSELF) -> Done:
+        """Run to the end even when the caller is cancelled: a change must not be durable and unpublished.
+
+        `by`: who asked for it.
+        """
+        task = asyncio.create_task(self._commit(decide, names, by))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
 
-    async def commit_one(self, name: str, decide: Callable[[EndpointState], Plan]) -> Done:
+    async def commit_one(self, name: str, decide: Callable[[EndpointState], Plan], by: str = ITSELF) -> Done:
         """Raises `NotFound`, and what `decide` raises."""
-        return await self.commit(lambda: decide(self.desired.state(name)), {name})
+        return await self.commit(lambda: decide(self.desired.state(name)), {name}, by)
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
@@ -61,23 +67,35 @@ class Commits:
         revisions = {name: states[name].revision if name in states else 0 for name in sorted(names)}
         return Done(plan.changes, revisions)
 
-    async def _commit(self, decide: Callable[[], Plan], names: Iterable[str]) -> Done:
+    async def _commit(self, decide: Callable[[], Plan], names: Iterable[str], by: str) -> Done:
         async with self._lock:
             plan = decide()
             if plan.changed or plan.deleted:
-                await asyncio.to_thread(self._store.save, plan.changed, plan.deleted)
+                await asyncio.to_thread(self._store.save, plan.changed, plan.deleted, self._records(plan, by))
                 self.desired.publish(plan.changed, plan.deleted)
                 self._tell(plan)
             return self.done(plan, names)
 
+    def _records(self, plan: Plan, by: str) -> list[Record]:
+        now = self.events.now()
+        return [
+            Record(now, by, _kind(change), f"{change.endpoint}/{change.deployment}".rstrip("/"), in_words(change))
+            for change in _changes(plan)
+        ]
+
     def _tell(self, plan: Plan) -> None:
-        for change in plan.changes:
-            if change.action is not Action.UNCHANGED:
-                kind = f"{'deployment' if change.deployment else 'endpoint'}_{change.action}"
-                message = in_words(change)
-                self.events.publish(kind, message, endpoint=change.endpoint, deployment=change.deployment)
+        for change in _changes(plan):
+            self.events.publish(_kind(change), in_words(change), endpoint=change.endpoint, deployment=change.deployment)
         for name in (*(state.endpoint.name for state in plan.changed), *plan.deleted):
             self._changes.endpoint_changed(name)
+
+
+def _changes(plan: Plan) -> list[Change]:
+    return [change for change in plan.changes if change.action is not Action.UNCHANGED]
+
+
+def _kind(change: Change) -> str:
+    return f"{'deployment' if change.deployment else 'endpoint'}_{change.action}"
 
 
 def in_words(change: Change) -> str:

@@ -25,14 +25,14 @@ class EventLog:
     """Keeps the last `capacity` events. Belongs to one event loop; `now` returns aware UTC."""
 
     def __init__(self, now: Callable[[], datetime], capacity: int = 1000) -> None:
-        self._now = now
+        self.now = now
         self._events: deque[Event] = deque(maxlen=capacity)
         self._last_id = 0
         self._arrived = asyncio.Event()
 
     def publish(self, kind: str, message: str, *, endpoint: str = "", deployment: str = "") -> None:
         self._last_id += 1
-        self._events.append(Event(self._last_id, self._now(), kind, message, endpoint, deployment))
+        self._events.append(Event(self._last_id, self.now(), kind, message, endpoint, deployment))
         self._arrived.set()
         self._arrived = asyncio.Event()
 

@@ -29,6 +29,7 @@ from router.plan import (
     plan_traffic,
 )
 from router.ports import ModelSource
+from router.quotas import Quotas
 from router.rollout_ports import MakesWay
 from router.spec import Document
 from router.spec.changes import Scale, TrafficChange
@@ -44,7 +45,13 @@ class Operations:
     """
 
     def __init__(
-        self, commits: Commits, models: ModelSource, observer: Observer, rollouts: MakesWay, rules: Rules
+        self,
+        commits: Commits,
+        models: ModelSource,
+        observer: Observer,
+        rollouts: MakesWay,
+        quotas: Quotas,
+        rules: Rules,
     ) -> None:
         """Raises `Invalid` when an endpoint that exists breaks the rules: the gateway must not start with it."""
         self.desired = commits.desired
@@ -53,6 +60,7 @@ class Operations:
         self._models = models
         self._observer = observer
         self._rollouts = rollouts
+        self._quotas = quotas
         self._rules = rules
         for state in self.desired.states.values():
             if broken := rules.broken_by(state.endpoint):
@@ -80,6 +88,7 @@ class Operations:
         if is_dry_run:
             self._check_revisions(expected or {})
             plan = decide()
+            self._quotas.check(plan)
             if not is_forced:
                 self._check_rollouts(plan)
             return self._commits.done(plan, names)
@@ -103,9 +112,13 @@ class Operations:
             by,
         )
 
-    async def scale(self, name: str, deployment: str, scale: Scale, expected: int | None = None) -> Done:
+    async def scale(
+        self, name: str, deployment: str, scale: Scale, expected: int | None = None, *, by: str = _OPERATOR
+    ) -> Done:
         """Raises `NotFound`, `Conflict`, `Invalid`."""
-        return await self._commit_one(name, expected, lambda state: plan_scale(state, deployment, scale.instance_count))
+        return await self._commit_one(
+            name, expected, lambda state: plan_scale(state, deployment, scale.instance_count), by=by
+        )
 
     async def delete_deployment(
         self,
@@ -132,10 +145,12 @@ class Operations:
 
         return await self._commit_one(name, expected, decide, is_forced, by)
 
-    async def delete_endpoint(self, name: str, *, is_forced: bool = False, expected: int | None = None) -> Done:
+    async def delete_endpoint(
+        self, name: str, *, is_forced: bool = False, expected: int | None = None, by: str = _OPERATOR
+    ) -> Done:
         """The endpoint, its deployments and its rollouts. Raises `NotFound`, or `Conflict` while it has traffic and is
         not forced."""
-        return await self._commit_one(name, expected, lambda state: plan_endpoint_removal(state, is_forced))
+        return await self._commit_one(name, expected, lambda state: plan_endpoint_removal(state, is_forced), by=by)
 
     async def wait_settled(self, name: str, revision: int, timeout_s: float) -> Settlement:
         """Wait until what was asked for is in force, or is known to fail."""
@@ -183,10 +198,11 @@ class Operations:
         def checked() -> Plan:
             self._check_revisions(still_expected)
             plan = decide()
+            self._quotas.check(plan)
             self._check_rollouts(plan)
             return plan
 
-        return await self._commits.commit(checked, names)
+        return await self._commits.commit(checked, names, by)
 
     def _planned(self, state: EndpointState, plan: Callable[[EndpointState], Plan]) -> Plan:
         """The plan as things are; or, where it does not go with what a rollout has moved so far, as without that."""

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from dataclasses import dataclass
 from typing import Protocol
 
+from router.domain.audit import Link, Record
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.errors import CrossfadeError
 from router.domain.measurement import Totals
 from router.domain.model_ref import ModelRef, ResolvedModel
+from router.domain.quota import Quota
 from router.domain.routing import Address, Replica, Routing
 from router.domain.traffic import Traffic
 
@@ -78,8 +80,11 @@ class Store(Protocol):
 
     def load(self) -> dict[str, EndpointState]: ...
 
-    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str]) -> None:
-        """Write all or nothing. `changed` carry their new revision; `Conflict` unless the stored one is one less."""
+    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str], records: Collection[Record] = ()) -> None:
+        """Write all or nothing. `changed` carry their new revision; `Conflict` unless the stored one is one less.
+
+        `records`: the lines of the audit log that tell of it.
+        """
 
     def load_replicas(self) -> tuple[Replica, ...]: ...
 
@@ -91,6 +96,28 @@ class Store(Protocol):
 
     def save_in_force(self, endpoint: str, traffic: Traffic) -> None:
         """Remember it, so that a restart falls back to what worked and not to what was asked for."""
+
+
+class AuditLog(Protocol):
+    """The lines of the audit log, oldest first. Every method is one transaction; raises `StoreFailed`."""
+
+    def add(self, records: Collection[Record]) -> None:
+        """For what changes nothing that is stored; other lines are written together with what they tell of."""
+
+    def lines(self, after: int, limit: int) -> tuple[Link, ...]:
+        """Those with a greater number, at most `limit`."""
+
+    def last_lines(self, limit: int) -> tuple[Link, ...]: ...
+
+
+class QuotaStore(Protocol):
+    """Durable quotas by group. Every method is one transaction with its line in the audit log; raises `StoreFailed`."""
+
+    def load_quotas(self) -> dict[str, Quota]: ...
+
+    def save_quota(self, group: str, quota: Quota, record: Record) -> None: ...
+
+    def delete_quota(self, group: str, record: Record) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from router.domain.audit import Record
 from router.domain.evidence import Answers, Evidence, Measurement
 from router.domain.policy import CustomMetric
 from router.domain.rollout import Announce, Rollout, RolloutSpec
@@ -19,6 +20,11 @@ class Entry:
     rollout_id: str
     endpoint: str
     what: Announce
+
+
+def record_of(rollout: Rollout, what: Announce) -> Record:
+    """The announcement as a line of the audit log."""
+    return Record(what.at, what.by, f"rollout_{what.phase}", f"{rollout.endpoint} ({rollout.id})", what.message)
 
 
 @dataclass(frozen=True, slots=True)

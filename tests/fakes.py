@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from router.access import Access
 from router.admin_ports import (
     Addresses,
     DeploymentCondition,
@@ -19,12 +20,16 @@ from router.admin_ports import (
     RayStatus,
     Settlement,
 )
+from router.api.oversight import Oversight
 from router.commits import Commits
 from router.desired import Desired
+from router.domain.access import Token
+from router.domain.audit import Link, Record, linked
 from router.domain.endpoint import EndpointState
 from router.domain.errors import Conflict, ModelUnavailable
 from router.domain.evidence import Evidence
 from router.domain.model_ref import ModelRef, ResolvedModel
+from router.domain.quota import Quota
 from router.domain.rollout import Announce, Rollout
 from router.domain.routing import Replica
 from router.domain.traffic import Traffic
@@ -32,10 +37,53 @@ from router.events import EventLog
 from router.operations import Operations
 from router.plan import Rules
 from router.ports import ProxyStatus
-from router.rollout_ports import Entry
+from router.quotas import Quotas
+from router.rollout_ports import Entry, record_of
 from tests.fake_rollouts import MemoryRollouts
 
+TOKEN = "correct-horse"
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+class MemoryAccess:
+    """Implements `TokenStore`, `QuotaStore` and `AuditLog`, without durability."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, Token] = {}
+        self._quotas: dict[str, Quota] = {}
+        self._links: list[Link] = []
+
+    def load_tokens(self) -> tuple[Token, ...]:
+        return tuple(self._tokens.values())
+
+    def add_token(self, token: Token, record: Record) -> None:
+        self._tokens[token.name] = token
+        self.add([record])
+
+    def delete_token(self, name: str, record: Record) -> None:
+        del self._tokens[name]
+        self.add([record])
+
+    def load_quotas(self) -> dict[str, Quota]:
+        return dict(self._quotas)
+
+    def save_quota(self, group: str, quota: Quota, record: Record) -> None:
+        self._quotas[group] = quota
+        self.add([record])
+
+    def delete_quota(self, group: str, record: Record) -> None:
+        del self._quotas[group]
+        self.add([record])
+
+    def add(self, records: Collection[Record]) -> None:
+        for record in records:
+            self._links.append(linked(self._links[-1] if self._links else None, record))
+
+    def lines(self, after: int, limit: int) -> tuple[Link, ...]:
+        return tuple(self._links[after : after + limit])
+
+    def last_lines(self, limit: int) -> tuple[Link, ...]:
+        return tuple(self._links[-limit:])
 
 
 class MemoryStore:
@@ -47,11 +95,12 @@ class MemoryStore:
         self._states: dict[str, EndpointState] = {}
         self._replicas: tuple[Replica, ...] = ()
         self._in_force: dict[str, Traffic] = {}
+        self.access = MemoryAccess()
 
     def load(self) -> dict[str, EndpointState]:
         return dict(self._states)
 
-    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str]) -> None:
+    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str], records: Collection[Record] = ()) -> None:
         states = dict(self._states)
         for name in deleted:
             states.pop(name, None)
@@ -64,6 +113,7 @@ class MemoryStore:
                 raise Conflict(f"endpoint {state.endpoint.name!r} is stored at another revision")
             states[state.endpoint.name] = state
         self._states = states
+        self.access.add(records)
 
     def load_replicas(self) -> tuple[Replica, ...]:
         return self._replicas
@@ -89,7 +139,9 @@ class MemoryStore:
         for forgotten in of_endpoint[:-50]:
             del self._rollouts[forgotten]
         for what in entries:
-            self._entries.setdefault((rollout.id, what.revision), Entry(rollout.id, rollout.endpoint, what))
+            if (rollout.id, what.revision) not in self._entries:
+                self._entries[rollout.id, what.revision] = Entry(rollout.id, rollout.endpoint, what)
+                self.access.add([record_of(rollout, what)])
 
     def trail(self, endpoint: str, limit: int) -> tuple[Entry, ...]:
         return tuple(entry for entry in self._entries.values() if entry.endpoint == endpoint)[-limit:]
@@ -210,6 +262,10 @@ class Bench:
         self.events = EventLog(lambda: NOON)
         self.commits = Commits(self.desired, self.store, self.reconciler, self.events)
         self.way = WayMaker()
-        self.operations = Operations(self.commits, self.models, self.reconciler, self.way, rules or Rules())
+        self.quotas = Quotas(self.store.access, self.desired, self.events)
+        self.oversight = Oversight(Access(TOKEN, self.store.access, lambda: NOON), self.quotas, self.store.access)
+        self.operations = Operations(
+            self.commits, self.models, self.reconciler, self.way, self.quotas, rules or Rules()
+        )
         self.rollouts = MemoryRollouts(self.desired, self.store, NOON)
         self.way.ends = lambda endpoint: self.rollouts.end(endpoint, self.way.asked[-1][1])

@@ -15,6 +15,7 @@ from typing import Any
 
 from router.commits import Commits
 from router.desired import Desired
+from router.domain.audit import Record
 from router.domain.endpoint import EndpointState
 from router.domain.errors import StoreFailed
 from router.domain.evidence import Evidence
@@ -30,13 +31,14 @@ from router.measuring import Measurer
 from router.operations import Operations
 from router.plan import Rules
 from router.ports import Acknowledged
+from router.quotas import Quotas
 from router.reconciler import Reconciler
 from router.rollout_ports import Difference, Entry, Pairs
 from router.rollouts.course import Surroundings
 from router.rollouts.engine import RolloutEngine
 from router.rollouts.telling import Teller
 from tests.fake_world import FakeEnvoy, FakeRay, FakeRoom, replica_of
-from tests.fakes import NOON, KnownModels, MemoryStore
+from tests.fakes import NOON, KnownModels, MemoryAccess, MemoryStore
 from tests.unit.router.states import deployed, state
 
 BOUNDS_MS = (10.0, 20.0, 40.0)
@@ -148,8 +150,8 @@ class MortalStore:
     def load(self) -> dict[str, EndpointState]:
         return self.disk.load()
 
-    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str]) -> None:
-        self._write(lambda: self.disk.save(changed, deleted))
+    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str], records: Collection[Record] = ()) -> None:
+        self._write(lambda: self.disk.save(changed, deleted, records))
 
     def load_replicas(self) -> tuple[Replica, ...]:
         return self.disk.load_replicas()
@@ -267,7 +269,8 @@ class World:
             ),
             new_id=lambda: f"r{life}-{next(numbers)}",
         )
-        self.operations = Operations(commits, KnownModels(), self.reconciler, self.engine, Rules())
+        quotas = Quotas(MemoryAccess(), self.desired, self.events)
+        self.operations = Operations(commits, KnownModels(), self.reconciler, self.engine, quotas, Rules())
 
     @property
     def rollout(self) -> Rollout:

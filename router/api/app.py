@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp
 
 from router.admin_ports import Gateway, Logs
@@ -11,7 +11,9 @@ from router.api.endpoints import endpoint_routes
 from router.api.errors import add_error_replies
 from router.api.gateway import gateway_routes
 from router.api.guards import Guards
+from router.api.oversight import Oversight, oversight_routes
 from router.api.rollouts import rollout_routes
+from router.api.visibility import only_visible
 from router.operations import Operations
 from router.rollout_ports import Comparer, Rollouts
 
@@ -20,15 +22,19 @@ _DESCRIPTION = """The admin API of a Crossfade gateway.
 Every call needs `Authorization: Bearer <token>`, except `/api/v1/live`. Errors are
 `{"error": {"code", "message", "hint", …}}`. Changes may carry `If-Match: "<revision>"`, the `ETag` of an earlier reply;
 when the endpoint has moved on, they are refused with 409 and change nothing. `X-Crossfade-By: <name>` says who asks,
-for the audit trail."""
+for the audit log, beside the name of the token. A viewer's token may look, an operator's change, an admin's everything;
+one that is limited to groups of endpoints sees no others."""
 
 
 def create_app(
-    operations: Operations, rollouts: Rollouts, comparer: Comparer, gateway: Gateway, logs: Logs, token: str
+    operations: Operations,
+    rollouts: Rollouts,
+    comparer: Comparer,
+    gateway: Gateway,
+    logs: Logs,
+    oversight: Oversight,
 ) -> ASGIApp:
-    """The ASGI application. `token` is what callers must show; it may not be empty."""
-    if not token:
-        raise ValueError("the admin API needs a token")
+    """The ASGI application."""
     app = FastAPI(
         title="Crossfade admin API",
         version=gateway.info().version,
@@ -39,7 +45,12 @@ def create_app(
     )
     add_error_replies(app, operations, rollouts)
     app.include_router(gateway_routes(operations, gateway, rollouts), prefix="/api")
-    app.include_router(endpoint_routes(operations, rollouts), prefix="/api/v1")
-    app.include_router(rollout_routes(operations.desired, rollouts, comparer), prefix="/api/v1")
-    app.include_router(deployment_routes(operations, logs), prefix="/api/v1")
-    return Guards(app, token)
+    app.include_router(oversight_routes(oversight), prefix="/api/v1")
+    visible = [Depends(only_visible(operations.desired))]
+    for routes in (
+        endpoint_routes(operations, rollouts),
+        rollout_routes(operations.desired, rollouts, comparer),
+        deployment_routes(operations, logs),
+    ):
+        app.include_router(routes, prefix="/api/v1", dependencies=visible)
+    return Guards(app, oversight.access, oversight.audit)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Query, Response
 
 from router.admin_ports import Logs
 from router.api import shapes
-from router.api.caller import CROSSES, Caller
+from router.api.operator import CROSSES, Caller
 from router.api.preconditions import ExpectedRevision, set_etag
 from router.api.views import deployment_view, done_view
 from router.operations import Operations
@@ -41,9 +41,10 @@ def deployment_routes(operations: Operations, logs: Logs) -> APIRouter:
         change: Annotated[dict[str, Any], _SCALE],
         expected: ExpectedRevision,
         response: Response,
+        by: Caller,
     ) -> shapes.DoneView:
         """Change the number of replicas."""
-        done = await operations.scale(endpoint, name, read_scale(change), expected)
+        done = await operations.scale(endpoint, name, read_scale(change), expected, by=by)
         set_etag(response, done.revisions[endpoint])
         return done_view(done)
 

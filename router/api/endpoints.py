@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 
 from router.api import shapes
-from router.api.caller import CROSSES, Caller
+from router.api.operator import CROSSES, Asking, Caller
 from router.api.preconditions import ExpectedRevision, set_etag
 from router.api.views import done_view, endpoint_view, every_endpoint, settlement_view
 from router.applying import latest_of
@@ -25,9 +25,9 @@ def endpoint_routes(operations: Operations, rollouts: Rollouts) -> APIRouter:
     routes = APIRouter(tags=["endpoints"])
 
     @routes.get("/endpoints")
-    async def endpoints() -> shapes.EndpointsView:
-        """Every endpoint with its deployments."""
-        return shapes.EndpointsView(endpoints=every_endpoint(operations, rollouts))
+    async def endpoints(operator: Asking) -> shapes.EndpointsView:
+        """Every endpoint that the token may see, with its deployments."""
+        return shapes.EndpointsView(endpoints=every_endpoint(operations, rollouts, operator))
 
     @routes.get("/endpoints/{name}")
     async def endpoint(name: str, response: Response) -> shapes.EndpointView:
@@ -58,10 +58,11 @@ def endpoint_routes(operations: Operations, rollouts: Rollouts) -> APIRouter:
     async def delete(
         name: str,
         expected: ExpectedRevision,
+        by: Caller,
         force: Annotated[bool, Query(description="Also while it has live traffic.")] = False,
     ) -> shapes.DoneView:
         """Delete an endpoint and all its deployments. Refused with 409 while it has live traffic."""
-        return done_view(await operations.delete_endpoint(name, is_forced=force, expected=expected))
+        return done_view(await operations.delete_endpoint(name, is_forced=force, expected=expected, by=by))
 
     @routes.get("/endpoints/{name}/settled")
     async def settled(

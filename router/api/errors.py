@@ -9,11 +9,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from router.api.operator import operator_of
 from router.api.views import endpoint_view
+from router.api.visibility import visible_names
 from router.applying import latest_of
-from router.domain.errors import Conflict, CrossfadeError, Invalid, ModelUnavailable, NotFound, StoreFailed
+from router.domain.access import Operator
+from router.domain.errors import Conflict, CrossfadeError, Forbidden, Invalid, ModelUnavailable, NotFound, StoreFailed
 from router.operations import Operations
 from router.plan import RevisionConflict
+from router.quotas import QuotaExceeded
 from router.rollout_ports import Rollouts
 from router.spec import Problem, SpecProblems
 from router.spec.problems import did_you_mean
@@ -25,7 +29,9 @@ _STATUS: dict[type[BaseException], tuple[int, str]] = {
     ModelUnavailable: (422, "model_unavailable"),
     NotFound: (404, "not_found"),
     RevisionConflict: (409, "revision_conflict"),
+    QuotaExceeded: (409, "quota_exceeded"),
     Conflict: (409, "conflict"),
+    Forbidden: (403, "forbidden"),
     StoreFailed: (503, "store_failed"),
     CrossfadeError: (500, "failed"),
 }
@@ -41,9 +47,9 @@ _STATUS[BadPrecondition] = (400, "bad_precondition")
 def add_error_replies(app: FastAPI, operations: Operations, rollouts: Rollouts) -> None:
     """Every error of this application leaves it as `{"error": {"code", "message", …}}`."""
 
-    async def known(_request: Request, error: Exception) -> JSONResponse:
+    async def known(request: Request, error: Exception) -> JSONResponse:
         status, code = next(_STATUS[base] for base in type(error).__mro__ if base in _STATUS)
-        return _reply(status, code, _message(error), **_facts(error, operations, rollouts))
+        return _reply(status, code, _message(error), **_facts(error, operations, rollouts, operator_of(request.scope)))
 
     async def unexpected(_request: Request, _error: Exception) -> JSONResponse:
         """The server logs the traceback: Starlette raises the error again after this reply."""
@@ -78,13 +84,16 @@ def _message(error: Exception) -> str:
     return str(error)
 
 
-def _facts(error: Exception, operations: Operations, rollouts: Rollouts) -> dict[str, Any]:
+def _facts(error: Exception, operations: Operations, rollouts: Rollouts, operator: Operator) -> dict[str, Any]:
     """What a caller can act on, beside the message."""
     match error:
         case SpecProblems():
             return {"problems": [_problem(problem) for problem in error.problems]}
         case Invalid():
             return {"hint": error.hint, "problems": [_problem(Problem(error.key, error.message, error.hint))]}
+        case NotFound(kind="endpoint"):
+            known = visible_names(operations.desired, operator)
+            return {"hint": did_you_mean(error.name, known), "known": list(known)}
         case NotFound():
             return {"hint": did_you_mean(error.name, error.known), "known": list(error.known)}
         case RevisionConflict() if error.endpoint in operations.desired.states:

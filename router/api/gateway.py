@@ -12,9 +12,11 @@ from fastapi.responses import StreamingResponse
 
 from router.admin_ports import Gateway
 from router.api import shapes
-from router.api.caller import Caller
+from router.api.operator import Asking, Caller
 from router.api.views import applied_view, event_view, every_endpoint, status_view
+from router.api.visibility import check_documents, is_for
 from router.applying import apply_documents
+from router.domain.access import Operator
 from router.operations import Operations
 from router.rollout_ports import Rollouts
 from router.spec import json_schema, read_documents
@@ -29,9 +31,9 @@ def gateway_routes(operations: Operations, gateway: Gateway, rollouts: Rollouts)
         return shapes.LiveView(live=True, name="crossfade", version=gateway.info().version)
 
     @routes.get("/v1/status")
-    async def status() -> shapes.StatusView:
-        """Version, addresses, proxies, Ray, and every endpoint with its state."""
-        return status_view(gateway.info(), every_endpoint(operations, rollouts), datetime.now(UTC))
+    async def status(operator: Asking) -> shapes.StatusView:
+        """Version, addresses, proxies, Ray, and every endpoint that the token may see, with its state."""
+        return status_view(gateway.info(), every_endpoint(operations, rollouts, operator), datetime.now(UTC))
 
     @routes.get("/v1/schema")
     async def schema() -> dict[str, Any]:
@@ -39,13 +41,14 @@ def gateway_routes(operations: Operations, gateway: Gateway, rollouts: Rollouts)
         return json_schema()
 
     @routes.post("/v1/apply")
-    async def apply(request: shapes.ApplyRequest, by: Caller) -> shapes.DoneView:
+    async def apply(request: shapes.ApplyRequest, operator: Asking, by: Caller) -> shapes.DoneView:
         """Make spec documents true, all or nothing. Idempotent.
 
         A rollout starts once everything else that its endpoint needs is in force. Until then its change is `waiting`:
         apply the same documents again when /settled says so.
         """
         documents = await asyncio.to_thread(read_documents, request.documents)
+        check_documents(documents, operations.desired, operator)
         applied = await apply_documents(
             operations,
             rollouts,
@@ -63,18 +66,22 @@ def gateway_routes(operations: Operations, gateway: Gateway, rollouts: Rollouts)
         responses={200: {"content": {"application/x-ndjson": {}}, "description": "JSON, or NDJSON when following"}},
     )
     async def events(
+        operator: Asking,
         after: Annotated[int, Query(ge=0, description="Only events with a greater id.")] = 0,
         follow: Annotated[bool, Query(description="Stay connected: one JSON object a line, as they come.")] = False,
     ) -> Any:
         """What happened, oldest first. Events are kept in memory, up to a limit."""
         if follow:
-            return StreamingResponse(_lines(operations, after), media_type="application/x-ndjson")
-        kept = [event_view(event) for event in operations.events.after(after)]
+            return StreamingResponse(_lines(operations, operator, after), media_type="application/x-ndjson")
+        kept = [
+            event_view(event) for event in operations.events.after(after) if is_for(operator, event, operations.desired)
+        ]
         return shapes.EventsView(events=kept, last_id=operations.events.last_id)
 
     return routes
 
 
-async def _lines(operations: Operations, after: int) -> AsyncIterator[str]:
+async def _lines(operations: Operations, operator: Operator, after: int) -> AsyncIterator[str]:
     async for event in operations.events.follow(after):
-        yield event_view(event).model_dump_json() + "\n"
+        if is_for(operator, event, operations.desired):
+            yield event_view(event).model_dump_json() + "\n"

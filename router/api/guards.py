@@ -1,32 +1,53 @@
-"""What every request must pass before any route sees it: the token, and the size of its body. Plain ASGI."""
+"""What every request must pass before any route sees it: the token, the role, and the size of its body. Plain ASGI.
+
+What is not named here needs an operator's token to change anything and a viewer's to look: a new route is never open by
+mistake.
+"""
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from router.access import Access, FailedLogins
+from router.api.operator import SCOPE_KEY, source_of
+from router.domain.access import Operator, Role
+from router.ports import AuditLog
+
 LIVE_PATH = "/api/v1/live"
 MAX_BODY_BYTES = 8 * 1024 * 1024  # specs of some ten thousand deployments
+_ADMINS = ("/api/v1/tokens", "/api/v1/quotas", "/api/v1/audit")
+_LOOKING = ("GET", "HEAD")
 
 
 class Guards:
-    """Refuses with 401 what does not show the token, with 413 what is too large; hands on the rest with its body."""
+    """Refuses with 401 what shows no valid token (429 when that happens often), with 403 what its role may not do,
+    with 413 what is too large; hands on the rest with its body and its operator."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, access: Access, audit: AuditLog) -> None:
         self._app = app
-        self._wanted = f"Bearer {token}".encode()
+        self._access = access
+        self._audit = audit
+        self._failures = FailedLogins()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["path"] != LIVE_PATH and not self._is_allowed(scope):
-            hint = "send 'Authorization: Bearer <token>'; the token is in <data-dir>/admin.token"
-            await _refuse(send, 401, "unauthorized", "this call needs the admin token", hint)
-            return
+        if scope["path"] != LIVE_PATH:
+            operator = self._operator(scope)
+            if operator is None:
+                await self._refuse_unknown(source_of(scope), send)
+                return
+            needed = role_needed(scope["method"], scope["path"])
+            if not operator.may(needed):
+                message = f"the token {operator.name!r} is a {operator.role}'s: this call needs the role {needed}"
+                await _refuse(send, 403, "forbidden", message, "ask an admin for a token: crossfade token create")
+                return
+            scope = {**scope, SCOPE_KEY: operator}
         body = await _read_body(receive)
         if body is None:
             message = f"the body is larger than {MAX_BODY_BYTES // 1024**2} MiB"
@@ -34,9 +55,28 @@ class Guards:
             return
         await self._app(scope, _replaying(body, receive), send)
 
-    def _is_allowed(self, scope: Scope) -> bool:
+    def _operator(self, scope: Scope) -> Operator | None:
         shown = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        return hmac.compare_digest(shown, self._wanted)
+        kind, _, secret = shown.decode("latin-1").partition(" ")
+        return self._access.operator(secret.strip()) if kind.lower() == "bearer" else None
+
+    async def _refuse_unknown(self, source: str, send: Send) -> None:
+        now = self._access.now()
+        wait_s, is_first = self._failures.note(source, now)
+        if is_first:
+            await asyncio.to_thread(self._audit.add, (self._failures.record(source, now),))
+        if wait_s:
+            hint = f"wait {wait_s} s; a valid token is taken all the time"
+            await _refuse(send, 429, "too_many_failures", "too many calls without a valid token", hint, wait_s)
+            return
+        hint = "send 'Authorization: Bearer <token>'; the first token is in <data-dir>/admin.token"
+        await _refuse(send, 401, "unauthorized", "this call needs a valid admin token", hint)
+
+
+def role_needed(method: str, path: str) -> Role:
+    if any(path == prefix or path.startswith(f"{prefix}/") for prefix in _ADMINS):
+        return Role.ADMIN
+    return Role.VIEWER if method in _LOOKING else Role.OPERATOR
 
 
 async def _read_body(receive: Receive) -> bytes | None:
@@ -63,12 +103,14 @@ def _replaying(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]
     return replay
 
 
-async def _refuse(send: Send, status: int, code: str, message: str, hint: str) -> None:
+async def _refuse(send: Send, status: int, code: str, message: str, hint: str, retry_after_s: int = 0) -> None:
     body = orjson.dumps({"error": {"code": code, "message": message, "hint": hint}})
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    else:
+    elif status == 413:
         headers.append((b"connection", b"close"))  # the rest of the body is never read
+    elif retry_after_s:
+        headers.append((b"retry-after", str(retry_after_s).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 
 from router.api import rollout_shapes as shapes
-from router.api.caller import Caller
+from router.api.operator import Asking, Caller
 from router.api.rollout_views import differences_view, entry_view, rollout_view, version_of
+from router.api.visibility import check_rollouts
 from router.desired import Desired
 from router.rollout_ports import Comparer, Rollouts
 from router.spec.changes import read_rollout
@@ -28,13 +29,16 @@ def rollout_routes(desired: Desired, rollouts: Rollouts, comparer: Comparer) -> 
     routes = APIRouter(prefix="/endpoints/{endpoint}", tags=["rollouts"])
 
     @routes.post("/rollouts")
-    async def start(endpoint: str, request: Annotated[dict[str, Any], _START], by: Caller) -> shapes.RolloutView:
+    async def start(
+        endpoint: str, request: Annotated[dict[str, Any], _START], operator: Asking, by: Caller
+    ) -> shapes.RolloutView:
         """Begin to move the endpoint's traffic. Replies when the rollout is durable; it goes on by itself.
 
         Refused with 409 while another one is under way, or when the traffic is not all with one other deployment.
         """
         state, spec = desired.state(endpoint), read_rollout(endpoint, request)
         state.deployment(spec.candidate)
+        check_rollouts((spec,), operator)
         return rollout_view(await rollouts.start(spec, by))
 
     @routes.get("/rollouts")

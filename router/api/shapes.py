@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from router.admin_ports import DeploymentCondition
-from router.api.caller import CROSSES
+from router.api.operator import CROSSES
 from router.api.rollout_shapes import RolloutLineView
 from router.api.shape import Shape
 from router.plan import Action
@@ -80,6 +80,7 @@ class EndpointView(Shape):
     state: str = Field(description="ready, updating, failed, rejected or idle (no traffic asked for).")
     auth_mode: str
     allow_anonymous: bool
+    group: str
     sticky: dict[str, str | bool] = Field(description="As in a spec; empty when every request is drawn anew.")
     traffic: dict[str, int] = Field(description="Asked for.")
     mirror_traffic: dict[str, int] = Field(description="Asked for.")

@@ -16,8 +16,10 @@ from router.admin_ports import (
 )
 from router.api import shapes
 from router.api.rollout_views import line_view
+from router.api.visibility import visible_names
 from router.applying import Applied, latest_of
 from router.commits import Done
+from router.domain.access import Operator
 from router.domain.endpoint import EndpointState
 from router.domain.rollout import Rollout
 from router.domain.traffic import Mirror
@@ -39,6 +41,7 @@ def endpoint_view(state: EndpointState, status: EndpointStatus, rollout: Rollout
         auth_mode=str(endpoint.auth_mode),
         allow_anonymous=endpoint.allow_anonymous,
         sticky=to_plain(endpoint).get("sticky", {}),
+        group=endpoint.group,
         traffic=endpoint.traffic.as_dict(),
         mirror_traffic=_mirror(endpoint.mirror),
         in_force=shapes.InForceView(
@@ -90,9 +93,10 @@ def summary(state: EndpointState, status: EndpointStatus) -> str:
     return "idle" if state.endpoint.traffic.is_empty else "ready"
 
 
-def every_endpoint(operations: Operations, rollouts: Rollouts) -> list[shapes.EndpointView]:
-    states = operations.desired.states
-    return [endpoint_view(states[name], operations.status(name), latest_of(rollouts, name)) for name in sorted(states)]
+def every_endpoint(operations: Operations, rollouts: Rollouts, operator: Operator) -> list[shapes.EndpointView]:
+    """Every one that the operator sees."""
+    states, names = operations.desired.states, visible_names(operations.desired, operator)
+    return [endpoint_view(states[name], operations.status(name), latest_of(rollouts, name)) for name in names]
 
 
 def done_view(done: Done) -> shapes.DoneView:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli import apply, deployment, doctor, endpoint, invoke, rollout, schema, status, up
+from router.cli import apply, deployment, doctor, endpoint, invoke, oversight, rollout, schema, status, up
 
 _HELP = """Serve models, and crossfade live traffic from one version to the next.
 
@@ -39,6 +39,14 @@ def build() -> typer.Typer:
     invoke.register(endpoints)
     deployment.register(deployments)
     rollout.register(rollouts)
+    for name, what, register in (
+        ("token", "Tokens: who may use the admin API, for what.", oversight.register_tokens),
+        ("quota", "Quotas: how much the endpoints of a group may use together.", oversight.register_quotas),
+        ("audit", "The audit log: who did what.", oversight.register_audit),
+    ):
+        group = _group(what)
+        app.add_typer(group, name=name)
+        register(group)
     status.register(app)
     doctor.register(app)
     schema.register(app)

@@ -213,9 +213,12 @@ class Endpoint:
     auth_mode: AuthMode = AuthMode.NONE
     allow_anonymous: bool = False
     sticky: Sticky | None = None
+    group: str = ""  # the team that it belongs to; empty: nobody's in particular
 
     def __post_init__(self) -> None:
         checked_name("name", self.name)
+        if self.group:
+            checked_name("group", self.group)
         if self.name in RESERVED_ENDPOINT_NAMES:
             raise Invalid("name", f"{self.name!r} is reserved by the protocol", "choose another name")
         if self.mirror is not None and self.traffic.percent(self.mirror.deployment) > 0:

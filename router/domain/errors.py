@@ -34,6 +34,10 @@ class Conflict(CrossfadeError):
     """The change does not fit the present state: somebody was faster, or the thing is in use."""
 
 
+class Forbidden(CrossfadeError):
+    """Whoever asks may not do this. The message says what would be needed."""
+
+
 class ModelUnavailable(CrossfadeError):
     """A model reference that cannot be resolved or a file that is not what it should be."""
 

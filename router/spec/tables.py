@@ -223,6 +223,12 @@ ENDPOINT = Section(
             "A client stays on its deployment while traffic moves one way; known by a header, a cookie or its address: "
             "{header: x-user-id}, {cookie: NAME} or {client: true}. Left out: every request is drawn anew.",
         ),
+        Key(
+            "group",
+            "group",
+            Name(),
+            "The group of endpoints that it belongs to, such as a team: tokens and quotas can be limited to groups.",
+        ),
     ),
 )
 

@@ -139,7 +139,7 @@ def test_a_full_disk_is_an_error_and_the_state_before_it_stays(tmp_path: Path) -
     path = tmp_path / "state.sqlite"
     store = SqliteStore(path)
     store.save([EndpointState(Endpoint("e"), revision=1)], [])
-    with store._transaction() as connection:
+    with store.transaction() as connection:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreFailed, match="free some disk space"):
@@ -152,7 +152,7 @@ def test_a_full_disk_is_an_error_and_the_state_before_it_stays(tmp_path: Path) -
 def test_a_stored_spec_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite"
     store = SqliteStore(path)
-    with store._transaction() as connection:
+    with store.transaction() as connection:
         connection.execute('INSERT INTO endpoint VALUES (\'e\', 1, \'{"kind": "Endpoint", "name": "e", "x": 1}\')')
     with pytest.raises(StoreFailed, match="x: is not a key here"):
         store.load()

@@ -8,9 +8,8 @@ import httpx
 
 from router.api import create_app
 from tests.fake_rollouts import TwoPairs
-from tests.fakes import Bench, FixedGateway, FixedLogs
+from tests.fakes import TOKEN, Bench, FixedGateway, FixedLogs
 
-TOKEN = "correct-horse"
 SPECS = [
     {"kind": "Endpoint", "name": "e", "traffic": {"blue": 100}, "mirror_traffic": {"green": 5}},
     {"kind": "Deployment", "name": "blue", "endpoint": "e", "model": "file:/blue.onnx"},
@@ -24,7 +23,9 @@ class Admin:
     def __init__(self) -> None:
         self.bench = Bench()
         self.gateway = FixedGateway()
-        self.app = create_app(self.bench.operations, self.bench.rollouts, TwoPairs(), self.gateway, FixedLogs(), TOKEN)
+        self.app = create_app(
+            self.bench.operations, self.bench.rollouts, TwoPairs(), self.gateway, FixedLogs(), self.bench.oversight
+        )
         self.http = self.client({"authorization": f"Bearer {TOKEN}"})
 
     def client(self, headers: dict[str, str]) -> httpx.AsyncClient:

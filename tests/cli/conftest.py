@@ -19,9 +19,7 @@ from typer.testing import CliRunner
 from router.api import create_app
 from router.cli.application import build
 from tests.fake_rollouts import TwoPairs
-from tests.fakes import Bench, FixedGateway, FixedLogs
-
-TOKEN = "correct-horse"
+from tests.fakes import TOKEN, Bench, FixedGateway, FixedLogs
 
 
 class Served:
@@ -89,6 +87,6 @@ class Terminal:
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     bench, gateway = Bench(), FixedGateway()
     (tmp_path / "admin.token").write_text(f"{TOKEN}\n")
-    served = Served(create_app(bench.operations, bench.rollouts, TwoPairs(), gateway, FixedLogs(), TOKEN))
+    served = Served(create_app(bench.operations, bench.rollouts, TwoPairs(), gateway, FixedLogs(), bench.oversight))
     yield Terminal(served.url, tmp_path, bench, gateway)
     served.stop()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jsonschema
 import pytest
 
-from tests.cli.conftest import TOKEN, Terminal
+from tests.cli.conftest import Terminal
+from tests.fakes import TOKEN
 
 SPEC = """\
 kind: Endpoint
@@ -270,7 +271,7 @@ def test_a_missing_token_exits_5_and_a_wrong_one_1(terminal: Terminal) -> None:
     terminal.env = {"CROSSFADE_TOKEN": "wrong"}
     wrong = terminal.run("status")
     assert wrong.code == 1
-    assert "needs the admin token" in wrong.err
+    assert "needs a valid admin token" in wrong.err
 
 
 def test_a_token_file_wins_over_the_environment_and_that_over_the_data_directory(terminal: Terminal) -> None:

@@ -20,9 +20,10 @@ import pytest
 from router.cli.checks import Finding, Verdict, cuda_finding, examine, port_finding
 from router.client import AdminClient, Refused
 from router.domain.rollout import Phase
-from tests.cli.conftest import TOKEN, Terminal
+from tests.cli.conftest import Terminal
 from tests.cli.test_commands import SPEC
 from tests.fake_rollouts import MINUTE, PASS, UNSURE
+from tests.fakes import TOKEN
 
 COMMAND = [sys.executable, "-c", "from router.cli import main; main()"]
 

@@ -11,9 +11,10 @@ import pytest
 from router.cli.rollout_watching import Lines, follow
 from router.client import AdminClient, Unreachable
 from router.domain.rollout import Replicas, ReplicasObserved
-from tests.cli.conftest import TOKEN, Terminal
+from tests.cli.conftest import Terminal
 from tests.cli.test_commands import SPEC, applied
 from tests.fake_rollouts import FAIL, MINUTE, PASS, UNSURE
+from tests.fakes import TOKEN
 
 ROLLOUT = "---\nkind: Rollout\nendpoint: e\nto: green\nstrategy: all_at_once\n"
 

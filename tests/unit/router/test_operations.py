@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import pytest
 
 from router.commits import in_words
+from router.domain.audit import Record
 from router.domain.endpoint import EndpointState
 from router.domain.errors import Invalid, NotFound, StoreFailed
 from router.domain.traffic import Traffic
@@ -105,7 +106,7 @@ async def test_an_apply_can_insist_on_revisions() -> None:
 class BrokenStore(MemoryStore):
     """Its disk is full."""
 
-    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str]) -> None:
+    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str], records: Collection[Record] = ()) -> None:
         raise StoreFailed("the disk is full")
 
 
