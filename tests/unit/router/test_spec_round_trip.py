@@ -67,7 +67,14 @@ def endpoints(draw: st.DrawFn) -> Endpoint:
     mirror = draw(st.none() | st.builds(Mirror, names, st.integers(1, 100)))
     if mirror is not None and mirror.deployment in traffic.deployments:
         mirror = None
-    return Endpoint(draw(names), traffic, mirror, allow_anonymous=draw(st.booleans()), sticky=draw(stickies))
+    return Endpoint(
+        draw(names),
+        traffic,
+        mirror,
+        allow_anonymous=draw(st.booleans()),
+        sticky=draw(stickies),
+        group=draw(st.sampled_from(["", "fraud-team"])),
+    )
 
 
 options = st.dictionaries(
