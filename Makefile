@@ -30,7 +30,6 @@ setup: $(filter .uv/bin/uv,$(UV)) ## install crossfade and its example into .ven
 
 setup-dev: $(filter .uv/bin/uv,$(UV)) ## install what tests, checks and benchmarks need as well
 	@$(SYNC) --group dev --group bench
-	@UV_PROJECT_ENVIRONMENT=.venv-kserve $(UV) sync --frozen --quiet --only-group kserve
 	@$(BIN)/python deploy/examples/quantize_filetype.py
 
 up: setup ## serve a real model behind the gateway (Ctrl-C ends it)
@@ -59,4 +58,4 @@ format: setup-dev ## format the code
 	@$(BIN)/ruff check --fix .
 
 clean: ## remove environments, caches and the data directory
-	@rm -rf $(VENV) .venv-kserve .venv-peers .test-servers .uv .crossfade .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache deploy/examples/build
+	@rm -rf $(VENV) .venv-peers .test-servers .uv .crossfade .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache deploy/examples/build

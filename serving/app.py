@@ -22,6 +22,7 @@ import uvloop
 from adapters.onnx.backend import OnnxBackend
 from adapters.onnx.options import options_for
 from adapters.ray.directory import RayAnnouncer
+from adapters.ray.loopback import keep_internal_server_local
 from adapters.ray.scaling import LOAD_METRIC
 from router.domain.endpoint import DeployedModel
 from serving.model import Model, ModelSettings
@@ -37,6 +38,7 @@ class ReplicaActor:
 
     def __init__(self, config: ReplicaConfig) -> None:
         _log_to_serve()
+        keep_internal_server_local()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="scoring", daemon=True)
         self._thread.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -15,17 +16,27 @@ def register(app: typer.Typer) -> None:
     command(app, "doctor", doctor)
 
 
-def doctor(session: Session) -> int:
+Network = Annotated[
+    bool, typer.Option("--network", help="Show every socket of the gateway that runs with the data directory.")
+]
+
+
+def doctor(session: Session, network: Network = False) -> int:
     """Check that this machine can run a gateway.
 
     Looks at Python, the packages, ONNX Runtime, Ray, Envoy, the default ports, the data directory, limits and GPUs,
     and says what to do where something is wrong.
     Exit code 1 when something would stop `crossfade up`.
 
+    With --network it looks at a gateway that runs instead: every socket that its processes have open, every address
+    that they are connected to, and why. `!` marks what other machines can reach.
+
     \b
       crossfade doctor
-      crossfade doctor -o json
+      crossfade doctor --network
     """
+    if network:
+        return _show_network(session)
     from router.cli.checks import Verdict, examine
 
     findings = examine(Path(session.data_dir))
@@ -33,3 +44,13 @@ def doctor(session: Session) -> int:
     session.show({"checks": [asdict(item) for item in findings]}, lambda: table(("verdict", "check", "detail"), rows))
     has_failed = any(item.verdict is Verdict.FAIL for item in findings)
     return ExitCode.FAILED if has_failed else ExitCode.DONE
+
+
+def _show_network(session: Session) -> int:
+    from router.cli.network import open_sockets
+
+    found = open_sockets(Path(session.data_dir).absolute())
+    columns = ("", "process", "pid", "does", "address", "why")
+    rows = [("!" if item.is_open else " ", item.process, item.pid, item.does, item.address, item.why) for item in found]
+    session.show({"sockets": [asdict(item) for item in found]}, lambda: table(columns, rows))
+    return ExitCode.DONE
