@@ -6,12 +6,12 @@ BIN := $(VENV)/bin
 
 # uv is taken from the PATH, else fetched from PyPI into the project's own folder.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
-UV_VERSION := 'uv>=0.9,<1'
+UV_VERSION := 'uv>=0.13,<1'
 # Inexact: what `make setup-dev` or an extra brought is not taken away again.
 SYNC := UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --frozen --quiet --inexact
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up check test bench bench-setup compare format clean
+.PHONY: help setup setup-dev up check test bench bench-setup compare audit format clean
 
 help: ## list the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench-setup: setup-dev ## install the other model servers, each into an environm
 
 compare: setup-dev ## measure beside other model servers and ONNX Runtime alone (about 15 minutes)
 	@$(BIN)/python -m benchmarks.compare
+
+audit: $(filter .uv/bin/uv,$(UV)) ## look up every locked package among the known vulnerabilities (asks osv.dev; fails when one is there)
+	@$(UV) audit --frozen --quiet $(addprefix --service-url ,$(AUDIT_URL))
 
 format: setup-dev ## format the code
 	@$(BIN)/ruff format .
