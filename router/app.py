@@ -21,6 +21,7 @@ import uvloop
 from adapters.commands import CommandSampler
 from adapters.http_exchange import HttpExchange
 from adapters.local_models import FileModels, PackageModels
+from adapters.lookout import ConnectionLookout
 from adapters.model_sources import ModelSources
 from adapters.prometheus import PrometheusSampler
 from adapters.ray.logs import ReplicaLogs
@@ -56,6 +57,7 @@ from router.rollouts.telling import Teller
 from router.server_state import server_view
 from router.telemetry import AttemptMeter
 from router.version import VERSION
+from router.vigil import Vigil
 from router.waiting_room import WaitingRoom
 from router.xds.gateway import Gateway
 from router.xds.reports import reports_service
@@ -220,7 +222,7 @@ class ControlPlane:
 
     async def _run_reconciler(self) -> None:
         runtime = await asyncio.to_thread(_runtime, self.config)
-        await self.reconciler.run(runtime)
+        await self.reconciler.run(runtime, Vigil(ConnectionLookout(), self.desired.is_rolling, SystemClock()))
 
     def _own_metrics(self) -> str:
         gateway = gateway_metrics(

@@ -55,6 +55,11 @@ class Desired:
         """All that are remembered, the latest first."""
         return tuple(reversed(self._rollouts.get(endpoint, {}).values()))
 
+    def is_rolling(self, endpoint: str) -> bool:
+        """Whether a rollout of it has not ended yet, and may move its traffic."""
+        rollout = self.rollout(endpoint)
+        return rollout is not None and not rollout.phase.is_terminal
+
     def publish_rollout(self, rollout: Rollout) -> None:
         self._rollouts.setdefault(rollout.endpoint, {})[rollout.id] = rollout
 

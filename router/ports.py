@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
 from router.domain.audit import Link, Record
@@ -165,6 +166,21 @@ class Runtime(Protocol):
 
     def replicas(self, known: tuple[Replica, ...]) -> AsyncIterator[tuple[Replica, ...]]:
         """Yields the complete set of replicas, at once and after every change. `known` is what was known so far."""
+
+
+class Presence(Enum):
+    """Whether a replica can be there."""
+
+    LISTENS = auto()
+    GONE = auto()  # nobody listens at its address
+    UNKNOWN = auto()  # no answer in time, or too busy to say: it may well live
+
+
+class Lookout(Protocol):
+    """Sees whether anybody listens at an address, without asking for anything."""
+
+    async def look(self, address: Address) -> Presence:
+        """Soon. Never raises."""
 
 
 class WaitingRoom(Protocol):

@@ -46,6 +46,7 @@ from router.ports import (
     Store,
     WaitingRoom,
 )
+from router.vigil import Vigil
 
 log = logging.getLogger("crossfade.reconciler")
 
@@ -119,13 +120,13 @@ class Reconciler:
         for name in self._desired.states:
             self._route(name)
 
-    async def run(self, runtime: Runtime) -> None:
+    async def run(self, runtime: Runtime, vigil: Vigil) -> None:
         """Keep Ray Serve as asked. Returns when a Ray that had been joined is lost, which the events then say."""
         while not await self._join(runtime):  # noqa: ASYNC110 (a cluster that is not there can only be asked again)
             await asyncio.sleep(_RECONNECT_AFTER_S)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._follow_replicas(runtime))
+                tasks.create_task(self._follow_replicas(runtime, vigil))
                 tasks.create_task(self._keep_apps(runtime))
         except* RuntimeUnavailable as group:
             self._note_ray_trouble(str(group.exceptions[0]))
@@ -270,8 +271,8 @@ class Reconciler:
 
     # -- replicas
 
-    async def _follow_replicas(self, runtime: Runtime) -> None:
-        async for replicas in runtime.replicas(self._running):
+    async def _follow_replicas(self, runtime: Runtime, vigil: Vigil) -> None:
+        async for replicas in vigil.living(runtime.replicas(self._running)):
             if replicas == self._running:
                 continue
             before = self._running

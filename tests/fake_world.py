@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from router.decisions import app_key
 from router.domain.endpoint import DeployedModel
 from router.domain.routing import Address, Replica, ReplicaState, Routing, UnixAddress
-from router.ports import Acknowledged, Outcome, ProxyStatus, RunningApp, RuntimeUnavailable, Unconfirmed
+from router.ports import Acknowledged, Outcome, Presence, ProxyStatus, RunningApp, RuntimeUnavailable, Unconfirmed
 
 
 @dataclass
@@ -97,6 +97,18 @@ class FakeRay:
     def _must_be_here(self) -> None:
         if self.is_away:
             raise RuntimeUnavailable("the test took it away")
+
+
+@dataclass
+class FakeLookout:
+    """Implements `router.ports.Lookout`. Whoever is not named listens."""
+
+    found: dict[Address, Presence] = field(default_factory=dict)
+    looked: list[Address] = field(default_factory=list)
+
+    async def look(self, address: Address) -> Presence:
+        self.looked.append(address)
+        return self.found.get(address, Presence.LISTENS)
 
 
 @dataclass

@@ -37,7 +37,8 @@ from router.rollout_ports import Difference, Entry, Pairs
 from router.rollouts.course import Surroundings
 from router.rollouts.engine import RolloutEngine
 from router.rollouts.telling import Teller
-from tests.fake_world import FakeEnvoy, FakeRay, FakeRoom, replica_of
+from router.vigil import Vigil
+from tests.fake_world import FakeEnvoy, FakeLookout, FakeRay, FakeRoom, replica_of
 from tests.fakes import NOON, KnownModels, MemoryAccess, MemoryStore
 from tests.unit.router.states import deployed, state
 
@@ -249,6 +250,7 @@ class World:
         self.store = store or MortalStore(outside.disk)
         self.clock, self.envoy = outside.clock, outside.envoy
         self.ray = FakeRay()
+        self.lookout = FakeLookout()
         self.meter = HandMeter()
         self.told = Told()
         self.events = EventLog(self.clock.now)
@@ -289,8 +291,8 @@ class World:
         models = self.desired.state("fraud").deployments
         self.ray.has(
             *(
-                replace(replica_of(models[name], number), address=TcpAddress("10.0.0.1", 8000 + number))
-                for name, count in self.outside.replicas.items()
+                replace(replica_of(models[name], number), address=TcpAddress(f"10.0.0.{host}", 8000 + number))
+                for host, (name, count) in enumerate(self.outside.replicas.items(), start=1)
                 if name in models
                 for number in range(count)
             )
@@ -328,7 +330,8 @@ async def a_life(outside: Outside, store: MortalStore | None = None, life: int =
     asyncio.get_running_loop().set_default_executor(Inline())
     world = World(outside, store, life)
     await world.reconciler.start_routing()
-    tasks = [asyncio.create_task(world.reconciler.run(world.ray)), asyncio.create_task(world.engine.run())]
+    vigil = Vigil(world.lookout, world.desired.is_rolling, world.clock)
+    tasks = [asyncio.create_task(world.reconciler.run(world.ray, vigil)), asyncio.create_task(world.engine.run())]
     world.has_replicas()
     await world.quiet()
     try:

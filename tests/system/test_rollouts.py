@@ -81,6 +81,34 @@ async def test_a_control_plane_that_is_killed_again_and_again_goes_on_where_it_w
     assert set(await load.split(PER_SECOND)) == {"green"}
 
 
+async def test_a_rollback_whose_stable_was_killed_holds_pages_and_is_completed_when_stable_is_back(
+    shared: Gateway, rolling: Rolling, load: SteadyLoad, tmp_path: Path
+) -> None:
+    (quality := tmp_path / "quality").write_text("1")
+    metric = {"name": "quality", "at_least": 0.5, "command": ["cat", str(quality)], "failures": 1, "every": "1s"}
+    steps = ({"set_weight": 100}, {"analyze": {"bake": "1h"}})
+    await asyncio.to_thread(lambda: rolling.start("green", steps, metrics=[metric]))
+    await rolling.until(lambda rollout: rollout["weight"] == 100)
+    (controller,) = await asyncio.to_thread(shared.find, "ServeController")
+    controller.suspend()  # nobody replaces the dead meanwhile, however slow this machine is
+    try:
+        for replica in await asyncio.to_thread(shared.replicas_of, ENDPOINT, "blue"):
+            replica.kill()
+        await until_gone(shared, "blue")
+        quality.write_text("0")
+        rollout = await rolling.until(lambda rollout: rollout["holding"] != "")
+        assert rollout["phase"] == "rolling_back"
+        assert rollout["holding"] == "blue has 0 of 1 replicas ready, too few to take the traffic back"
+        assert set(await load.split(PER_SECOND)) == {"green"}
+    finally:
+        controller.resume()
+    await rolling.until_phase(*ENDED)
+    assert set(await load.split(PER_SECOND)) == {"blue"}
+    trail = await asyncio.to_thread(rolling.trail)
+    assert [entry["is_urgent"] for entry in trail if "holding" in entry["message"]] == [True]
+    assert trail[-1]["phase"] == "rolled_back"
+
+
 async def test_without_traffic_nothing_is_concluded(rolling: Rolling) -> None:
     steps = ({"set_weight": 50}, {"analyze": {"bake": "1s"}}, {"set_weight": 100})
     await asyncio.to_thread(lambda: rolling.start("green", steps, max_wait="4s"))
@@ -88,3 +116,10 @@ async def test_without_traffic_nothing_is_concluded(rolling: Rolling) -> None:
     assert (rollout["phase"], rollout["pause"]) == ("paused", "inconclusive")
     await asyncio.to_thread(rolling.admin.abort_rollout, ENDPOINT)
     await rolling.until_phase("aborted")
+
+
+async def until_gone(gateway: Gateway, deployment: str) -> None:
+    """The control plane knows that no replica of it answers: long before a lease would have ended."""
+    async with asyncio.timeout(LEASE_S):
+        while (await asyncio.to_thread(gateway.admin.deployment, ENDPOINT, deployment))["replicas_ready"]:
+            await asyncio.sleep(0.05)

@@ -17,7 +17,9 @@ from router.domain.traffic import Mirror, Traffic
 from router.events import EventLog
 from router.ports import Rejected
 from router.reconciler import Reconciler
-from tests.fake_world import FakeEnvoy, FakeRay, FakeRoom, replica_of
+from router.rollouts.clock import SystemClock
+from router.vigil import Vigil
+from tests.fake_world import FakeEnvoy, FakeLookout, FakeRay, FakeRoom, replica_of
 from tests.fakes import MemoryStore
 
 BLUE = Traffic.of({"blue": 100})
@@ -69,7 +71,8 @@ class World:
 @asynccontextmanager
 async def a_world() -> AsyncIterator[World]:
     world = World()
-    task = asyncio.create_task(world.reconciler.run(world.ray))
+    vigil = Vigil(FakeLookout(), world.desired.is_rolling, SystemClock())
+    task = asyncio.create_task(world.reconciler.run(world.ray, vigil))
     world.has_ended = task.done
     try:
         yield world
@@ -105,7 +108,7 @@ async def test_weights_stay_while_the_new_deployment_loads() -> None:
     async with a_world() as world:
         world.ask_for(a_state(BLUE, blue))
         world.ray.has(replica_of(blue))
-        await eventually(lambda: "fraud" in world.envoy.wanted)
+        await eventually(lambda: bool(world.routing.upstreams[0].addresses))
         await world.acknowledged()
         world.ask_for(a_state(SPLIT, blue, green, revision=2))
         assert world.routing.traffic == BLUE
@@ -206,7 +209,7 @@ async def test_a_deleted_endpoint_leaves_envoy_before_its_replicas_stop() -> Non
     async with a_world() as world:
         world.ask_for(a_state(BLUE, blue))
         world.ray.has(replica_of(blue))
-        await eventually(lambda: bool(world.ray.apps) and "fraud" in world.envoy.wanted)
+        await eventually(lambda: bool(world.ray.apps) and bool(world.routing.upstreams[0].addresses))
         await world.acknowledged()
         world.forget("fraud")
         assert "fraud" not in world.envoy.wanted

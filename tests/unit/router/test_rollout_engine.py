@@ -10,9 +10,10 @@ from router.domain.errors import Conflict, NotFound, StoreFailed
 from router.domain.rollout import PauseCause, Phase, RolloutSpec
 from router.domain.routing import Shield
 from router.domain.scaling import ScaleSettings
-from router.domain.strategy import Pause, SetWeight, Strategy
+from router.domain.strategy import Analyze, Pause, SetWeight, Strategy
 from router.domain.traffic import Mirror, Traffic
 from router.plan import RevisionConflict
+from router.ports import Presence
 from router.spec import Document, read_documents
 from router.spec.changes import Scale, TrafficChange
 from tests.rollout_world import POLICY, SPEC, Outside, a_life
@@ -142,6 +143,28 @@ async def test_a_rollback_onto_nothing_holds_and_pages() -> None:
         world.has_replicas(blue=1)
         await world.quiet()
         assert world.phase is Phase.ROLLED_BACK
+
+
+async def test_a_rollback_does_not_go_to_a_stable_that_was_killed_but_is_still_announced() -> None:
+    outside = Outside()
+    async with a_life(outside) as world:
+        await world.engine.start(replace(SPEC, strategy=Strategy("whole", (SetWeight(100), Analyze()))), "ann")
+        await world.seconds(2)
+        assert outside.traffic == {"green": 100}
+        (blue,) = (replica for replica in world.reconciler.replicas if replica.deployment == "blue")
+        world.lookout.found[blue.address] = Presence.GONE
+        await world.seconds(2)
+        outside.failing = {"green": 0.3}
+        await world.until(lambda: world.phase is Phase.ROLLING_BACK)
+        await world.seconds(60)
+        assert (world.phase, outside.traffic) == (Phase.ROLLING_BACK, {"green": 100})
+        assert "requests failed" in world.rollout.reason
+        assert world.rollout.holding == "blue has 0 of 1 replicas ready, too few to take the traffic back"
+        assert world.kinds.count("page") == 1
+        world.lookout.found.clear()  # as Ray's replacement would be: somebody else, who listens
+        world.has_replicas(blue=2)
+        await world.until(lambda: world.phase is Phase.ROLLED_BACK)
+        assert outside.traffic == {"blue": 100}
 
 
 async def test_it_waits_for_the_candidates_replicas_before_anything_moves() -> None:
