@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.system.rolling import ENDED, ENDPOINT, MIRROR, STEPS, Rolling
 
 PER_SECOND = 80
 KILLS = 5
+FREEZE_S = 15.0  # then the control plane takes a directory that does not answer for lost, and Ray with it
 
 
 @pytest.fixture
@@ -89,19 +91,16 @@ async def test_a_rollback_whose_stable_was_killed_holds_pages_and_is_completed_w
     steps = ({"set_weight": 100}, {"analyze": {"bake": "1h"}})
     await asyncio.to_thread(lambda: rolling.start("green", steps, metrics=[metric]))
     await rolling.until(lambda rollout: rollout["weight"] == 100)
-    (controller,) = await asyncio.to_thread(shared.find, "ServeController")
-    controller.suspend()  # nobody replaces the dead meanwhile, however slow this machine is
-    try:
-        for replica in await asyncio.to_thread(shared.replicas_of, ENDPOINT, "blue"):
-            replica.kill()
-        await until_gone(shared, "blue")
+    with frozen(shared, "ServeController"):  # nobody replaces the dead meanwhile, however slow this machine is
+        with frozen(shared, "DirectoryActor"):  # and no lease ends
+            for replica in await asyncio.to_thread(shared.replicas_of, ENDPOINT, "blue"):
+                replica.kill()
+            await until_gone(shared, "blue")
         quality.write_text("0")
         rollout = await rolling.until(lambda rollout: rollout["holding"] != "")
         assert rollout["phase"] == "rolling_back"
         assert rollout["holding"] == "blue has 0 of 1 replicas ready, too few to take the traffic back"
         assert set(await load.split(PER_SECOND)) == {"green"}
-    finally:
-        controller.resume()
     await rolling.until_phase(*ENDED)
     assert set(await load.split(PER_SECOND)) == {"blue"}
     trail = await asyncio.to_thread(rolling.trail)
@@ -118,8 +117,23 @@ async def test_without_traffic_nothing_is_concluded(rolling: Rolling) -> None:
     await rolling.until_phase("aborted")
 
 
+@contextmanager
+def frozen(gateway: Gateway, kind: str) -> Iterator[None]:
+    """The process stands still."""
+    (process,) = gateway.find(kind)
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
 async def until_gone(gateway: Gateway, deployment: str) -> None:
-    """The control plane knows that no replica of it answers: long before a lease would have ended."""
-    async with asyncio.timeout(LEASE_S):
-        while (await asyncio.to_thread(gateway.admin.deployment, ENDPOINT, deployment))["replicas_ready"]:
+    """The control plane knows that no replica of it answers."""
+
+    def ready() -> int:
+        return int(gateway.admin.deployment(ENDPOINT, deployment)["replicas_ready"])
+
+    async with asyncio.timeout(FREEZE_S):
+        while await asyncio.to_thread(ready):  # noqa: ASYNC110 (it can only be asked)
             await asyncio.sleep(0.05)
