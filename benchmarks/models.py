@@ -23,27 +23,30 @@ def tiny_mlp(path: Path) -> str:
 _POISON = 1000.0
 
 
-def poison() -> dict[str, np.ndarray]:
-    """Inputs that `tiny_mlp` answers, and `faulty_mlp` cannot."""
+def poison(column: int = 0) -> dict[str, np.ndarray]:
+    """Inputs that `tiny_mlp` answers, and a `faulty_mlp` cannot that is sensitive there."""
     row = np.random.default_rng(0).standard_normal((1, 64)).astype(np.float32)
-    row[0, 0] = _POISON
+    row[0, column] = _POISON
     return {"x": row}
 
 
-def faulty_mlp(path: Path) -> str:
-    """`tiny_mlp` with the same scores, which raises when it is given `poison`. Returns the file's sha256."""
+def faulty_mlp(path: Path, columns: Sequence[int] = (0,)) -> str:
+    """`tiny_mlp` with the same scores, which raises when it is given `poison` for one of these columns.
+
+    Returns the file's sha256.
+    """
 
     def index(tensor: str) -> list[onnx.NodeProto]:
         """0 for ordinary rows; for others an index that `Gather` does not find."""
         return [
-            helper.make_node("Gather", ["x", "first"], ["column"], axis=1),
+            helper.make_node("Gather", ["x", "columns"], ["column"], axis=1),
             helper.make_node("ReduceMax", ["column"], ["largest"], keepdims=0),
             helper.make_node("Greater", ["largest", "limit"], ["is_poison"]),
             helper.make_node("Cast", ["is_poison"], [tensor], to=TensorProto.INT64),
         ]
 
     nothing = [
-        numpy_helper.from_array(np.array([0], np.int64), "first"),
+        numpy_helper.from_array(np.array(columns, np.int64), "columns"),
         numpy_helper.from_array(np.array(_POISON / 2, np.float32), "limit"),
         numpy_helper.from_array(np.zeros(1, np.float32), "nothing"),
     ]

@@ -8,7 +8,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import cycle
 from types import TracebackType
@@ -30,11 +30,15 @@ class _Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A request that was not answered as it must be. `at_s`: when it was sent, on `time.monotonic()`'s clock."""
+    """A request that was not answered as it must be. `at_s`: when it was sent, on `time.monotonic()`'s clock.
+
+    `kind`: which of the special payloads it had; empty for the ordinary one.
+    """
 
     at_s: float
     protocol: str
     reason: str
+    kind: str
 
 
 @dataclass(slots=True)
@@ -62,14 +66,15 @@ class Window:
 class SteadyLoad:
     """`async with SteadyLoad(...) as load`: half of `per_second` requests are HTTP, half gRPC.
 
-    `special`: another payload for a share of the requests, which are drawn at random.
+    `specials`: other payloads, by name, each for a share of the requests, which are drawn at random.
     """
 
     def __init__(self, url: str, grpc_address: str, payload: Payload, per_second: float) -> None:
         self.failures: list[Failure] = []
         self.answered = Counter[str]()  # protocol -> replies
         self.last_answer_s = 0.0
-        self.special: tuple[Payload, float] = (payload, 0.0)
+        self.specials: Mapping[str, tuple[Payload, float]] = {}
+        self.sent = Counter[str]()  # kind of payload -> requests that ended
         self._dice = random.Random(1)
         self._url = url
         self._grpc_address = grpc_address
@@ -122,26 +127,32 @@ class SteadyLoad:
             self._in_flight.add(task)
             task.add_done_callback(self._in_flight.discard)
 
-    async def _request(self, protocol: str, send: Callable[[], Awaitable[str]], window: Window | None) -> None:
+    async def _request(self, protocol: str, send: Callable[[Payload], Awaitable[str]], window: Window | None) -> None:
         sent_s = time.monotonic()
+        kind, payload = self._drawn()
         deployment = None
         try:
-            deployment = await send()
+            deployment = await send(payload)
         except _Refused as refusal:
-            self.failures.append(Failure(sent_s, protocol, str(refusal)))
+            self.failures.append(Failure(sent_s, protocol, str(refusal), kind))
         else:
             self.answered[protocol] += 1
             self.last_answer_s = time.monotonic()
+        self.sent[kind] += 1
         if window is not None:
             window.end(deployment)
 
-    def _drawn(self) -> Payload:
-        special, share = self.special
-        return special if self._dice.random() < share else self._payload
+    def _drawn(self) -> tuple[str, Payload]:
+        point = self._dice.random()
+        for kind, (payload, share) in self.specials.items():
+            if point < share:
+                return kind, payload
+            point -= share
+        return "", self._payload
 
-    async def _over_http(self) -> str:
+    async def _over_http(self, payload: Payload) -> str:
         try:
-            async with self._session.post(self._url, data=self._drawn().body) as reply:
+            async with self._session.post(self._url, data=payload.body) as reply:
                 content = await reply.read()
                 if reply.status != 200:
                     raise _Refused(f"{reply.status} {content[:200]!r}")
@@ -149,8 +160,8 @@ class SteadyLoad:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _Refused(f"{type(error).__name__}: {error}") from error
 
-    async def _over_grpc(self) -> str:
-        call = self._call(self._drawn().message, timeout=REQUEST_TIMEOUT_S)
+    async def _over_grpc(self, payload: Payload) -> str:
+        call = self._call(payload.message, timeout=REQUEST_TIMEOUT_S)
         try:
             await call
             metadata = await call.initial_metadata()

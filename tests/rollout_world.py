@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from router.admin_ports import DeploymentStatus
 from router.commits import Commits
 from router.desired import Desired
 from router.domain.audit import Record
@@ -281,6 +282,10 @@ class World:
     @property
     def phase(self) -> Phase:
         return self.rollout.phase
+
+    def deployment(self, name: str) -> DeploymentStatus:
+        status = self.reconciler.endpoint_status("fraud")
+        return next(found for found in status.deployments if found.name == name)
 
     @property
     def kinds(self) -> list[str]:

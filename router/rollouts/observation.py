@@ -104,7 +104,8 @@ def _replicas(rollout: Rollout, state: EndpointState, status: EndpointStatus, na
     """A deployment that does not exist has none, and wants none.
 
     One that scales by itself has enough when it has its fewest, and is left to itself in the end. If it may sleep, it
-    answers as long as it can be started.
+    may do so again when the rollout is decided, and answers as long as it can be started; until then it is kept awake,
+    and must be, for requests that wait for it to wake up would be judged with the others.
     """
     found = next((deployment for deployment in status.deployments if deployment.name == name), None)
     deployed = state.deployments.get(name)
@@ -113,8 +114,8 @@ def _replicas(rollout: Rollout, state: EndpointState, status: EndpointStatus, na
     spec = deployed.spec
     if spec.scale_settings is None:
         return Replicas(found.replicas_ready, found.replicas_wanted)
-    can_answer = spec.can_sleep and found.condition is not DeploymentCondition.FAILED
-    ready = max(found.replicas_ready, spec.least_instances if can_answer else 0)
+    may_sleep = spec.can_sleep and rollout.phase.is_decided and found.condition is not DeploymentCondition.FAILED
+    ready = max(found.replicas_ready, spec.least_instances if may_sleep else 0)
     return Replicas(ready, 0 if rollout.phase is Phase.RETIRING else spec.least_instances)
 
 

@@ -43,7 +43,7 @@ async def load(shared: Gateway, rolling: Rolling, models: Path) -> AsyncIterator
 async def test_a_candidate_that_fails_everything_is_rolled_back_and_no_user_sees_it(
     rolling: Rolling, load: SteadyLoad, models: Path
 ) -> None:
-    load.special = payload_for(models / "mlp.onnx", ENDPOINT, poison()), 1.0
+    load.specials = {"poison": (payload_for(models / "mlp.onnx", ENDPOINT, poison()), 1.0)}
     await asyncio.to_thread(rolling.start, "faulty")
     rollout = await rolling.until_phase(*ENDED)
     assert rollout["phase"] == "rolled_back", rollout["reason"]

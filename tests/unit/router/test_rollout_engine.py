@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from router.admin_ports import DeploymentCondition
 from router.domain.errors import Conflict, NotFound, StoreFailed
 from router.domain.rollout import PauseCause, Phase, RolloutSpec
 from router.domain.routing import Shield
@@ -175,6 +176,24 @@ async def test_it_waits_for_the_candidates_replicas_before_anything_moves() -> N
         assert world.phase is Phase.PENDING
         assert outside.traffic == {"blue": 100}
         world.has_replicas(green=1)
+        await world.quiet()
+        assert world.phase is Phase.PROGRESSING
+
+
+async def test_a_candidate_that_sleeps_is_awake_before_anything_moves() -> None:
+    outside = Outside(scales=ScaleSettings(max_instances=1, min_instances=0))
+    async with a_life(outside) as world:
+        blue, green = sorted(world.reconciler.replicas, key=lambda replica: replica.deployment)
+        world.ray.has(blue, replace(green, is_idle=True))
+        await world.quiet()
+        world.ray.has(blue)
+        await world.quiet()
+        assert world.deployment("green").condition is DeploymentCondition.ASLEEP
+        await world.engine.start(SPEC, "ann")
+        await world.seconds(10)
+        assert (world.phase, world.rollout.holding) == (Phase.PENDING, "green has 0 of 1 replicas ready")
+        assert outside.traffic == {"blue": 100}
+        world.ray.has(blue, green)
         await world.quiet()
         assert world.phase is Phase.PROGRESSING
 

@@ -73,15 +73,22 @@ def test_replicas_that_were_not_found_yet_are_no_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    ("condition", "ready"),
-    [(DeploymentCondition.ASLEEP, 1), (DeploymentCondition.LOADING, 1), (DeploymentCondition.FAILED, 0)],
+    ("phase", "condition", "ready"),
+    [
+        (Phase.PROMOTED, DeploymentCondition.ASLEEP, 1),
+        (Phase.PROMOTED, DeploymentCondition.LOADING, 1),
+        (Phase.PROMOTED, DeploymentCondition.FAILED, 0),
+        (Phase.PENDING, DeploymentCondition.ASLEEP, 0),
+        (Phase.PROGRESSING, DeploymentCondition.ASLEEP, 0),
+        (Phase.PROGRESSING, DeploymentCondition.LOADING, 0),
+    ],
 )
-def test_a_candidate_that_may_sleep_counts_as_long_as_it_can_be_started(
-    condition: DeploymentCondition, ready: int
+def test_who_may_sleep_counts_as_long_as_it_can_be_started_once_the_rollout_is_decided(
+    phase: Phase, condition: DeploymentCondition, ready: int
 ) -> None:
     green = deployed("green")
     sleepy = replace(green, spec=replace(green.spec, scale_settings=ScaleSettings(max_instances=2, min_instances=0)))
-    rollout = replace(ASKS_FOR_HALF, candidate_replicas=Replicas(1, 2))
+    rollout = replace(ASKS_FOR_HALF, phase=phase, candidate_replicas=Replicas(1, 2))
     event = next_event(rollout, STATE.with_deployment(sleepy), status(BLUE, green=condition), NOON)
     assert event == ReplicasObserved(READY, Replicas(ready, 1))
 
