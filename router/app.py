@@ -98,7 +98,11 @@ class ControlPlane:
             self.desired, self.xds, self.store, self.events, config.ray_address, self.waiting_room
         )
         commits = Commits(self.desired, self.store, self.reconciler, self.events)
-        self.agreement = Agreement(ReplicaAnswers(config.gateway_token), lambda: self.reconciler.replicas)
+        self.agreement = Agreement(
+            ReplicaAnswers(config.gateway_token),
+            lambda: self.reconciler.replicas,
+            lambda endpoint: endpoint in self.desired.states,
+        )
         self.http = HttpExchange()
         self.webhooks = Webhooks(self._told, self.http, self.events)
         self.rollouts = RolloutEngine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable
 
@@ -14,6 +15,8 @@ from router.domain.routing import Replica, ReplicaState
 from router.ports import ProxyStatus
 from serving.exchange import Cancel, Handler, HttpRequest, HttpResponse, Reply
 from serving.metrics import TEXT
+
+log = logging.getLogger("crossfade.metrics")
 
 # What Envoy keeps for operators. Not what it counts for rollouts (router/xds/attempts.py): a hundred buckets for each
 # deployment.
@@ -75,7 +78,7 @@ def gateway_metrics(
 
 class MetricsPage:
     """Serves `GET /metrics`. Envoy's part comes from its admin socket, `gather` brings that of the replicas. Whoever is
-    away is left out.
+    away, or fails, is left out.
     """
 
     def __init__(self, envoy_admin_socket: str, observe: Observe, gather: Gather) -> None:
@@ -105,8 +108,12 @@ class MetricsPage:
         await self._client.aclose()
 
     async def _answer(self, reply: Reply) -> None:
-        envoy, replicas = await asyncio.gather(self._envoy(), self._gather())
-        reply(HttpResponse(200, [TEXT], [self._observe().encode(), replicas.encode(), envoy.encode()]))
+        parts = {"the gateway": self._own(), "the replicas": self._gather(), "Envoy": self._envoy()}
+        texts = await asyncio.gather(*(_or_nothing(whose, part) for whose, part in parts.items()))
+        reply(HttpResponse(200, [TEXT], texts))
+
+    async def _own(self) -> str:
+        return self._observe()
 
     async def _envoy(self) -> str:
         try:
@@ -114,6 +121,15 @@ class MetricsPage:
         except httpx.HTTPError:
             return ""
         return answer.text if answer.status_code == 200 else ""
+
+
+async def _or_nothing(whose: str, part: Awaitable[str]) -> bytes:
+    """One part that fails must not cost the operator the others."""
+    try:
+        return (await part).encode()
+    except Exception:
+        log.exception("the metrics of %s are left out", whose)
+        return b""
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

@@ -72,6 +72,10 @@ class ModelFailed(ScoringError):
     """The model itself failed on this request."""
 
 
+class InternalFailure(ScoringError):
+    """A mistake of ours, which the log tells."""
+
+
 class NotImplementedHere(ScoringError):
     """A part of the protocol that Crossfade does not offer."""
 
@@ -95,6 +99,7 @@ STATUS: dict[type[ScoringError], tuple[int, int]] = {
     DeadlinePassed: (504, 4),  # DEADLINE_EXCEEDED
     Cancelled: (499, 1),  # CANCELLED
     ModelFailed: (424, 13),  # INTERNAL
+    InternalFailure: (500, 13),
     NotImplementedHere: (404, 12),  # not 501: a caller's mistake must not count against the replica as a 5xx does
     Forbidden: (403, 7),  # PERMISSION_DENIED
 }

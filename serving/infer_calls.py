@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from serving.deadlines import deadline_s
-from serving.errors import MethodNotAllowed, ModelFailed, ScoringError, UnsupportedEncoding
+from serving.errors import InternalFailure, MethodNotAllowed, ModelFailed, ScoringError, UnsupportedEncoding
 from serving.exchange import Cancel, HttpRequest, Reply
 from serving.grpc_framing import grpc_error_response, is_grpc, unframed
 from serving.messages import InferReply
@@ -42,7 +42,8 @@ class InferCalls:
             codec, _ = self._codecs or self._make_codecs()
             infer = codec.decode(request)
             deadline = deadline_s(request.headers, infer, self._now_s())
-        except ScoringError as error:
+        except Exception as failure:
+            error = self._decoding_failure(failure)
             reply(error_response(error))
             if key is not None:
                 self._witness.saw(key, None, error)
@@ -75,7 +76,8 @@ class InferCalls:
             _, codec = self._codecs or self._make_codecs()
             infer = codec.decode(unframed(request.headers, request.body, self._max_request_bytes))
             deadline = deadline_s(request.headers, infer, self._now_s())
-        except ScoringError as error:
+        except Exception as failure:
+            error = self._decoding_failure(failure)
             reply(grpc_error_response(error))
             if key is not None:
                 self._witness.saw(key, None, error)
@@ -105,6 +107,15 @@ class InferCalls:
             GrpcCodec(contract, model.name, model.version),
         )
         return self._codecs
+
+    def _decoding_failure(self, error: Exception) -> ScoringError:
+        """Whatever a request does to the decoder, its caller gets a reply, and the connection goes on."""
+        if isinstance(error, ScoringError):
+            return error
+        log.error("a request could not be decoded", extra={"model": self._model.name}, exc_info=error)
+        return InternalFailure(
+            f"the request could not be decoded ({type(error).__name__}); the replica's log says more"
+        )
 
     def _encoding_failure(self, error: Exception) -> ScoringError:
         """Outputs that cannot be encoded are the model's failure; the batch loop that called must not end with it."""

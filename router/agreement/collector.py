@@ -22,12 +22,16 @@ _NOTHING = Pairs()
 class Agreement:
     """Belongs to one event loop; `run` does the work. What was counted is kept in memory only.
 
-    What was found stays readable after `stop`: the differences until the next `compare`, the counts for good.
+    What was found stays readable after `stop`: the differences until the next `compare`, the counts for as long as the
+    endpoint `exists`.
     """
 
-    def __init__(self, source: AnswerSource, replicas: Callable[[], Iterable[Replica]]) -> None:
+    def __init__(
+        self, source: AnswerSource, replicas: Callable[[], Iterable[Replica]], exists: Callable[[str], bool]
+    ) -> None:
         self._source = source
         self._replicas = replicas
+        self._exists = exists
         self._comparisons: dict[str, Comparison] = {}
         self._running: set[str] = set()  # endpoints
         self._has_work = asyncio.Event()
@@ -36,6 +40,7 @@ class Agreement:
     # -- Comparer
 
     def compare(self, endpoint: str, stable: str, candidate: str) -> None:
+        self._forget_deleted()
         roles = Roles(endpoint, stable, candidate)
         before = self._comparisons.get(endpoint)
         if endpoint in self._running and before is not None and before.roles == roles:
@@ -62,7 +67,13 @@ class Agreement:
 
     def all_pairs(self) -> dict[str, Pairs]:
         """By endpoint: of those that are compared, or were."""
+        self._forget_deleted()
         return {endpoint: comparison.pairs for endpoint, comparison in sorted(self._comparisons.items())}
+
+    def _forget_deleted(self) -> None:
+        for endpoint in [name for name in self._comparisons if not self._exists(name)]:
+            self.stop(endpoint)
+            del self._comparisons[endpoint]
 
     # -- work
 

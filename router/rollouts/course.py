@@ -109,7 +109,7 @@ class Course:
                     await self._surroundings.clock.wait(self._news, self._next_moment())
             for measurement in measuring:
                 measurement.cancel()
-        if self._is_present:
+        if self._is_present or self._state() is None:
             self._surroundings.comparer.stop(self._endpoint)
         await self._lower_shield(self._surroundings.clock.now())
 

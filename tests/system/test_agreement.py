@@ -50,7 +50,7 @@ def agreement_of(gateway: Gateway) -> Agreement:
     replicas = store.load_replicas()
     store.close()
     token = Path(gateway.data_dir, "gateway.token").read_text().strip()
-    return Agreement(ReplicaAnswers(token), lambda: replicas)
+    return Agreement(ReplicaAnswers(token), lambda: replicas, lambda endpoint: True)
 
 
 async def test_a_copy_agrees_always_and_another_model_differs_as_often_as_it_does(gateway: Gateway) -> None:

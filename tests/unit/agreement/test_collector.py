@@ -52,8 +52,14 @@ def source() -> MemoryReplicas:
 
 
 @pytest.fixture
-def agreement(source: MemoryReplicas) -> Agreement:
-    return Agreement(source, lambda: (BLUE, GREEN, GREY, OTHER))
+def endpoints() -> set[str]:
+    """Those that exist."""
+    return {"fraud", "other"}
+
+
+@pytest.fixture
+def agreement(source: MemoryReplicas, endpoints: set[str]) -> Agreement:
+    return Agreement(source, lambda: (BLUE, GREEN, GREY, OTHER), endpoints.__contains__)
 
 
 async def answered(
@@ -161,3 +167,27 @@ async def test_what_replicas_say_after_the_end_is_not_kept(agreement: Agreement,
     await collecting
 
     assert agreement.pairs("fraud") == Pairs()
+
+
+async def test_what_was_found_on_an_endpoint_is_forgotten_with_it(
+    agreement: Agreement, source: MemoryReplicas, endpoints: set[str]
+) -> None:
+    agreement.compare("fraud", "blue", "green")
+    await agreement.collect()
+    await answered(agreement, source, 1, 5, GREEN, 6)
+
+    endpoints.remove("fraud")
+    assert agreement.all_pairs() == {}
+    endpoints.add("fraud")
+    agreement.compare("fraud", "blue", "green")
+    assert (agreement.pairs("fraud"), agreement.differences("fraud", 10)) == (Pairs(), ())
+
+
+async def test_nobody_is_asked_about_an_endpoint_that_is_gone(
+    agreement: Agreement, source: MemoryReplicas, endpoints: set[str]
+) -> None:
+    agreement.compare("fraud", "blue", "green")
+    endpoints.remove("fraud")
+    agreement.compare("other", "blue", "green")
+    await agreement.collect()
+    assert source.asked == [OTHER.address]

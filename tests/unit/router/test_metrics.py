@@ -84,6 +84,24 @@ async def test_without_envoy_the_rest_is_served(page: MetricsPage) -> None:
     assert await ask(page) == (200, b"own 1\nreplicas 3\n")
 
 
+@pytest.mark.parametrize("part", ["own", "replicas"])
+async def test_a_part_that_fails_is_left_out_and_the_log_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str
+) -> None:
+    def text(whose: str) -> str:
+        if whose == part:
+            raise RuntimeError("out of luck")
+        return f"{whose} 1\n"
+
+    async def gather() -> str:
+        return text("replicas")
+
+    page = MetricsPage(str(tmp_path / "envoy"), lambda: text("own"), gather)
+    assert await ask(page) == (200, b"replicas 1\n" if part == "own" else b"own 1\n")
+    assert "out of luck" in caplog.text
+    await page.close()
+
+
 async def test_other_paths_and_methods_are_refused(page: MetricsPage) -> None:
     assert (await ask(page, path=b"/"))[0] == 404
     assert (await ask(page, method=b"POST"))[0] == 405

@@ -309,3 +309,11 @@ def test_an_output_that_cannot_be_encoded_is_the_model_s_failure_and_no_exceptio
     response = grpc_call(handler_of(ScriptedModel(answer=answer)), "ModelInfer", raw_request(x=X))
     assert grpc_status(response)[0] == 13
     assert "outputs could not be encoded" in caplog.text
+
+
+def test_a_mistake_of_ours_while_a_request_is_decoded_is_internal_and_no_exception(caplog):
+    model = ScriptedModel()
+    model.signature = None  # what the decoder cannot work with
+    response = grpc_call(handler_of(model), "ModelInfer", raw_request(x=X))
+    assert grpc_status(response)[0] == 13
+    assert "a request could not be decoded" in caplog.text

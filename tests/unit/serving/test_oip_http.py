@@ -308,3 +308,12 @@ def test_a_model_that_answers_nonsense_cannot_end_the_batch_loop(caplog):
     assert response.status == 424
     assert "could not be encoded" in error_of(response)
     assert "outputs could not be encoded" in caplog.text
+
+
+def test_a_mistake_of_ours_while_a_request_is_decoded_is_a_500_and_no_exception(caplog):
+    model = ScriptedModel()
+    model.signature = None  # what the decoder cannot work with
+    response = infer(handler_of(model), x())
+    assert response.status == 500
+    assert "could not be decoded (AttributeError)" in error_of(response)
+    assert "a request could not be decoded" in caplog.text
