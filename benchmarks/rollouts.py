@@ -307,7 +307,7 @@ def main() -> int:
         "--share",
         action="append",
         type=float,
-        help="the section faults: only a candidate that fails this share, as 0.05",
+        help="in faults: a candidate that fails this share alone, as 0.05",
     )
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="folder for rollouts.json and rollouts.md")
     arguments = parser.parse_args()
