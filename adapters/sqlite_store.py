@@ -28,7 +28,6 @@ from router.domain.traffic import Traffic
 from router.rollout_ports import Entry, record_of
 from router.spec import read_documents, to_plain
 
-SCHEMA_VERSION = 3
 _APPLICATION_ID = 0x43664164  # "CfAd": tells our file from any other SQLite file
 
 # A spec is stored as the JSON of its spec document: one representation, read back through the same parser.
@@ -82,12 +81,26 @@ CREATE TABLE audit (
 ) STRICT;
 CREATE INDEX audit_of_endpoint ON audit (endpoint, number);
 """
-_FORMATS = (_SCHEMA, _ROLLOUT_SCHEMA, ACCESS_SCHEMA)  # what each version added
 _ROLLOUTS_KEPT = 50  # of each endpoint
+
+# Since version 4: who has to be told of which line of the trail.
+_OUTBOX_SCHEMA = """
+CREATE TABLE untold (
+    number INTEGER PRIMARY KEY,
+    rollout TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    url TEXT NOT NULL,
+    UNIQUE (rollout, revision, url),
+    FOREIGN KEY (rollout, revision) REFERENCES audit (rollout, revision) ON DELETE CASCADE
+) STRICT;
+"""
+
+_FORMATS = (_SCHEMA, _ROLLOUT_SCHEMA, ACCESS_SCHEMA, _OUTBOX_SCHEMA)  # what each version added
+SCHEMA_VERSION = len(_FORMATS)
 
 
 class SqliteStore:
-    """Implements `router.ports.Store` and `router.rollout_ports.RolloutStore`.
+    """Implements `router.ports.Store`, and `RolloutStore` and `Outbox` of `router.rollout_ports`.
 
     Raises `StoreFailed` when the file cannot be opened, read or written.
     """
@@ -200,6 +213,10 @@ class SqliteStore:
                 )
                 if added.rowcount:
                     append(connection, (record_of(rollout, entry),))
+                    connection.executemany(
+                        "INSERT INTO untold (rollout, revision, url) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                        [(rollout.id, entry.revision, url) for url in rollout.policy.notify],
+                    )
 
     def trail(self, endpoint: str, limit: int) -> tuple[Entry, ...]:
         with self.transaction() as connection:
@@ -207,10 +224,22 @@ class SqliteStore:
                 "SELECT rollout, is_page, announcement FROM audit WHERE endpoint = ? ORDER BY number DESC LIMIT ?",
                 (endpoint, limit),
             ).fetchall()
-        return tuple(
-            Entry(rollout, endpoint, plain.from_plain(Page if is_page else Announce, json.loads(text)))
-            for rollout, is_page, text in reversed(rows)
-        )
+        return tuple(_entry(rollout, endpoint, is_page, text) for rollout, is_page, text in reversed(rows))
+
+    def untold(self) -> tuple[tuple[str, Entry], ...]:
+        with self.transaction() as connection:
+            rows = connection.execute(
+                "SELECT url, rollout, endpoint, is_page, announcement FROM untold JOIN audit USING (rollout, revision)"
+                " ORDER BY untold.number"
+            ).fetchall()
+        return tuple((url, _entry(*columns)) for url, *columns in rows)
+
+    def settle(self, url: str, entry: Entry) -> None:
+        with self.transaction() as connection:
+            connection.execute(
+                "DELETE FROM untold WHERE rollout = ? AND revision = ? AND url = ?",
+                (entry.rollout_id, entry.what.revision, url),
+            )
 
     def _save_one(self, connection: sqlite3.Connection, state: EndpointState) -> None:
         name = state.endpoint.name
@@ -256,8 +285,7 @@ class SqliteStore:
             raise StoreFailed(f"{self._path} is damaged ({words}): restore it from a backup, or move it away")
         if tables and version == SCHEMA_VERSION:
             return
-        since = version if tables else 0
-        script = "".join(schema for number, schema in enumerate(_FORMATS, start=1) if number > since)
+        script = "".join(_FORMATS[version if tables else 0 :])
         stamp = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
         self._connection.executescript(f"BEGIN IMMEDIATE;{script}{stamp}COMMIT;")
 
@@ -304,6 +332,10 @@ def _read(text: str, kind: type[_Spec]) -> _Spec:
     if not isinstance(content, kind):
         raise StoreFailed(f"expected {kind.__name__}, found {type(content).__name__}")
     return content
+
+
+def _entry(rollout: str, endpoint: str, is_page: int, text: str) -> Entry:
+    return Entry(rollout, endpoint, plain.from_plain(Page if is_page else Announce, json.loads(text)))
 
 
 def _address(text: str) -> Address:

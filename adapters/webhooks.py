@@ -7,18 +7,20 @@ trusted, or at a URL that cannot be guessed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from adapters.http_exchange import ExchangeFailed, HttpExchange, origin
+from router.domain.errors import StoreFailed
 from router.domain.policy import CustomMetric
 from router.domain.rollout import Page, Rollout
 from router.domain.sources import WebhookAnswer
 from router.events import EventLog
 from router.measuring import NotMeasured
-from router.rollout_ports import Entry
+from router.rollout_ports import Entry, Outbox
 
 RETRY_AFTER_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 60.0, 60.0)
 _DELIVERY_TIMEOUT_S = 10.0
@@ -59,32 +61,41 @@ class WebhookSampler:
 class Webhooks:
     """Implements `Listeners`: every announcement goes to the URLs that `urls_of` names, to each in order.
 
-    At least once while this process lives: `rollout` and `revision` tell a repetition. What cannot be delivered in
-    minutes, is refused, or comes too fast is left out, and the event log says so. `run` must be running.
+    At least once, also over restarts: `rollout` and `revision` tell a repetition. What cannot be delivered in minutes,
+    is refused, or comes too fast is left out, and the event log says so. `run` must be running.
     """
 
     def __init__(
         self,
         urls_of: Callable[[Entry], Collection[str]],
+        outbox: Outbox,
         http: HttpExchange,
         events: EventLog,
         retry_after_s: Sequence[float] = RETRY_AFTER_S,
     ) -> None:
+        """Takes up what an earlier process did not deliver. Raises `StoreFailed`."""
         self._urls_of = urls_of
+        self._outbox = outbox
         self._http = http
         self._events = events
         self._retry_after_s = retry_after_s
         self._waiting: dict[str, deque[Entry]] = {}
         self._news = asyncio.Event()
+        for url, entry in outbox.untold():
+            self._queue(url, entry)
 
     def tell(self, entry: Entry) -> None:
         for url in self._urls_of(entry):
-            waiting = self._waiting.setdefault(url, deque())
-            if len(waiting) >= _MAX_WAITING:
-                self._left_out(url, entry, f"{_MAX_WAITING} others wait to be delivered")
-                continue
+            self._queue(url, entry)
+
+    def _queue(self, url: str, entry: Entry) -> None:
+        waiting = self._waiting.setdefault(url, deque())
+        if len(waiting) < _MAX_WAITING:
             waiting.append(entry)
             self._news.set()
+        else:
+            self._left_out(url, entry, f"{_MAX_WAITING} others wait to be delivered")
+            self._settle(url, entry)
 
     async def run(self) -> None:
         """Deliver, without end."""
@@ -94,7 +105,7 @@ class Webhooks:
             try:
                 while waiting := self._waiting.get(url):
                     await self._deliver(url, waiting[0])
-                    waiting.popleft()
+                    await asyncio.to_thread(self._settle, url, waiting.popleft())
                 del self._waiting[url]
             finally:
                 busy.discard(url)
@@ -123,6 +134,11 @@ class Webhooks:
             if pause_s is not None:
                 await asyncio.sleep(pause_s)
         self._left_out(url, entry, trouble)
+
+    def _settle(self, url: str, entry: Entry) -> None:
+        """What cannot be noted is told again after a restart."""
+        with contextlib.suppress(StoreFailed):
+            self._outbox.settle(url, entry)
 
     def _left_out(self, url: str, entry: Entry, why: str) -> None:
         message = f"{entry.endpoint}: {origin(url)} was not told of revision {entry.what.revision} of rollout "

@@ -104,7 +104,7 @@ class ControlPlane:
             lambda endpoint: endpoint in self.desired.states,
         )
         self.http = HttpExchange()
-        self.webhooks = Webhooks(self._told, self.http, self.events)
+        self.webhooks = Webhooks(self._told, self.store, self.http, self.events)
         self.rollouts = RolloutEngine(
             Surroundings(
                 store=self.store,

@@ -103,7 +103,8 @@ class RolloutStore(Protocol):
         """All that are remembered, oldest first."""
 
     def save_rollout(self, rollout: Rollout, evidence: Evidence, entries: Collection[Announce]) -> None:
-        """All or nothing. An announcement that is there already is not written again.
+        """All or nothing. An announcement that is there already is not written again; of a new one, everybody whom the
+        rollout's policy names is to be told (see `Outbox`).
 
         A rollout of an endpoint that was deleted meanwhile is not written: its rollouts went with it.
         """
@@ -131,6 +132,16 @@ class Measures(Protocol):
 
     async def measure(self, rollout: Rollout, metric: CustomMetric) -> Measurement:
         """Never raises: what goes wrong is the measurement's `error`."""
+
+
+class Outbox(Protocol):
+    """Who has to be told of what, durably. Every method is one transaction; raises `StoreFailed`."""
+
+    def untold(self) -> tuple[tuple[str, Entry], ...]:
+        """URLs and what they were not told yet, in the order in which it happened."""
+
+    def settle(self, url: str, entry: Entry) -> None:
+        """It was told, or nobody will try again."""
 
 
 class Listeners(Protocol):

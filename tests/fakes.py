@@ -87,11 +87,12 @@ class MemoryAccess:
 
 
 class MemoryStore:
-    """Implements `Store` and `RolloutStore`, without durability."""
+    """Implements `Store`, `RolloutStore` and `Outbox`, without durability."""
 
     def __init__(self) -> None:
         self._rollouts: dict[str, tuple[Rollout, Evidence]] = {}
         self._entries: dict[tuple[str, int], Entry] = {}
+        self._untold: dict[tuple[str, str, int], Entry] = {}
         self._states: dict[str, EndpointState] = {}
         self._replicas: tuple[Replica, ...] = ()
         self._in_force: dict[str, Traffic] = {}
@@ -107,6 +108,7 @@ class MemoryStore:
             self._in_force.pop(name, None)
             self._rollouts = {key: it for key, it in self._rollouts.items() if it[0].endpoint != name}
             self._entries = {key: it for key, it in self._entries.items() if it.endpoint != name}
+            self._untold = {key: it for key, it in self._untold.items() if it.endpoint != name}
         for state in changed:
             stored = states.get(state.endpoint.name)
             if (stored.revision if stored else 0) != state.revision - 1:
@@ -140,11 +142,18 @@ class MemoryStore:
             del self._rollouts[forgotten]
         for what in entries:
             if (rollout.id, what.revision) not in self._entries:
-                self._entries[rollout.id, what.revision] = Entry(rollout.id, rollout.endpoint, what)
+                entry = self._entries[rollout.id, what.revision] = Entry(rollout.id, rollout.endpoint, what)
+                self._untold |= {(url, rollout.id, what.revision): entry for url in rollout.policy.notify}
                 self.access.add([record_of(rollout, what)])
 
     def trail(self, endpoint: str, limit: int) -> tuple[Entry, ...]:
         return tuple(entry for entry in self._entries.values() if entry.endpoint == endpoint)[-limit:]
+
+    def untold(self) -> tuple[tuple[str, Entry], ...]:
+        return tuple((url, entry) for (url, _, _), entry in self._untold.items())
+
+    def settle(self, url: str, entry: Entry) -> None:
+        self._untold.pop((url, entry.rollout_id, entry.what.revision), None)
 
 
 @dataclass

@@ -182,14 +182,59 @@ PRAGMA user_version = 1;
 """
 
 
-def test_a_file_of_version_1_is_brought_up_to_date_and_keeps_what_it_holds(tmp_path: Path) -> None:
+# What a file of version 2 has beside that.
+VERSION_2 = """
+CREATE TABLE rollout (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+    endpoint TEXT NOT NULL REFERENCES endpoint (name) ON DELETE CASCADE,
+    state TEXT NOT NULL, evidence TEXT NOT NULL
+) STRICT;
+CREATE INDEX rollout_of_endpoint ON rollout (endpoint, number);
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY, rollout TEXT NOT NULL, revision INTEGER NOT NULL,
+    endpoint TEXT NOT NULL REFERENCES endpoint (name) ON DELETE CASCADE,
+    is_page INTEGER NOT NULL, announcement TEXT NOT NULL, UNIQUE (rollout, revision)
+) STRICT;
+CREATE INDEX audit_of_endpoint ON audit (endpoint, number);
+INSERT INTO audit (rollout, revision, endpoint, is_page, announcement) VALUES ('r1', 4, 'e', 0, '{
+    "revision": 4, "at": "2026-01-02T12:00:00+00:00", "by": "ann", "old_phase": "progressing", "phase": "paused",
+    "message": "paused by ann"
+}');
+PRAGMA user_version = 2;
+"""
+
+# What a file of version 3 has beside that.
+VERSION_3 = """
+CREATE TABLE token (name TEXT PRIMARY KEY, content TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE quota (team TEXT PRIMARY KEY, content TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE chain (
+    number INTEGER PRIMARY KEY, at TEXT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL, subject TEXT NOT NULL,
+    detail TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER chain_is_not_changed BEFORE UPDATE ON chain
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER chain_is_not_cut BEFORE DELETE ON chain
+    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+PRAGMA user_version = 3;
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "announcements"),
+    [(VERSION_1, 0), (VERSION_1 + VERSION_2, 1), (VERSION_1 + VERSION_2 + VERSION_3, 1)],
+)
+def test_a_file_of_an_earlier_version_is_brought_up_to_date_and_keeps_what_it_holds(
+    tmp_path: Path, script: str, announcements: int
+) -> None:
     path = tmp_path / "state.sqlite"
     with closing(sqlite3.connect(path)) as old:
-        old.executescript(VERSION_1)
+        old.executescript(script)
     for _ in range(2):  # the second time, it is up to date already
         store = SqliteStore(path)
         assert store.load() == {"e": EndpointState(Endpoint("e"), revision=3)}
         assert store.load_rollouts() == ()
+        assert [entry.what.message for entry in store.trail("e", 9)] == ["paused by ann"] * announcements
+        assert store.untold() == ()  # nobody is told again of what happened before
         store.close()
     with closing(sqlite3.connect(path)) as new:
         assert new.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from queue import SimpleQueue
 
 from adapters.http_exchange import HttpExchange
 from adapters.webhooks import Webhooks
+from router.domain.errors import StoreFailed
 from router.domain.rollout import Announce, Page, Phase
 from router.events import EventLog
 from router.rollout_ports import Entry
@@ -22,12 +25,34 @@ def entry(revision: int = 2, kind: type[Announce] = Announce) -> Entry:
     return Entry("r1", "fraud", what)
 
 
+@dataclass
+class Outbox:
+    """Implements `Outbox`. `left`: what is untold; nothing can be noted while the `disk_is_full`."""
+
+    left: list[tuple[str, Entry]] = field(default_factory=list)
+    settled: SimpleQueue[tuple[str, int]] = field(default_factory=SimpleQueue)
+    disk_is_full: bool = False
+
+    def untold(self) -> tuple[tuple[str, Entry], ...]:
+        return tuple(self.left)
+
+    def settle(self, url: str, entry: Entry) -> None:
+        if self.disk_is_full:
+            raise StoreFailed("the disk is full")
+        self.settled.put((url, entry.what.revision))
+
+
 class Told:
     """Webhooks that run, and the events that they write."""
 
-    def __init__(self, urls: Sequence[str], http: HttpExchange, retries: int) -> None:
+    def __init__(self, urls: Sequence[str], outbox: Outbox, http: HttpExchange, retries: int) -> None:
         self.events = EventLog(lambda: NOON)
-        self.webhooks = Webhooks(lambda entry: urls, http, self.events, (0.0,) * retries)
+        self.outbox = outbox
+        self.webhooks = Webhooks(lambda entry: urls, outbox, http, self.events, (0.0,) * retries)
+
+    async def settled(self) -> tuple[str, int]:
+        """The next one that is not tried again: URL and revision."""
+        return await asyncio.to_thread(self.outbox.settled.get, timeout=30)
 
     async def complaint(self) -> str:
         async with asyncio.timeout(30):
@@ -38,9 +63,9 @@ class Told:
 
 
 @asynccontextmanager
-async def telling(*urls: str, retries: int = 2) -> AsyncIterator[Told]:
+async def telling(*urls: str, retries: int = 2, outbox: Outbox | None = None) -> AsyncIterator[Told]:
     http = HttpExchange()
-    told = Told(urls, http, retries)
+    told = Told(urls, outbox or Outbox(), http, retries)
     running = asyncio.create_task(told.webhooks.run())
     try:
         yield told
@@ -119,6 +144,8 @@ async def test_a_url_that_hangs_holds_up_neither_the_caller_nor_the_others_and_i
         assert told.events.last_id == 0
         told.webhooks.tell(entry(102))
         assert (await told.complaint()).endswith("revision 102 of rollout r1: 100 others wait to be delivered")
+        settled = [await told.settled() for _ in range(101)]
+        assert (hung.url, 102) in settled  # or it would wait for the next start
 
 
 async def test_a_url_is_served_again_after_it_had_nothing_to_do() -> None:
@@ -126,3 +153,26 @@ async def test_a_url_is_served_again_after_it_had_nothing_to_do() -> None:
         for number in (2, 3, 4):
             told.webhooks.tell(entry(number))
             assert await revisions(server, 1) == [number]
+
+
+async def test_what_was_delivered_or_given_up_is_settled() -> None:
+    async with http_server((200, b""), (404, b"")) as server, telling(server.url) as told:
+        told.webhooks.tell(entry(2))
+        told.webhooks.tell(entry(3))
+        assert [await told.settled() for _ in range(2)] == [(server.url, 2), (server.url, 3)]
+
+
+async def test_what_an_earlier_process_did_not_deliver_comes_first() -> None:
+    async with http_server((200, b"")) as server:
+        outbox = Outbox([(server.url, entry(2)), (server.url, entry(3))])
+        async with telling(server.url, outbox=outbox) as told:
+            told.webhooks.tell(entry(4))
+            assert await revisions(server, 3) == [2, 3, 4]
+            assert [await told.settled() for _ in range(3)] == [(server.url, number) for number in (2, 3, 4)]
+
+
+async def test_a_disk_that_is_full_holds_up_nobody() -> None:
+    async with http_server((200, b"")) as server, telling(server.url, outbox=Outbox(disk_is_full=True)) as told:
+        told.webhooks.tell(entry(2))
+        told.webhooks.tell(entry(3))
+        assert await revisions(server, 2) == [2, 3]

@@ -160,3 +160,31 @@ def test_the_last_fifty_rollouts_are_remembered_and_every_line_of_the_trail(stor
         store.save_rollout(replace(ROLLOUT, id=f"r{number}"), Evidence(), [BEGAN])
     assert [rollout.id for rollout, _ in store.load_rollouts()] == [f"r{number}" for number in range(10, 60)]
     assert len(store.trail("e", 100)) == 60
+
+
+def test_everybody_who_is_to_be_told_of_an_announcement_is_untold_until_that_is_settled(
+    store: MemoryStore | SqliteStore,
+) -> None:
+    one, two = "http://one/", "http://two/"
+    told = replace(ROLLOUT, policy=replace(ROLLOUT.policy, notify=(one, two)))
+    began, paged = Entry("r1", "e", BEGAN), Entry("r1", "e", PAGED)
+    store.save([STATE], [])
+    store.save_rollout(told, Evidence(), [BEGAN])
+    store.save_rollout(told, Evidence(), [PAGED])
+    assert store.untold() == ((one, began), (two, began), (one, paged), (two, paged))
+    store.settle(two, began)
+    store.settle(two, began)
+    store.settle("http://three/", paged)
+    store.save_rollout(told, Evidence(), [BEGAN])  # it is written already, and said
+    assert store.untold() == ((one, began), (one, paged), (two, paged))
+
+
+def test_nobody_is_untold_whom_no_rollout_names_or_whose_endpoint_is_gone(store: MemoryStore | SqliteStore) -> None:
+    store.save([STATE], [])
+    store.save_rollout(ROLLOUT, Evidence(), [BEGAN])
+    assert store.untold() == ()
+    told = replace(LATER, policy=replace(ROLLOUT.policy, notify=("http://one/",)))
+    store.save_rollout(told, Evidence(), [BEGAN])
+    store.save([], ["e"])
+    store.save_rollout(told, Evidence(), [PAGED])
+    assert store.untold() == ()
