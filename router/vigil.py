@@ -2,7 +2,7 @@
 
 The directory of replicas knows it when the lease ends, which is long, because a slow replica must not be taken for a
 dead one. A rollout that goes back in that time would move its traffic onto nobody. So whoever has traffic at stake is
-asked, by a connection alone, whether somebody listens.
+asked, by a connection alone, whether somebody listens: 20 µs of CPU for both ends over a unix socket, 60 µs over TCP.
 """
 
 from __future__ import annotations
