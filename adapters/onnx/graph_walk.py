@@ -152,8 +152,8 @@ class _Walk:
         node = self._message(*span)
         self._nodes += 1
         domain, operator = self._text(node, 7), self._text(node, 4)
-        if not self._functions.call(domain, operator, self._text(node, 8)):
-            check_operator(self._path, domain, operator, self._text(node, 3))
+        is_function = self._functions.call(domain, operator, self._text(node, 8))
+        check_operator(self._path, domain, operator, self._text(node, 3), is_function)
         inputs = {self._wire.text(*place) for place in node.repeated(1)}
         for place in node.repeated(5):
             inputs |= self._attribute(place, depth)
@@ -179,7 +179,7 @@ class _Walk:
         data_type = tensor.number(2)
         if data_type not in _BITS and data_type != _STRING:
             raise _refused(f"{self._path!r}: the tensor {name!r} has the unknown type {data_type}", "export it again")
-        if tensor.repeated(13) or tensor.number(14) == 1:
+        if tensor.repeated(13) or tensor.number(14):
             if not may_be_external or data_type == _STRING:
                 what = "tensor of strings" if data_type == _STRING else "sparse tensor"
                 raise _refused(
@@ -187,7 +187,7 @@ class _Walk:
                 )
             self._check_bytes(name, elements * _BITS[data_type], self._external_bytes(tensor, name))
         elif raw := tensor.repeated(9):
-            self._check_bytes(name, elements * _BITS.get(data_type, 0), sum(end - start for start, end in raw))
+            self._check_bytes(name, elements * _BITS.get(data_type, 0), raw[-1][1] - raw[-1][0])
         else:
             stored = tensor.loose_bytes + sum(b - a for number in (4, 5, 7, 10, 11) for a, b in tensor.repeated(number))
             if elements > max(stored * _ELEMENTS_PER_BYTE, len(tensor.repeated(6))):

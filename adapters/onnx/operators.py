@@ -12,10 +12,10 @@ DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsof
 _CODE = frozenset(("EPContext", "PythonOp", "PythonOpGrad", "ATen", "Triton", "TritonOp"))
 
 
-def check_operator(path: str, domain: str, operator: str, node: str) -> None:
-    """Raises `AdmissionRefused`. For nodes that are no calls of functions in the model."""
+def check_operator(path: str, domain: str, operator: str, node: str, is_function: bool) -> None:
+    """`is_function`: the model has a function of this name. Raises `AdmissionRefused`."""
     where = f"{path!r}: node {node!r}" if node else f"{path!r}: a node"
-    if domain not in DOMAINS:
+    if domain not in DOMAINS and not is_function:
         raise AdmissionRefused(
             Check.GRAPH,
             f"{where} wants the operator {operator!r} of {domain!r}, a custom domain",
@@ -23,5 +23,5 @@ def check_operator(path: str, domain: str, operator: str, node: str) -> None:
         )
     if operator in _CODE:
         raise AdmissionRefused(
-            Check.GRAPH, f"{where} is a {operator}, which carries or calls code", "export the model as a plain graph"
+            Check.GRAPH, f"{where} is {operator!r}, which carries or calls code", "export the model as a plain graph"
         )

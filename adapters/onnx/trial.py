@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import mmap
 import os
 import resource
@@ -17,13 +16,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from adapters.onnx.graph_walk import walk
 from adapters.onnx.trial_words import Entered, Line, line_of, read_job
 from router.domain.errors import ModelUnavailable
 from router.models.ports import AdmissionRefused
 from router.models.trial import Check, GraphFacts, Loaded, Ran, TrialJob
-from serving.ports import Backend
+
+if TYPE_CHECKING:
+    from serving.ports import Backend
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
@@ -92,9 +94,7 @@ def _walked(job: TrialJob, path: str) -> GraphFacts:
     if not job.sizes[path]:
         raise AdmissionRefused(Check.GRAPH, f"{path!r} is empty", "export it again")
     with Path(job.folder, path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        facts = walk(content, path, job.sizes)
-        gc.collect()
-        return facts
+        return walk(content, path, job.sizes)
 
 
 def _runs(job: TrialJob, backend: Backend) -> Iterator[Line]:

@@ -72,7 +72,7 @@ async def _findings(
                 line = await process.stdout.readline()
                 if not line:
                     code = await process.wait()
-                    raise _ended(job, doing, code, await complaints)
+                    raise ended(job, doing, code, await complaints)
             said = read_line(line)
         except TimeoutError:
             raise AdmissionRefused(
@@ -98,7 +98,7 @@ async def _findings(
     )
 
 
-def _ended(job: TrialJob, doing: Entered, code: int, complaint: str) -> AdmissionRefused:
+def ended(job: TrialJob, doing: Entered, code: int, complaint: str) -> AdmissionRefused:
     """What it means that the process is gone without a verdict."""
     if code == -signal.SIGXCPU:
         seconds = job.limits.cpu_for(job.model_bytes)

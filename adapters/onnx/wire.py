@@ -43,8 +43,9 @@ class Wire:
             else:
                 tag, at = self.varint(at, end)
             number, wire = tag >> 3, tag & 7
-            if number == 0:
-                raise Malformed(f"has a field 0 at byte {at}")
+            # Some parsers cut longer ones to 32 bits, and then see another field.
+            if number == 0 or tag > 0xFFFF_FFFF:
+                raise Malformed(f"has no field number at byte {at}")
             if wire == BYTES:
                 length, at = self.varint(at, end)
                 if length > end - at:

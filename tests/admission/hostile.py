@@ -215,7 +215,7 @@ HOSTILE = (
         "an operator of one's own", _graph(lambda: _with_domain("com.evil", "Run")), Check.GRAPH, "'Run' of 'com.evil'"
     ),
     Hostile(
-        "a compiled node", _graph(lambda: _with_domain("com.microsoft", "EPContext")), Check.GRAPH, "is a EPContext"
+        "a compiled node", _graph(lambda: _with_domain("com.microsoft", "EPContext")), Check.GRAPH, "is 'EPContext'"
     ),
     # What the installed runtime does not take.
     Hostile("an opset of the future", _graph(lambda: _header(10, 99)), Check.RUNTIME, "opsets ai.onnx 99, which ONNX"),
