@@ -29,7 +29,7 @@ Wanted = TypeVar("Wanted", GraphFacts, Loaded, Ran)
 
 
 class Files(Protocol):
-    """A model's folder. Implemented by adapters/model_folder.py."""
+    """A model's folder. Implemented by adapters/candidate_files.py."""
 
     def heads(self, folder: str, tree: ModelTree) -> dict[str, bytes]:
         """Path → first bytes, of files that are exactly those of the tree. Raises `AdmissionRefused`."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from adapters.model_folder import ModelFolder
+from adapters.candidate_files import CandidateFiles
 from adapters.model_signatures import KeyVerifier
 from adapters.onnx.trial_process import TrialProcess
 from router.domain.endpoint import Deployment
@@ -45,7 +45,7 @@ def written(folder: Path, files: Mapping[str, bytes]) -> Candidate:
 
 def gate(rules: AdmissionRules | None = None, keys: tuple[str, ...] = ()) -> ModelAdmission:
     rules = rules or AdmissionRules(trial=QUICK)
-    return ModelAdmission(rules, ModelFolder(), KeyVerifier(keys), TrialProcess())
+    return ModelAdmission(rules, CandidateFiles(), KeyVerifier(keys), TrialProcess())
 
 
 async def admitted(candidate: Candidate, rules: AdmissionRules | None = None, **changed: object) -> Admitted:

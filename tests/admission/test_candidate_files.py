@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.model_folder import ModelFolder
+from adapters.candidate_files import CandidateFiles
 from router.domain.model_tree import ModelTree
 from router.models.formats import HEAD_BYTES
 from router.models.ports import AdmissionRefused, Candidate
@@ -79,19 +79,19 @@ async def test_a_folder_that_is_not_as_it_was_pulled_is_refused(
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     with pytest.raises(AdmissionRefused, match="cannot be read: No such file"):
-        ModelFolder().heads(str(tmp_path / "none"), tree_of(tmp_path))
+        CandidateFiles().heads(str(tmp_path / "none"), tree_of(tmp_path))
 
 
 def test_the_beginning_of_every_file_is_told(tmp_path: Path) -> None:
     candidate = written(tmp_path, {"a/long.txt": b"x" * 2000, "short": b"y"})
-    assert ModelFolder().heads(candidate.folder, candidate.tree) == {"a/long.txt": b"x" * HEAD_BYTES, "short": b"y"}
+    assert CandidateFiles().heads(candidate.folder, candidate.tree) == {"a/long.txt": b"x" * HEAD_BYTES, "short": b"y"}
 
 
 def test_a_file_is_read_up_to_a_limit(tmp_path: Path) -> None:
     (tmp_path / "model.sig").write_bytes(b"x" * 10)
-    assert ModelFolder().read(str(tmp_path), "model.sig", 10) == b"x" * 10
+    assert CandidateFiles().read(str(tmp_path), "model.sig", 10) == b"x" * 10
     with pytest.raises(AdmissionRefused, match=r"'model.sig' has more than 9 bytes"):
-        ModelFolder().read(str(tmp_path), "model.sig", 9)
+        CandidateFiles().read(str(tmp_path), "model.sig", 9)
 
 
 async def test_a_candidate_whose_tree_lists_other_files_is_refused(tmp_path: Path) -> None:

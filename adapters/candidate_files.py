@@ -17,7 +17,7 @@ from router.models.trial import Check
 _PULL_AGAIN = "pull the model again"
 
 
-class ModelFolder:
+class CandidateFiles:
     """Implements `Files`."""
 
     def heads(self, folder: str, tree: ModelTree) -> dict[str, bytes]:
