@@ -151,6 +151,8 @@ class _Walk:
     def _node(self, span: tuple[int, int], scope: Scope, depth: int) -> None:
         node = self._message(*span)
         self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise _refused(f"{self._path!r} has more than {MAX_NODES} nodes", "export a smaller model")
         domain, operator = self._text(node, 7), self._text(node, 4)
         is_function = self._functions.call(domain, operator, self._text(node, 8))
         check_operator(self._path, domain, operator, self._text(node, 3), is_function)

@@ -17,7 +17,7 @@ from router.models.ports import AdmissionRefused
 from router.models.trial import Check, Finding, GraphFacts, Loaded, Ran, TrialJob, TrialLimits
 from serving.signature import Signature, TensorSpec
 
-MAX_LINE_BYTES = 1024 * 1024
+MAX_LINE_BYTES = 16 * 1024 * 1024  # a model may have its weights in thousands of files
 MAX_LINES = 20_000
 _MAX_TEXT = 2000
 _DATATYPES = frozenset(DATATYPES.values())
@@ -70,14 +70,14 @@ def read_line(line: bytes) -> Line:
         match kind:
             case "refused":
                 check, found, to_do = said
-                return AdmissionRefused(Check(check), _text(found), _text(to_do))
+                return AdmissionRefused(Check(check), _printable(found), _printable(to_do))
             case "entered":
                 check, what = said
-                return Entered(Check(check), _text(what))
+                return Entered(Check(check), _printable(what))
             case "graph":
                 return _graph(said)
             case "loaded":
-                return Loaded(_signature(said["signature"]), _text(said["runtime"]), _seconds(said["load_s"]))
+                return Loaded(_signature(said["signature"]), _printable(said["runtime"]), _seconds(said["load_s"]))
             case "ran":
                 return Ran(_count(said["golden"]), _seconds(said["run_s"]), _count(said["peak_bytes"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -89,7 +89,7 @@ def _graph(said: Mapping[str, Any]) -> GraphFacts:
     return GraphFacts(
         path=_text(said["path"]),
         ir_version=_whole(said["ir_version"]),
-        opsets=tuple((_text(domain), _whole(version)) for domain, version in said["opsets"]),
+        opsets=tuple((_printable(domain), _whole(version)) for domain, version in said["opsets"]),
         nodes=_count(said["nodes"]),
         subgraphs=_count(said["subgraphs"]),
         functions=_count(said["functions"]),
@@ -115,6 +115,11 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > 2 * _MAX_TEXT:
         raise ValueError
     return value
+
+
+def _printable(value: object) -> str:
+    """For people's terminals: the model has its say in ONNX Runtime's messages."""
+    return "".join(character if character.isprintable() else "?" for character in _text(value))
 
 
 def _whole(value: object) -> int:

@@ -21,6 +21,7 @@ from router.models.interface import changes
 from router.models.ports import AdmissionRefused, Admitted, Candidate, SourceLimits
 from router.models.signing import MAX_BUNDLE_BYTES, NotSigned, SignaturePolicy, Verifier, check_signed, signature_files
 from router.models.trial import Check, Finding, GraphFacts, Loaded, Ran, Trial, TrialJob, TrialLimits
+from router.models.triton_layout import CONFIG_SUFFIX, MAX_CONFIG_BYTES, TritonConfig, check_config
 from serving.signature import Signature
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,23 @@ class Files(Protocol):
         """Raises `AdmissionRefused` when it is larger."""
 
 
+class Configs(Protocol):
+    """Implemented by adapters/triton_config.py."""
+
+    def read(self, path: str, content: bytes) -> TritonConfig:
+        """Raises `AdmissionRefused` when it is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Eyes:
+    """What the gate looks with."""
+
+    files: Files
+    configs: Configs
+    verifier: Verifier
+    trial: Trial
+
+
 @dataclass(frozen=True, slots=True)
 class AdmissionRules:
     """`allow_python_models`: a Triton repository may bring a `model.py`, which then runs with the server's rights."""
@@ -51,11 +69,9 @@ class AdmissionRules:
 class ModelAdmission:
     """Implements `Admission`. One trial at a time: it may take as much memory as the limits say."""
 
-    def __init__(self, rules: AdmissionRules, files: Files, verifier: Verifier, trial: Trial) -> None:
+    def __init__(self, rules: AdmissionRules, eyes: Eyes) -> None:
         self._rules = rules
-        self._files = files
-        self._verifier = verifier
-        self._trial = trial
+        self._eyes = eyes
         self._one = asyncio.Semaphore(1)
 
     async def admit(self, candidate: Candidate) -> Admitted:
@@ -64,10 +80,11 @@ class ModelAdmission:
         notes: dict[Check, str] = {}
         check_size(tree, self._rules.sizes)
         notes[Check.SIZE] = f"{_counted(len(tree.files), 'file')}, {tree.size} bytes"
-        heads = await asyncio.to_thread(self._files.heads, candidate.folder, tree)
+        heads = await asyncio.to_thread(self._eyes.files.heads, candidate.folder, tree)
         notes[Check.FILES] = "regular files with one name each, every sha256 as published"
         signer, notes[Check.SIGNATURE] = await asyncio.to_thread(self._signed, candidate)
         graphs = check_formats(heads, self._rules.allow_python_models)
+        await asyncio.to_thread(self._check_configs, candidate)
         model = model_of(graphs)
         notes[Check.FORMATS] = f"{model} is the model, and nothing else runs"
         if self._rules.allow_python_models and any(path.endswith(".py") for path in heads):
@@ -75,6 +92,14 @@ class ModelAdmission:
         async with self._one:
             signature = await self._tried(candidate, _job(candidate, graphs, model, self._rules.trial), heads, notes)
         return Admitted(tuple((str(check), note) for check, note in notes.items()), signature, signer)
+
+    def _check_configs(self, candidate: Candidate) -> None:
+        """Raises `AdmissionRefused`."""
+        for file in candidate.tree.files:
+            if file.path.endswith(CONFIG_SUFFIX):
+                content = self._eyes.files.read(candidate.folder, file.path, MAX_CONFIG_BYTES)
+                config = self._eyes.configs.read(file.path, content)
+                check_config(file.path, config, self._rules.allow_python_models)
 
     def _signed(self, candidate: Candidate) -> tuple[str, str]:
         """The signer, and what to note. Raises `AdmissionRefused` where the policy says so."""
@@ -96,9 +121,9 @@ class ModelAdmission:
         """Raises `AdmissionRefused`."""
         why = []
         for path in signature_files(candidate.tree):
-            bundle = self._files.read(candidate.folder, path, MAX_BUNDLE_BYTES)
+            bundle = self._eyes.files.read(candidate.folder, path, MAX_BUNDLE_BYTES)
             try:
-                signed = self._verifier.verify(bundle)
+                signed = self._eyes.verifier.verify(bundle)
             except NotSigned as error:
                 why.append(f"{path!r} is no signature that counts: {error}")
                 continue
@@ -114,7 +139,7 @@ class ModelAdmission:
         self, candidate: Candidate, job: TrialJob, heads: Mapping[str, bytes], notes: dict[Check, str]
     ) -> Signature:
         """Raises `AdmissionRefused`."""
-        async with self._trial.begin(job) as findings:
+        async with self._eyes.trial.begin(job) as findings:
             graphs = [await _next(findings, GraphFacts) for _ in job.graphs]
             check_claims(heads, (path for graph in graphs for path in graph.external))
             notes[Check.GRAPH] = "; ".join(map(_graph_note, graphs))

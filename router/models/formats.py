@@ -107,7 +107,7 @@ def check_size(tree: ModelTree, limits: SourceLimits) -> None:
             "publish only what serving needs, or raise the limit max_bytes",
         )
     for file in tree.files:
-        if file.path.endswith(".onnx") and file.size > MAX_GRAPH_BYTES:
+        if kind_of(file.path) is Kind.GRAPH and file.size > MAX_GRAPH_BYTES:
             raise AdmissionRefused(
                 Check.SIZE,
                 f"{file.path!r} has {file.size} bytes, and a graph ends at 2 GiB",

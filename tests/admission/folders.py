@@ -10,10 +10,11 @@ from pathlib import Path
 from adapters.candidate_files import CandidateFiles
 from adapters.model_signatures import KeyVerifier
 from adapters.onnx.trial_process import TrialProcess
+from adapters.triton_config import TritonConfigs
 from router.domain.endpoint import Deployment
 from router.domain.model_ref import ModelRef
 from router.domain.model_tree import ModelTree, TreeFile
-from router.models.admission import AdmissionRules, ModelAdmission
+from router.models.admission import AdmissionRules, Eyes, ModelAdmission
 from router.models.ports import Admitted, Candidate
 from router.models.trial import TrialLimits
 
@@ -45,7 +46,7 @@ def written(folder: Path, files: Mapping[str, bytes]) -> Candidate:
 
 def gate(rules: AdmissionRules | None = None, keys: tuple[str, ...] = ()) -> ModelAdmission:
     rules = rules or AdmissionRules(trial=QUICK)
-    return ModelAdmission(rules, CandidateFiles(), KeyVerifier(keys), TrialProcess())
+    return ModelAdmission(rules, Eyes(CandidateFiles(), TritonConfigs(), KeyVerifier(keys), TrialProcess()))
 
 
 async def admitted(candidate: Candidate, rules: AdmissionRules | None = None, **changed: object) -> Admitted:

@@ -46,6 +46,10 @@ def _located(**entries: str) -> Callable[[], Files]:
     return lambda: {"model.onnx": scaled(external(**entries)), "weights.bin": bytes(8)}
 
 
+def _triton(config: bytes) -> Callable[[], Files]:
+    return lambda: {"net/1/model.onnx": relu(), "net/config.pbtxt": config}
+
+
 def _zip() -> bytes:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
@@ -127,6 +131,20 @@ HOSTILE = (
     Hostile("no model at all", lambda: {"config.json": b"{}"}, Check.FORMATS, "there is no .onnx file"),
     Hostile("two models", lambda: {"a.onnx": relu(), "b.onnx": relu()}, Check.FORMATS, "there are 2 .onnx files"),
     Hostile("ONNX Runtime's format", _graph(lambda: bytes(4) + b"ORTM" + bytes(64)), Check.FORMATS, "own format"),
+    # Text that makes Triton load code or read elsewhere.
+    *(
+        Hostile(f"a Triton configuration with {name}", _triton(config), Check.FORMATS, words)
+        for name, config, words in (
+            ("a library", b'model_operations {op_library_filename: "/tmp/x.so"}', "loads code: model_operations"),
+            ("a runtime", b'runtime: "libtriton_x.so"', "loads code: runtime"),
+            ("an agent", b'model_repository_agents {agents {name: "x"}}', "loads code: model_repository_agents"),
+            ("an environment", b'parameters {key: "EXECUTION_ENV_PATH" value {}}', "loads code: EXECUTION_ENV_PATH"),
+            ("Python in two parts", b'backend: "pyth" "on"', "asks for 'python'"),
+            ("TorchScript", b'platform: "pytorch_libtorch"', "asks for 'pytorch_libtorch'"),
+            ("a file elsewhere", b'default_model_filename: "../../x.onnx"', "names the file '../../x.onnx'"),
+            ("a mistake", b"max_batch_size: many", "is no configuration of Triton's"),
+        )
+    ),
     # No ONNX.
     Hostile("a login page", _graph(lambda: b"<!DOCTYPE html><html>"), Check.GRAPH, "is not an ONNX model: it"),
     Hostile("nothing", _graph(lambda: b""), Check.GRAPH, "'model.onnx' is empty"),

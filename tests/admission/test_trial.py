@@ -19,6 +19,7 @@ from onnx import numpy_helper
 
 from adapters.onnx.trial_process import TrialProcess, ended
 from adapters.onnx.trial_words import Entered, Garbled, job_line, line_of, read_job, read_line
+from router.models.admission import AdmissionRules
 from router.models.ports import AdmissionRefused
 from router.models.trial import Check, Finding, GraphFacts, Loaded, Ran, TrialJob, TrialLimits
 from serving.signature import Signature, TensorSpec
@@ -180,6 +181,12 @@ def test_a_job_and_every_finding_come_through_the_pipe_unchanged() -> None:
     assert (refused.check, refused.found, refused.to_do) == ("graph", "found", "to do")
 
 
+def test_what_a_model_says_cannot_command_a_terminal() -> None:
+    refused = read_line(line_of(AdmissionRefused(Check.RUNTIME, "no \x1b[31mX\u202e\n", "to do")))
+    assert isinstance(refused, AdmissionRefused)
+    assert refused.found == "no ?[31mX??"
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -242,3 +249,22 @@ async def test_everything_that_was_looked_at_is_recorded_in_order(tmp_path: Path
     notes = dict(checks)
     assert notes["graph"] == "model.onnx: 5 nodes, 2 subgraphs; IR 10, opsets ai.onnx 21"
     assert notes["formats"] == "model.onnx is the model, and nothing else runs"
+
+
+async def test_a_triton_repository_is_admitted_by_its_newest_version(tmp_path: Path) -> None:
+    config = b'name: "net" platform: "onnxruntime_onnx" max_batch_size: 8 dynamic_batching {}'
+    files = {"net/1/model.onnx": graphs.loop(2), "net/2/model.onnx": graphs.relu(), "net/config.pbtxt": config}
+    notes = dict((await admitted(written(tmp_path / "m", files))).checks)
+    assert notes["formats"] == "net/2/model.onnx is the model, and nothing else runs"
+    assert notes["graph"].count("IR 10") == 2
+
+
+async def test_python_beside_a_model_comes_in_where_that_was_allowed_and_is_noted(tmp_path: Path) -> None:
+    files = {
+        "pre/1/model.py": b"import json",
+        "pre/config.pbtxt": b'backend: "python"',
+        "net/1/model.onnx": graphs.relu(),
+    }
+    rules = AdmissionRules(allow_python_models=True, trial=QUICK)
+    notes = dict((await admitted(written(tmp_path / "m", files), rules)).checks)
+    assert notes["formats"] == "net/1/model.onnx is the model; Python code comes with it, as allow_python_models allows"
