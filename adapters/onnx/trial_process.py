@@ -138,11 +138,14 @@ async def _end_of(stream: asyncio.StreamReader | None) -> str:
 
 
 def _memory(job: TrialJob) -> int:
-    """What is allowed before the model's own size is added: never more than the machine has to give."""
-    limits = job.limits
-    available = _available_bytes()
-    surplus = limits.memory_for(job.model_bytes) - available if available else 0
-    return limits.memory_bytes - max(0, surplus)
+    """What is allowed before the model's own size counts: in all, no more than the machine has to give.
+
+    The model's files may be mapped on top of that: such memory is the file's, and the system takes it back.
+    """
+    limits, available = job.limits, _available_bytes()
+    if not available:
+        return limits.memory_bytes
+    return limits.memory_bytes - max(0, limits.memory_for(job.model_bytes) - available - job.model_bytes)
 
 
 def _available_bytes() -> int:

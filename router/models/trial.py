@@ -39,7 +39,7 @@ class TrialLimits:
     wall_s: float = 60.0
     cpu_s: int = 120
     memory_bytes: int = 4 * GIB
-    memory_per_model_byte: float = 3.0
+    memory_per_model_byte: float = 4.0  # the file mapped, parsed, copied, and packed for the processor
     load_bytes_per_s: float = 50e6
     open_files: int = 64
 

@@ -21,7 +21,7 @@ from router.models.trial import TrialLimits
 GREEN = Deployment("green", "fraud", ModelRef.parse("file:/models/fraud"))
 
 # Generous against a busy machine, and short where a model must be killed for its time.
-QUICK = TrialLimits(wall_s=40, cpu_s=3)
+QUICK = TrialLimits(wall_s=120, cpu_s=3)
 
 
 def tree_of(folder: Path) -> ModelTree:
