@@ -96,7 +96,7 @@ class ModelAdmission:
     def _check_configs(self, candidate: Candidate) -> None:
         """Raises `AdmissionRefused`."""
         for file in candidate.tree.files:
-            if file.path.endswith(CONFIG_SUFFIX):
+            if file.path.lower().endswith(CONFIG_SUFFIX):
                 content = self._eyes.files.read(candidate.folder, file.path, MAX_CONFIG_BYTES)
                 config = self._eyes.configs.read(file.path, content)
                 check_config(file.path, config, self._rules.allow_python_models)
