@@ -88,7 +88,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer, read whole. Header names are in lower case."""
+    """An HTTP answer, read whole. Header names are in lower case. `url`: who answered, without what may be secret."""
 
     url: str
     status: int
@@ -100,8 +100,11 @@ class Reply:
         try:
             return json.loads(self.body)
         except ValueError:
-            begin = self.body[:80].decode(errors="replace")
-            raise ModelUnavailable(f"{self.url}: answered {self.status} with no JSON: {begin!r}") from None
+            kind = self.headers.get("content-type", "").partition(";")[0][:60] or "something"
+            hint = "is it the login page of a proxy, or another server than expected?"
+            raise ModelUnavailable(
+                f"{self.url}: answered {self.status} with {kind!r} instead of JSON; {hint}"
+            ) from None
 
 
 class Transport(Protocol):
@@ -129,7 +132,7 @@ class Transport(Protocol):
         """GET, with Range from `offset` (guarded by If-Range when given). Raises for any status but 200 and 206:
         401, 403 as `AccessDenied`, 404 and other 4xx as `ModelUnavailable`, the rest as `SourceUnavailable`."""
 
-    def credentials(self, host: str) -> Credentials:
+    async def credentials(self, host: str) -> Credentials:
         """What the operator gave for `host` (with its port), for sources that sign or exchange tokens themselves."""
 
 
