@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from router.domain.errors import Invalid
 
-SCHEMES = ("package", "file", "models", "oci", "hf", "https", "s3", "gs", "az", "abfss")
+SCHEMES = ("package", "file", "models", "oci", "hf", "https", "http", "s3", "gs", "az", "abfss")
 
 _WITHOUT_SLASHES = ("file", "models")  # MLflow writes models:/name/3
 
