@@ -89,7 +89,7 @@ def test_relative_model_files_are_refused_where_there_is_no_folder() -> None:
         read_documents([spec])
 
 
-_SCHEMES = "begin with package://, file:, models:, oci://, hf://, https://, s3://, gs://, az:// or abfss://"
+_SCHEMES = "begin with package://, file:, models:, oci://, hf://, https://, http://, s3://, gs://, az:// or abfss://"
 DEPLOYMENT = "kind: Deployment\nname: blue\nendpoint: e\nmodel: file:m.onnx\n"
 
 MISTAKES = [
