@@ -1,4 +1,8 @@
-"""Files that an MLflow server hands out itself, by its artifact API: listed folder by folder, fetched one by one."""
+"""Files that an MLflow server hands out itself, by its artifact API: listed folder by folder, fetched one by one.
+
+Its ETag and Last-Modified are of no use: MLflow 3.17 copies an artifact for every request and tells of the copy, so an
+If-Range never holds. Only a digest tells whether a file that was fetched in parts is one file.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from adapters.registry_http import Located, checked, exact_etag, mapping, size_of
+from adapters.registry_http import Located, checked, mapping, size_of
 from router.domain.errors import Invalid, ModelUnavailable
 from router.domain.model_tree import checked_path
 from router.models.ports import RemoteFile, Transport
@@ -55,14 +59,6 @@ class Artifacts:
                 if len(files) + len(folders) > max_files:
                     raise ModelUnavailable(f"{what}: has more than {max_files} files (limits.max_files)")
         return tuple(files)
-
-
-async def with_etag(transport: Transport, file: RemoteFile) -> RemoteFile:
-    """The file with what tells later whether it is still the same: an artifact may be overwritten at any time."""
-    url = Located.of(file.locator).url
-    reply = await transport.request("HEAD", url)
-    etag = exact_etag(reply) if reply.status == 200 else ""
-    return RemoteFile(file.path, file.size, file.sha256, str(Located(url, etag)))
 
 
 def _entries(answer: dict[str, Any], what: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from adapters.mlflow.artifacts import Artifacts, with_etag
+from adapters.mlflow.artifacts import Artifacts
 from adapters.mlflow.layout import MAX_MLMODEL_BYTES, MLMODEL, layout_in
 from adapters.registry_http import checked, located_file, mapping, size_of, words
 from router.domain.errors import Invalid, ModelUnavailable
@@ -84,14 +84,12 @@ class MlflowModels:
         pinned = f"models:/{version.name}/{version.number}" + (f"/{asked.inside}" if asked.inside else "")
         lineage = {**await self._origin(version), _FROM: place}
         made = Resolution(ref, pinned, version.revision, (), version.number, lineage)
-        if (artifacts := Artifacts.at(place, self._server(ref))) is not None:
+        if artifacts := Artifacts.at(place, self._server(ref)):
             listed = await artifacts.listed(self._transport, self._settings.limits.max_files, str(ref))
             made = replace(made, files=listed)
         else:
             made = await self._delegated(made, place)
         files = await self._model_of(made, asked.inside)
-        if artifacts is not None:
-            files = [await with_etag(self._transport, file) for file in files]
         return replace(made, files=with_digests(files, version.tags.get(_SHA256_TAG, ""), str(ref)))
 
     def read(self, resolution: Resolution, file: RemoteFile, offset: int) -> AbstractAsyncContextManager[Download]:
