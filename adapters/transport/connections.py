@@ -5,6 +5,7 @@ Nothing comes from the environment: no proxy, no certificates, no netrc.
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -54,6 +55,8 @@ class Connections:
 
     def __init__(self) -> None:
         self._pools: dict[str, _Pool] = {}
+        # Its DEBUG lines hold the headers of answers, such as a Location with the signature of a cloud's storage.
+        logging.getLogger("httpcore").setLevel(logging.INFO)
 
     @asynccontextmanager
     async def lease(self, asked: str, route: Route) -> AsyncIterator[httpx.AsyncHTTPTransport]:

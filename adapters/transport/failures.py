@@ -47,11 +47,21 @@ def translated(way: Way, timeouts: Timeouts) -> Iterator[None]:
 
 
 def _words(error: Exception, way: Way, timeouts: Timeouts) -> tuple[str, bool]:
+    match error:  # first, for what they interrupted is among their causes
+        case httpx.ConnectTimeout():
+            hint = "" if way.proxy else ", or only through a proxy (`proxy` in registries.yaml)"
+            return f"no connection within {timeouts.connect_s:g} s: is it reachable from here{hint}?", True
+        case httpx.ReadTimeout() | httpx.WriteTimeout():
+            return f"silent for {timeouts.read_s:g} s: try again later, or raise timeouts.read", True
+        case httpx.PoolTimeout():
+            return "too many connections to it are in use: try again later", True
     causes = list(_causes(error))
     for cause in causes:
         match cause:
             case ssl.SSLCertVerificationError():
                 return _certificate_words(cause, way.asked), False
+            case ssl.SSLWantReadError():
+                continue  # how TLS waits; not what failed
             case ssl.SSLError():
                 return _tls_words(cause, way.asked), False
             case socket.gaierror():
@@ -68,18 +78,14 @@ def _words(error: Exception, way: Way, timeouts: Timeouts) -> tuple[str, bool]:
             if status.startswith("407"):
                 return f"the proxy wants to know who asks: {hint}", False
             return f"the proxy refuses to connect to it ({status}): allow it there, or name the host in no_proxy", False
-        case httpx.ConnectTimeout():
-            hint = "" if way.proxy else ", or only through a proxy (`proxy` in registries.yaml)"
-            return f"no connection within {timeouts.connect_s:g} s: is it reachable from here{hint}?", True
-        case httpx.ReadTimeout() | httpx.WriteTimeout():
-            return f"silent for {timeouts.read_s:g} s: try again later, or raise timeouts.read", True
-        case httpx.PoolTimeout():
-            return "too many connections to it are in use: try again later", True
         case httpx.ConnectError():
             return f"cannot be reached: {_reason(causes)}", True
         case httpx.RemoteProtocolError():
             return "broke off in the middle of its answer, or does not speak HTTP: try again", True
-    return f"the connection broke ({_reason(causes)}): try again", True
+    is_tls = any(isinstance(cause, ssl.SSLError) for cause in causes)
+    # With TLS 1.3 a missing certificate is told after the handshake, and the telling may be lost.
+    hint = f", or give hosts.{way.asked}.client_certificate and client_key if it wants to see one" if is_tls else ""
+    return f"the connection broke ({_reason(causes)}): try again{hint}", True
 
 
 def _certificate_words(error: ssl.SSLCertVerificationError, asked: str) -> str:

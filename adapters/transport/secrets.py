@@ -15,6 +15,7 @@ from router.models.settings import FromCommand, FromEnvironment, FromFile, Host,
 _MAX_BYTES = 64 * 1024
 _COMMAND_TIMEOUT_S = 30.0
 _COMMAND_KEPT_S = 60.0
+_END_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,9 @@ async def _output(argv: tuple[str, ...]) -> bytes:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        with contextlib.suppress(TimeoutError):  # something that left the group may still hold the pipe
+            async with asyncio.timeout(_END_TIMEOUT_S):
+                await process.communicate()
     if code:
         raise ValueError(f"it ended with {code}")
     return output

@@ -140,7 +140,7 @@ class Transport(Protocol):
 class Credentials:
     """All empty: none were given."""
 
-    username: str = ""
+    username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
     token: str = field(default="", repr=False)
 

@@ -74,7 +74,11 @@ class HttpServer:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            begin = await reader.readexactly(1)
+            if begin == b"\x16":  # a TLS handshake: answered as servers do that speak none
+                writer.write(reply(400, b"this is a plain HTTP port"))
+                return
+            head = (begin + await reader.readuntil(b"\r\n\r\n")).decode()
             request, *lines = head.rstrip().split("\r\n")
             method, target, _ = request.split(" ")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
