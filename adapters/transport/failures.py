@@ -75,7 +75,7 @@ def _words(error: Exception, way: Way, timeouts: Timeouts) -> tuple[str, bool]:
         case httpx.ProxyError():
             status = str(error)[:80]  # the proxy's status line
             hint = f"give username and password under hosts, for {way.proxy.partition('://')[2]}"
-            if status.startswith("407"):
+            if status.startswith(("407", "401")):  # tinyproxy says 401 to a wrong password
                 return f"the proxy wants to know who asks: {hint}", False
             return f"the proxy refuses to connect to it ({status}): allow it there, or name the host in no_proxy", False
         case httpx.ConnectError():
