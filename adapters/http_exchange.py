@@ -1,4 +1,4 @@
-"""One HTTP request and its whole, small answer. For the adapters that speak HTTP; this file alone touches httpx."""
+"""One HTTP request and its whole, small answer, for samplers and webhooks. Models come through `adapters.transport`."""
 
 from __future__ import annotations
 

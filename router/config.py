@@ -47,7 +47,10 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """`data_dir` survives restarts, `run_dir` does not. `ray_address` is where the Ray head listens (host:port)."""
+    """`data_dir` survives restarts, `run_dir` does not. `ray_address` is where the Ray head listens (host:port).
+
+    `registries`: the settings file that the operator named, "" when none was.
+    """
 
     gateway_id: str
     data_dir: str
@@ -56,6 +59,7 @@ class GatewayConfig:
     ports: Ports
     ray_address: str
     is_ray_ours: bool
+    registries: str = ""
 
     @property
     def is_loopback(self) -> bool:
@@ -91,6 +95,11 @@ class GatewayConfig:
     def replica_cache_dir(self) -> Path:
         """Where replicas keep graphs and engines that were optimised for this machine. It may be deleted any time."""
         return Path(self.data_dir, "cache")
+
+    @property
+    def registries_file(self) -> Path:
+        """The operator's settings for registries; there may be none at the usual place."""
+        return Path(self.registries) if self.registries else usual_registries_file(Path(self.data_dir))
 
     @property
     def access_log(self) -> Path:
@@ -153,6 +162,10 @@ class GatewayConfig:
 def reachable(bind: str) -> str:
     """An address that a client on this machine can use for a listener bound to `bind`."""
     return LOOPBACK if bind in ("0.0.0.0", "::") else bind
+
+
+def usual_registries_file(data_dir: Path) -> Path:
+    return data_dir / "registries.yaml"
 
 
 def run_dir_for(data_dir: Path) -> Path:

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,17 @@ class StartFailed(CrossfadeError):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the command line asked for. `ray_address` None: start a Ray head of our own. `documents`: specs to apply."""
+    """What the command line asked for. `ray_address` None: start a Ray head of our own. `documents`: specs to apply.
+
+    `registries`: the settings file that was named, "" for the usual one.
+    """
 
     data_dir: Path
     bind: str
     ports: Ports
     ray_address: str | None
     documents: list[dict[str, Any]]
+    registries: str = ""
 
 
 def run_gateway(wanted: Wanted, say: Say) -> int:
@@ -71,7 +75,8 @@ class _Gateway:
         if left_over is not None and (ended := await sweep(left_over)):
             self._say(f"ended {len(ended)} processes that an earlier run left behind")
         check_ports(self._wanted.bind, self._wanted.ports)
-        config = prepare(data_dir, self._wanted.bind, self._wanted.ports, self._wanted.ray_address)
+        prepared = prepare(data_dir, self._wanted.bind, self._wanted.ports, self._wanted.ray_address)
+        config = replace(prepared, registries=self._wanted.registries)
         run_id = begin_run(data_dir)
         self._say(f"crossfade {VERSION}, data in {data_dir}")
         self._children = {name: Child(spec, self._say) for name, spec in children(config, run_id).items()}

@@ -44,9 +44,10 @@ class Artifacts:
     async def listed(self, transport: Transport, max_files: int, what: str) -> tuple[RemoteFile, ...]:
         """Every file below the root. Raises `ModelUnavailable` for too many, and for names that lead elsewhere."""
         files: list[RemoteFile] = []
-        folders = [""]
+        folders, seen = [""], 0
         while folders:
             folder = folders.pop()
+            seen += 1
             url = f"{self.base}?path={quote(_joined(self.root, folder), safe='')}"
             answer = mapping(checked(await transport.request("GET", url), what).json(), what)
             for entry in _entries(answer, what):
@@ -56,7 +57,7 @@ class Artifacts:
                 else:
                     located = Located(f"{self.base}/{quote(_joined(self.root, path))}")
                     files.append(RemoteFile(path, size_of(entry.get("file_size")), "", str(located)))
-                if len(files) + len(folders) > max_files:
+                if len(files) + len(folders) + seen > max_files + 1:  # the root is none of the model's
                     raise ModelUnavailable(f"{what}: has more than {max_files} files (limits.max_files)")
         return tuple(files)
 

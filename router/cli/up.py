@@ -11,7 +11,7 @@ import typer
 from router.cli.output import say
 from router.cli.session import DEFAULT_DATA_DIR, ExitCode, Output, Session, report
 from router.cli.sources import spec_source
-from router.config import Ports
+from router.config import Ports, usual_registries_file
 from router.domain.errors import CrossfadeError, Invalid
 
 _DEFAULTS = Ports()
@@ -31,6 +31,15 @@ RayAddress = Annotated[
     str | None,
     typer.Option("--ray-address", metavar="HOST:PORT", help="Join this Ray cluster instead of starting one."),
 ]
+Registries = Annotated[
+    Path | None,
+    typer.Option(
+        "--registries",
+        metavar="FILE",
+        help="Proxy, certificates, secrets and allowed hosts of model registries. [default: DATA-DIR/registries.yaml]",
+        show_default=False,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -46,6 +55,7 @@ def up(
     metrics_port: MetricsPort = _DEFAULTS.metrics,
     admin_port: AdminPort = _DEFAULTS.admin,
     ray_address: RayAddress = None,
+    registries: Registries = None,
 ) -> None:
     """Run the gateway: Envoy, the control plane and a local Ray. Ctrl-C drains and ends everything.
 
@@ -58,13 +68,21 @@ def up(
     session = Session(Output.TABLE, f"http://127.0.0.1:{admin_port}", None, str(data_dir))
     try:
         raise typer.Exit(
-            _run(files or [], data_dir, bind, (http_port, grpc_port, metrics_port, admin_port), ray_address)
+            _run(files or [], data_dir, bind, (http_port, grpc_port, metrics_port, admin_port), ray_address, registries)
         )
     except CrossfadeError as error:
         raise typer.Exit(report(session, error)) from None
 
 
-def _run(files: list[str], data_dir: Path, bind: str, ports: tuple[int, int, int, int], ray_address: str | None) -> int:
+def _run(
+    files: list[str],
+    data_dir: Path,
+    bind: str,
+    ports: tuple[int, int, int, int],
+    ray_address: str | None,
+    registries: Path | None,
+) -> int:
+    from router.models.settings_file import settings_in
     from router.spec import read_specs, written_plain
     from router.up import Wanted, run_gateway
 
@@ -72,10 +90,13 @@ def _run(files: list[str], data_dir: Path, bind: str, ports: tuple[int, int, int
         ipaddress.ip_address(bind)
     except ValueError:
         raise Invalid("--bind", f"{bind!r} is not an IP address", "use an address of this machine") from None
-    # A mistake in a spec is told before anything is started.
+    # A mistake in a file is told before anything is started.
+    settings_in(registries or usual_registries_file(data_dir), is_required=registries is not None)
     specs = read_specs([spec_source(file) for file in files]) if files else ()
     documents = [written_plain(document) for document in specs]
-    wanted = Wanted(data_dir.resolve(), bind, Ports(*ports), ray_address, documents)
+    wanted = Wanted(
+        data_dir.resolve(), bind, Ports(*ports), ray_address, documents, str(registries.resolve()) if registries else ""
+    )
     try:
         return run_gateway(wanted, say)
     except KeyboardInterrupt:

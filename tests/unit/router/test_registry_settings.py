@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from router.domain.errors import Invalid
 from router.models.settings import (
     DirectHosts,
     FromCommand,
@@ -14,6 +17,7 @@ from router.models.settings import (
     SignaturePolicy,
     authority,
 )
+from router.models.settings_file import settings_in
 from router.models.settings_reading import SETTINGS, read_settings
 from router.spec.nodes import from_plain
 from router.spec.problems import SpecProblems
@@ -190,3 +194,14 @@ def test_authorities_have_the_port_only_when_it_is_not_the_usual_one() -> None:
     assert authority("https", "Ghcr.IO", 443) == "ghcr.io"
     assert authority("http", "a", 443) == "a:443"
     assert authority("https", "::1", 5000) == "[::1]:5000"
+
+
+def test_the_example_is_read_without_a_mistake() -> None:
+    file = Path(__file__).parent.parent.parent.parent / "deploy/examples/registries.yaml"
+    assert settings_in(file, is_required=True).hosts.keys() >= {"registry.internal:5000", "mlflow.internal"}
+
+
+def test_a_file_that_is_not_there_is_missed_only_when_it_was_named(tmp_path: Path) -> None:
+    assert settings_in(tmp_path / "registries.yaml", is_required=False) == RegistrySettings()
+    with pytest.raises(Invalid, match=r"--registries: .*No such file"):
+        settings_in(tmp_path / "registries.yaml", is_required=True)
