@@ -47,8 +47,10 @@ class HttpModels:
             size, etag = size_of(reply.headers.get("content-length")), exact_etag(reply)
         file = RemoteFile(asked.name, size, asked.sha256, str(Located(asked.url, etag)))
         revision = asked.sha256 or _revision(asked, reply)
+        # Without a digest no reference names this content for good, so what is pinned is told in words.
+        pinned = str(ref) if asked.sha256 else f"{revision} of {asked.url}"
         lineage = {"modified": words(reply.headers["last-modified"])} if "last-modified" in reply.headers else {}
-        return Resolution(ref, str(ref), revision, (file,), lineage=lineage)
+        return Resolution(ref, pinned, revision, (file,), lineage=lineage)
 
     def read(self, resolution: Resolution, file: RemoteFile, offset: int) -> AbstractAsyncContextManager[Download]:
         return located_file(self._transport, file.locator, offset)

@@ -7,8 +7,8 @@ import base64
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,7 +90,8 @@ class HttpTransport:
                 answered, response = await self._answer(stack, call)
             check_file_answer(answered, response.status_code, response.headers, datetime.now(UTC))
             begins = starts_at(answered, response.status_code, response.headers, offset)
-            yield Download(begins, self._chunks(answered, response))
+            chunks = await stack.enter_async_context(aclosing(self._chunks(answered, response)))
+            yield Download(begins, chunks)
 
     async def _answer(self, stack: AsyncExitStack, call: Call) -> tuple[Call, httpx.Response]:
         """The answer that counts, unread, and the call that it answers. `stack` ends it."""
@@ -165,7 +166,7 @@ class HttpTransport:
                     raise ModelUnavailable(f"{shown(call.url)}: answers with more than {max_bytes} bytes")
         return b"".join(parts)
 
-    async def _chunks(self, call: Call, response: httpx.Response) -> AsyncIterator[bytes]:
+    async def _chunks(self, call: Call, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         parts: list[bytes] = []
         held = total = recent = 0
         waited_s, read_s = 0.0, self._settings.timeouts.read_s

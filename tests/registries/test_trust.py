@@ -100,6 +100,19 @@ def test_a_server_that_says_that_it_wants_a_certificate_is_understood() -> None:
         raise httpx.ReadError("") from refusal
 
 
+async def test_a_redirect_from_tls_to_plain_http_is_not_followed(authority: Authority) -> None:
+    async with (
+        http_server(OK) as plain,
+        http_server(always(reply(301, location=plain.url)), authority.server()) as server,
+    ):
+        hosts = {server.host: Host(), plain.host: Host(is_plain_http=True)}
+        made = HttpTransport(RegistrySettings(hosts=hosts, ca_bundle=authority.bundle), ())
+        with pytest.raises(AccessDenied, match=r"redirects from https to http://.*, which is not followed"):
+            await made.request("GET", f"{server.url}/m")
+        await made.close()
+        assert plain.asked == []
+
+
 async def test_files_that_are_no_certificates_are_named(authority: Authority, tmp_path: Path) -> None:
     nonsense = tmp_path / "nonsense.pem"
     nonsense.write_text("nothing")

@@ -10,7 +10,7 @@ import pytest
 
 from adapters.http_registry import HttpModels
 from adapters.transport import HttpTransport
-from router.domain.errors import ModelUnavailable
+from router.domain.errors import Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef
 from router.models.ports import AccessDenied, Resolution, SourceUnavailable
 from router.models.settings import Host, RegistrySettings
@@ -62,6 +62,9 @@ async def test_without_a_digest_the_etag_tells_when_the_file_is_another_one(auth
         ref = ModelRef.parse(f"{server.url}/fraud.onnx")
         resolution = await models.resolve(ref)
         assert resolution.files[0].sha256 == ""
+        assert resolution.pinned == f'etag "1" of {ref}'
+        with pytest.raises(Invalid):  # no reference names this content for good
+            ModelRef.parse(resolution.pinned)
         assert not await models.has_moved(ref, resolution.revision)
         server.behave = file_server(CONTENT, '"2"')
         assert await models.has_moved(ref, resolution.revision)
