@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ import pytest
 from benchmarks.environments import Environment, ensure
 
 MLFLOW = Environment("mlflow", ("mlflow==3.17.0", "onnx==1.22.0", "onnxruntime==1.32.0"))
-_START_TIMEOUT_S = 150
+_START_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
         except subprocess.CalledProcessError:
             raise AssertionError((folder / "log").read_text()[-3000:]) from None
         finally:
-            os.killpg(server.pid, 15)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
             server.wait(30)
 
 

@@ -26,7 +26,7 @@ def model(rows: int) -> onnx.ModelProto:
 
 
 def main(server: str, folder: Path) -> None:
-    for _ in range(1200):
+    for _ in range(2400):
         try:
             urllib.request.urlopen(f"{server}/health", timeout=5).close()
             break

@@ -16,6 +16,8 @@ from router.models.ports import Resolution, Source
 from router.models.settings import Host, RegistrySettings
 from tests.registries.conftest import MlflowServer
 
+pytestmark = pytest.mark.timeout(900)  # the first time, 620 MB of packages are fetched
+
 
 @pytest.fixture
 async def registry(mlflow_server: MlflowServer) -> AsyncIterator[MlflowModels]:

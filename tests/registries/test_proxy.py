@@ -18,6 +18,8 @@ import pytest
 from tests.registries.certificates import Authority
 from tests.servers.installing import Debian, ensure
 
+pytestmark = pytest.mark.timeout(600)  # the first time, packages are fetched
+
 TINYPROXY = Debian("tinyproxy", ("tinyproxy-bin",))
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -62,7 +64,7 @@ class Network:
         return f"""
 proxy: {proxy}
 ca_bundle: {self.authority.bundle}
-timeouts: {{connect: 5s}}
+timeouts: {{connect: 30s}}
 allowed_hosts: ["*"]
 hosts:
   {PROXY}:3128: {{username: {{env: PROXY_USER}}, password: {{env: PROXY_PASSWORD}}}}

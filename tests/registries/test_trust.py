@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import shutil
+import socket
 import ssl
 import sys
 import traceback
@@ -88,6 +89,20 @@ async def test_a_server_that_wants_to_see_a_certificate_gets_it(authority: Autho
         certificate, key = authority.issued()
         async with transport(server, Host(client_certificate=certificate, client_key=key), authority.bundle) as made:
             assert (await made.request("GET", f"{server.url}/m")).body == b"ok"
+
+
+def test_a_name_that_cannot_be_resolved_is_the_hosts_or_the_proxys() -> None:
+    for proxy, words in (
+        ("", "a.internal: its name"),
+        ("http://p:1", r"\(through the proxy http://p:1\): the proxy's name"),
+    ):
+        with (
+            pytest.raises(
+                SourceUnavailable, match=f"{words} cannot be resolved: check the spelling, and this machine's"
+            ),
+            translated(Way("a.internal", proxy), Timeouts()),
+        ):
+            raise httpx.ConnectError("") from socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
 def test_a_server_that_says_that_it_wants_a_certificate_is_understood() -> None:
