@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from posixpath import dirname
 
-from router.models.layout import Layout, layout_of, the_onnx
+from router.models.layout import Layout, below_folder, is_signed, layout_of, the_onnx
 from router.spec.nodes import MapNode, Node, ScalarNode, documents_of
 from router.spec.problems import SpecProblems
 
@@ -13,17 +13,32 @@ MLMODEL = "MLmodel"
 MAX_MLMODEL_BYTES = 256 * 1024
 
 # What MLflow writes beside a model. External data of ONNX has a random name without a suffix there.
-_OWN = frozenset({MLMODEL, "registered_model_meta"})
+_OWN = frozenset(
+    {
+        MLMODEL,
+        "conda.yaml",
+        "input_example.json",
+        "python_env.yaml",
+        "registered_model_meta",
+        "requirements.txt",
+        "serving_input_example.json",
+    }
+)
 _OWN_SUFFIXES = (".yaml", ".yml", ".json", ".txt", ".md", ".py", ".pkl")
 
 
 def layout_in(paths: Sequence[str], mlmodel: bytes, inside: str) -> Layout:
-    """`mlmodel`: what the file MLmodel holds, empty without one. Raises `ModelUnavailable`."""
+    """`mlmodel`: what the file MLmodel holds, empty without one. Raises `ModelUnavailable`.
+
+    What MLflow wrote beside a signed folder was not there when it was signed.
+    """
     data = "" if inside else onnx_data(mlmodel)
     if not data:
-        return layout_of(paths, inside)
+        return layout_of([path for path in paths if path not in _OWN], inside)
     model = data if data in paths else the_onnx([path for path in paths if path.startswith(f"{data}/")])
     folder = dirname(model)
+    if is_signed(paths, folder):
+        return Layout(folder, below_folder([path for path in paths if path not in _OWN], folder))
     return Layout(folder, tuple(sorted(path for path in paths if dirname(path) == folder and not _is_own(path))))
 
 

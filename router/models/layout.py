@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from posixpath import basename, dirname
 
 from router.domain.errors import ModelUnavailable
+from router.models.formats import Kind, kind_of
 
 _TRITON = re.compile(r"(.*/)?(config\.pbtxt|[0-9]+/model\.(onnx|plan|pt|graphdef|savedmodel))")
 _MANY = 5
@@ -28,18 +29,31 @@ def layout_of(paths: Iterable[str], inside: str = "") -> Layout:
     """The model among `paths`. `inside`: the file or folder that was asked for, "" for everything.
 
     It is the one ONNX file with what is named after it (external data: `model.onnx_data`), or all of a Triton model
-    repository. Raises `ModelUnavailable` when there is none, or more than one.
+    repository, or all of a folder that is signed: who signed it vouches for the whole. Raises `ModelUnavailable` when
+    there is none, or more than one.
     """
     every = sorted(paths)
     if inside in every:
-        return Layout(dirname(inside), with_data(every, inside))
-    below = [path for path in every if not inside or path.startswith(f"{inside}/")]
+        return _around(every, inside)
+    below = below_folder(every, inside)
     if not below:
         raise ModelUnavailable(f"there is no {inside!r} in it" if inside else "it holds no files")
     if any(_TRITON.fullmatch(path) for path in below):
-        return Layout(inside, tuple(below))
-    model = the_onnx(below)
-    return Layout(dirname(model), with_data(every, model))
+        return Layout(inside, below)
+    return _around(every, the_onnx(below))
+
+
+def _around(paths: Sequence[str], model: str) -> Layout:
+    folder = dirname(model)
+    return Layout(folder, below_folder(paths, folder) if is_signed(paths, folder) else with_data(paths, model))
+
+
+def is_signed(paths: Iterable[str], folder: str) -> bool:
+    return any(dirname(path) == folder and kind_of(path) is Kind.SIGNATURE for path in paths)
+
+
+def below_folder(paths: Iterable[str], folder: str) -> tuple[str, ...]:
+    return tuple(sorted(path for path in paths if not folder or path.startswith(f"{folder}/")))
 
 
 def the_onnx(paths: Sequence[str]) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from urllib.parse import urlsplit
 
 from router.domain.errors import Invalid
 from router.models.ports import SourceLimits
+from router.models.signing import SignaturePolicy
 
 HUGGING_FACE = "https://huggingface.co"
 # Where the public hub keeps its large files (https://huggingface.co/docs/hub/xet/security and its redirects).
@@ -112,12 +112,6 @@ class Timeouts:
     connect_s: float = 10.0
     read_s: float = 60.0
     request_s: float = 120.0
-
-
-class SignaturePolicy(StrEnum):
-    REQUIRE = "require"
-    WARN = "warn"
-    OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,12 @@ from router.models.settings import (
     Host,
     RegistrySettings,
     SecretPlace,
-    SignaturePolicy,
     Signatures,
     Timeouts,
     checked_authority,
     checked_pattern,
 )
+from router.models.signing import SignaturePolicy
 from router.spec.nodes import MapNode, Node, describe, documents_of
 from router.spec.problems import Problem, SpecProblems
 from router.spec.reading import WRONG, At, Report, distinct_entries

@@ -36,7 +36,7 @@ def test_a_path_chooses_among_several_and_may_name_a_file_or_a_folder() -> None:
         ((), "", "holds no files"),
         (("a.onnx",), "b", "there is no 'b' in it"),
         (("ab/a.onnx",), "a", "there is no 'a' in it"),
-        (("model.pkl", "MLmodel"), "", "none of its 2 files is an ONNX file: export the model to ONNX"),
+        (("model.pkl", "README.md"), "", "none of its 2 files is an ONNX file: export the model to ONNX"),
         (("a.onnx", "b.onnx"), "", r"holds 2 ONNX files: name one, with /a\.onnx at the end \(a\.onnx, b\.onnx\)"),
     ],
 )
@@ -49,6 +49,14 @@ def test_mlflows_own_files_are_left_out_and_external_data_of_any_name_is_kept() 
     data = "7f3a0a52-9f2e-11ef-8b5d-0242ac120002"
     paths = (data, "MLmodel", "conda.yaml", "input_example.json", "metadata/MLmodel", "model.onnx", "requirements.txt")
     assert layout_in(paths, MLMODEL, "") == Layout("", (data, "model.onnx"))
+
+
+def test_a_signed_folder_is_kept_whole_but_for_what_mlflow_wrote_later() -> None:
+    signed = ("model.onnx", "model.sig", "sub/weights", "vocab.txt")
+    assert layout_of(signed) == layout_of(signed, "model.onnx") == Layout("", signed)
+    logged = ("MLmodel", "conda.yaml", *signed)
+    assert layout_in(logged, b"", "") == layout_in(logged, MLMODEL, "") == Layout("", signed)
+    assert layout_of(("README.md", "a/m.onnx", "a/model.sig")) == Layout("a", ("a/m.onnx", "a/model.sig"))
 
 
 def test_a_folder_named_by_mlmodel_holds_the_model() -> None:

@@ -14,11 +14,11 @@ from router.models.settings import (
     FromFile,
     Host,
     RegistrySettings,
-    SignaturePolicy,
     authority,
 )
 from router.models.settings_file import settings_in
 from router.models.settings_reading import SETTINGS, read_settings
+from router.models.signing import SignaturePolicy
 from router.spec.nodes import from_plain
 from router.spec.problems import SpecProblems
 from router.spec.reading import At, Report
