@@ -127,6 +127,17 @@ class Signatures:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectStorage:
+    """Where the buckets of a scheme are. `endpoint`: a URL, "" for the public cloud's own. `region`: for S3, "" for the
+    environment's. `account`: Azure's, "" for the environment's. `is_anonymous`: nothing is signed."""
+
+    endpoint: str = ""
+    region: str = ""
+    account: str = ""
+    is_anonymous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RegistrySettings:
     """`allowed_hosts` None: only the hosts that other settings name, and the public Hugging Face hub.
 
@@ -141,6 +152,9 @@ class RegistrySettings:
     hosts: Mapping[str, Host] = field(default_factory=dict)
     mlflow_server: str = ""
     huggingface_server: str = ""
+    s3: ObjectStorage = ObjectStorage()
+    gs: ObjectStorage = ObjectStorage()
+    az: ObjectStorage = ObjectStorage()
     limits: SourceLimits = field(default_factory=SourceLimits)
     timeouts: Timeouts = Timeouts()
     signatures: Signatures = Signatures()
@@ -148,6 +162,10 @@ class RegistrySettings:
     @property
     def huggingface_endpoint(self) -> str:
         return self.huggingface_server or HUGGING_FACE
+
+    def storage(self, provider: str) -> ObjectStorage:
+        """`provider`: s3, gs or az."""
+        return {"s3": self.s3, "gs": self.gs, "az": self.az}[provider]
 
     def host(self, asked: str) -> Host:
         """`asked`: an authority."""
@@ -159,7 +177,8 @@ class RegistrySettings:
 
     def is_host_allowed(self, asked: str) -> bool:
         """`asked`: an authority."""
-        servers = (server for server in (self.mlflow_server, self.huggingface_server) if server)
+        endpoints = (self.s3.endpoint, self.gs.endpoint, self.az.endpoint)
+        servers = [server for server in (self.mlflow_server, self.huggingface_server, *endpoints) if server]
         if asked in self.hosts or asked in map(authority_of, servers):
             return True
         patterns = HUGGING_FACE_HOSTS if self.allowed_hosts is None else self.allowed_hosts

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.domain.errors import Invalid
-from router.domain.sources import CommandOutput
+from router.domain.sources import CommandOutput, checked_url
 from router.models.ports import SourceLimits
 from router.models.settings import (
     DirectHosts,
@@ -16,6 +16,7 @@ from router.models.settings import (
     FromEnvironment,
     FromFile,
     Host,
+    ObjectStorage,
     RegistrySettings,
     SecretPlace,
     Signatures,
@@ -246,6 +247,18 @@ def _server(key: str, description: str) -> Translated:
     )
 
 
+def _word(key: str, text: str) -> str:
+    if not text.replace("-", "").isalnum() or not text.isascii():
+        raise Invalid(key, f"{text[:80]!r} is not a name", "letters, digits and hyphens")
+    return text
+
+
+def _storage(*keys: Key) -> Section:
+    endpoint = Key("endpoint", "endpoint", Checked(checked_url), "Where the store is, instead of the public cloud.")
+    anonymous = Key("anonymous", "is_anonymous", Flag(), "Nothing is signed: for public buckets.")
+    return Section(ObjectStorage, (endpoint, *keys, anonymous))
+
+
 def _direct(key: str, text: str) -> str:
     DirectHosts.of((text,))
     return text
@@ -292,6 +305,16 @@ SETTINGS = Section(
         Key("hosts", "hosts", ByHost(), "What is special about single hosts, by name, or name:port if not the usual."),
         Key("mlflow", "mlflow_server", _server("tracking_server", "Where models:/ are looked up."), "MLflow."),
         Key("huggingface", "huggingface_server", _server("endpoint", "Instead of the public hub."), "Hugging Face."),
+        Key(
+            "s3",
+            "s3",
+            _storage(Key("region", "region", Checked(_word), "Of the buckets.")),
+            "S3 and what speaks like it.",
+        ),
+        Key("gs", "gs", _storage(), "Google Cloud Storage."),
+        Key(
+            "az", "az", _storage(Key("account", "account", Checked(_word), "Of the containers.")), "Azure Blob Storage."
+        ),
         Key("limits", "limits", LIMITS, "Bounds for one model."),
         Key("timeouts", "timeouts", TIMEOUTS, "When to give up waiting."),
         Key("signatures", "signatures", SIGNATURES, "Who must have signed a model."),

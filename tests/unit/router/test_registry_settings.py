@@ -13,6 +13,7 @@ from router.models.settings import (
     FromEnvironment,
     FromFile,
     Host,
+    ObjectStorage,
     RegistrySettings,
     authority,
 )
@@ -41,6 +42,8 @@ hosts:
   10.1.2.3:8080: {plain_http: true}
 mlflow: {tracking_server: "https://mlflow.internal/"}
 huggingface: {endpoint: "https://hub.internal"}
+s3: {endpoint: "https://minio.internal:9000", region: eu-central-1}
+az: {account: ada, anonymous: true}
 limits: {max_files: 50, max_size: 2Gi}
 timeouts: {connect: 5s, read: 30s, request: 1m}
 signatures: {policy: require, keys: [ann.pem]}
@@ -70,6 +73,12 @@ def test_everything_that_is_written_arrives_and_paths_begin_at_the_folder_of_the
         client_key="/etc/crossfade/me.key",
     )
     assert read.hosts["10.1.2.3:8080"].is_plain_http
+    assert read.storage("s3") == ObjectStorage("https://minio.internal:9000", region="eu-central-1")
+    assert (read.storage("gs"), read.storage("az")) == (
+        ObjectStorage(),
+        ObjectStorage(account="ada", is_anonymous=True),
+    )
+    assert read.is_host_allowed("minio.internal:9000")
     assert (read.mlflow_server, read.huggingface_endpoint) == ("https://mlflow.internal", "https://hub.internal")
     assert (read.limits.max_files, read.limits.max_bytes) == (50, 2 * 1024**3)
     assert (read.timeouts.connect_s, read.timeouts.read_s, read.timeouts.request_s) == (5.0, 30.0, 60.0)
