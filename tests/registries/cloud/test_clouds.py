@@ -19,10 +19,12 @@ from adapters.transport import HttpTransport
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef
 from router.models.ports import AccessDenied, RemoteFile, Resolution, SourceLimits, SourceUnavailable
-from router.models.settings import FromFile, Host, ObjectStorage, RegistrySettings, Timeouts
+from router.models.settings import FromFile, Host, ObjectStorage, RegistrySettings
 from tests.registries.certificates import Authority
 from tests.registries.cloud.stores import SECRET, USER, Seaweed, Store, azurite, fake_gcs, seaweed
 from tests.registries.http_server import always, http_server, reply
+
+pytestmark = pytest.mark.timeout(600)  # the first time, packages are fetched
 
 WEIGHTS = random.Random(2).randbytes(3_000_000)
 
@@ -217,7 +219,7 @@ async def test_a_store_without_tls_is_asked_only_when_that_is_allowed(s3: Seawee
 
 async def test_a_store_that_is_not_there_is_unavailable(tmp_path: Path, s3: Seaweed) -> None:
     nobody = Seaweed("127.0.0.1:9")
-    settings = replace(nobody.settings(tmp_path), timeouts=Timeouts(request_s=20.0))
+    settings = nobody.settings(tmp_path)
     async with opened(settings) as source:
         with pytest.raises(SourceUnavailable, match="refuses connections"):
             await source.resolve(ref_of(nobody, "m"))
@@ -270,7 +272,6 @@ async def test_a_store_with_a_private_authority_is_trusted_when_the_settings_nam
         settings = RegistrySettings(
             hosts={server.host: Host(ca_bundle=authority.bundle)},
             s3=ObjectStorage(server.url, "us-east-1", is_anonymous=True),
-            timeouts=Timeouts(request_s=20.0),
         )
         async with opened(settings) as source:
             assert (await source.resolve(ModelRef.parse("s3://b/m"))).files[0].size == 7

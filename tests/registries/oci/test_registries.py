@@ -33,6 +33,8 @@ from tests.registries.oci.docker_registry import (
 )
 from tests.registries.oci.reading import PLAIN, pulled, read_file
 
+pytestmark = pytest.mark.timeout(600)  # the first time, packages are fetched
+
 ORAS = Environment("oras", ("oras==0.2.43",))
 WEIGHTS = random.Random(1).randbytes(3_000_000)
 TRITON = {"fraud/config.pbtxt": b"name: 'fraud'", "fraud/1/model.onnx": WEIGHTS, "fraud/2/model.onnx": WEIGHTS[::-1]}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.registries.cloud_reference import CloudReference, parsed, pinned
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef
+
+# Seconds mean nothing on a busy machine.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 LISTING = "ab" * 32
 
@@ -58,6 +61,7 @@ def test_anything_else_is_refused(text: str) -> None:
 _WORDS = st.text("abcXYZ019-_.~/+=", min_size=1, max_size=30)
 
 
+@PATIENT
 @given(
     st.sampled_from(["s3://b/a/m", "gs://b/m", "az://c/x/m", "abfss://c@acc.dfs.core.windows.net/m"]),
     st.sampled_from(["version", "etag", "listing"]),

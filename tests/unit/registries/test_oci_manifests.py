@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.registries.oci_manifest import (
@@ -25,6 +25,9 @@ from router.domain.errors import ModelUnavailable
 from router.domain.model_tree import checked_digest, checked_path
 from router.models.ports import SourceLimits
 from tests.registries.oci.docker_registry import EMPTY_CONFIG, IMAGE_CONFIG, MANIFEST, MODEL_CONFIG, TITLE
+
+# Seconds mean nothing on a busy machine.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 LIMITS = SourceLimits(max_files=8, max_bytes=1000)
 HEX = "5" * 64
@@ -74,6 +77,7 @@ _documents = st.fixed_dictionaries(
 )
 
 
+@PATIENT
 @given(_or_rubbish(_documents))
 def test_every_document_is_understood_or_refused(document: Any) -> None:
     try:
@@ -91,6 +95,7 @@ def test_every_document_is_understood_or_refused(document: Any) -> None:
             assert sum(layer.blob.size for layer in layers) <= LIMITS.max_bytes
 
 
+@PATIENT
 @given(_or_rubbish(st.dictionaries(st.text(max_size=3), st.one_of(_rubbish, st.lists(_rubbish)), max_size=3)))
 def test_every_description_of_a_model_is_plain_words(descriptor: Any) -> None:
     words = described(json.dumps({"descriptor": descriptor}).encode(), "m")

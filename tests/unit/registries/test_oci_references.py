@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.registries.oci_reference import OciReference, parsed
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef
+
+# Seconds mean nothing on a busy machine.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 HEX = "0123456789abcdef" * 4
 
@@ -75,6 +78,7 @@ def test_anything_else_is_refused(text: str) -> None:
         parsed(ModelRef("oci", text))
 
 
+@PATIENT
 @given(st.text(max_size=60))
 def test_what_is_taken_is_safe_in_a_url(text: str) -> None:
     try:

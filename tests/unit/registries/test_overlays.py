@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.registries.oci_layers import Change, Put, Remove, overlaid
 
 ONE, TWO = "1" * 64, "2" * 64
+
+
+# Seconds mean nothing on a busy machine.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def put(path: str, digest: str = ONE) -> Put:
@@ -37,6 +41,7 @@ _PATHS = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join)
 _CHANGES = st.lists(st.one_of(_PATHS.map(put), _PATHS.map(Remove), st.just(Remove(""))), max_size=6)
 
 
+@PATIENT
 @given(st.lists(_CHANGES, max_size=4))
 def test_layers_do_what_a_file_system_would_do(layers: list[list[Change]]) -> None:
     files: dict[str, int] = {}

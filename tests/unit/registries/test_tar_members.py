@@ -8,11 +8,14 @@ import tarfile
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.registries.tar_members import Damaged, Kind, TarStream, Unpacked
 from tests.registries.oci.archives import member, packed, tar_of, with_header, zipped
+
+# Seconds mean nothing on a busy machine.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 LIMIT = 1 << 40
 
@@ -27,6 +30,7 @@ _PARTS = st.text(st.characters(codec="utf-8", exclude_characters="/\0", exclude_
 _NAMES = st.lists(_PARTS.filter(lambda part: part not in (".", "..")), min_size=1, max_size=6).map("/".join)
 
 
+@PATIENT
 @given(
     st.dictionaries(_NAMES, st.binary(max_size=2000), max_size=8),
     st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
@@ -134,6 +138,7 @@ def test_a_hostile_archive_is_refused(archive: bytes, words: str) -> None:
         read(archive)
 
 
+@PATIENT
 @given(st.data(), st.booleans())
 def test_a_damaged_archive_is_refused_or_read_and_nothing_else_happens(data: st.DataObject, is_gzip: bool) -> None:
     archive = packed(
