@@ -20,8 +20,10 @@ import uvloop
 
 from adapters.commands import CommandSampler
 from adapters.http_exchange import HttpExchange
-from adapters.local_models import FileModels, PackageModels
+from adapters.local_models import FileSource, PackageSource
 from adapters.lookout import ConnectionLookout
+from adapters.model_cache import ModelCache
+from adapters.model_records import ModelRecords
 from adapters.model_sources import ModelSources
 from adapters.prometheus import PrometheusSampler
 from adapters.ray.logs import ReplicaLogs
@@ -43,6 +45,11 @@ from router.domain.sources import CommandOutput, PrometheusQuery, WebhookAnswer
 from router.events import EventLog
 from router.measuring import Measurer
 from router.metrics import MetricsPage, gateway_metrics
+from router.models.approving import GatedModels
+from router.models.freshness import Freshness
+from router.models.ports import Admission, Source
+from router.models.pulling import Pulling
+from router.models.pulls import Pulls
 from router.operations import Operations
 from router.plan import Rules
 from router.ports import Runtime
@@ -78,8 +85,8 @@ class ControlPlane:
 
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
-        self.started_at = datetime.now(UTC)
-        self.events = EventLog(lambda: datetime.now(UTC))
+        self.started_at = _now()
+        self.events = EventLog(_now)
         self.store = SqliteStore(config.database)
         self.desired = Desired(self.store.load())
         self.xds = XdsServer(
@@ -122,9 +129,13 @@ class ControlPlane:
         self.oversight = Oversight(
             Access(kept_secret(config.admin_token_file), access, self.events.now), quotas, access
         )
+        self.pulling = Pulling(
+            _model_sources(), ModelCache(config.models_dir), ModelRecords(config.model_records), Freshness(), _now
+        )
+        self.pulls = Pulls(self.pulling, self.events, _now)
         self.operations = Operations(
             commits,
-            ModelSources({"file": FileModels(), "package": PackageModels()}),
+            GatedModels(self.pulling, _admission(), _now),
             self.reconciler,
             self.rollouts,
             quotas,
@@ -190,6 +201,7 @@ class ControlPlane:
         for background in (rolling, telling, comparing):
             background.cancel()
         await asyncio.gather(serving, reconciling, rolling, telling, comparing, return_exceptions=True)
+        await self.pulls.close()
         await self.http.close()
         self.reconciler.close()
         await self.waiting_room.close()
@@ -244,6 +256,21 @@ def _measurer(http: HttpExchange) -> Measurer:
     return Measurer(
         {PrometheusQuery: PrometheusSampler(http), CommandOutput: CommandSampler(), WebhookAnswer: WebhookSampler(http)}
     )
+
+
+def _model_sources() -> Source:
+    """Every place that models come from, by the scheme of the references."""
+    sources: dict[str, Source] = {"file": FileSource(), "package": PackageSource()}
+    return ModelSources(sources)
+
+
+def _admission() -> Admission | None:
+    """The gate before traffic."""
+    return None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _runtime(config: GatewayConfig) -> Runtime:

@@ -56,6 +56,7 @@ async def apply_documents(
     *,
     is_dry_run: bool = False,
     is_forced: bool = False,
+    is_signature_change_allowed: bool = False,
     expected: Mapping[str, int] | None = None,
 ) -> Applied:
     """Idempotent: a rollout that is under way, or whose candidate has all the traffic already, is left alone.
@@ -69,7 +70,14 @@ async def apply_documents(
         raise SpecProblems(problems)
     notes: list[str] = []
     reduced = [_without_what_rollouts_own(operations, rollouts, document, asked, notes) for document in documents]
-    done = await operations.apply(reduced, is_dry_run=is_dry_run, is_forced=is_forced, expected=expected, by=by)
+    done = await operations.apply(
+        reduced,
+        is_dry_run=is_dry_run,
+        is_forced=is_forced,
+        is_signature_change_allowed=is_signature_change_allowed,
+        expected=expected,
+        by=by,
+    )
     changes = []
     for document in asked:
         spec, action = document.content, Action.UNCHANGED
@@ -79,7 +87,7 @@ async def apply_documents(
             if not is_dry_run:
                 action = await _started(operations, rollouts, spec, done.revisions[spec.endpoint], by)
         changes.append(RolloutChange(spec.endpoint, spec.candidate, action))
-    return Applied(done, tuple(changes), tuple(notes))
+    return Applied(done, tuple(changes), (*notes, *done.notes))
 
 
 async def _started(operations: Operations, rollouts: Rollouts, spec: RolloutSpec, revision: int, by: str) -> Action:

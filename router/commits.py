@@ -24,10 +24,14 @@ ITSELF = "crossfade"  # who asks when nobody did
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What was done, or with a dry run would be. `revisions`: endpoint → its revision afterwards (0: it is gone)."""
+    """What was done, or with a dry run would be. `revisions`: endpoint → its revision afterwards (0: it is gone).
+
+    `notes`: what is not as asked, and why, in words for the operator.
+    """
 
     changes: tuple[Change, ...]
     revisions: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
 
 class Commits:

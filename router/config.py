@@ -102,6 +102,15 @@ class GatewayConfig:
         return Path(self.registries) if self.registries else usual_registries_file(Path(self.data_dir))
 
     @property
+    def models_dir(self) -> Path:
+        """The model cache: what the deployments run from, verified, whether or not their registries answer."""
+        return Path(self.data_dir, "models")
+
+    @property
+    def model_records(self) -> Path:
+        return self.models_dir / "records.jsonl"
+
+    @property
     def access_log(self) -> Path:
         return self.log_dir / "access.jsonl"
 

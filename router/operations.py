@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from router.admin_ports import EndpointStatus, Observer, Settlement
 from router.commits import Commits, Done
-from router.domain.endpoint import Deployment, EndpointState
+from router.domain.endpoint import DeployedModel, Deployment, EndpointState
 from router.domain.errors import Conflict, Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.rollout import Rollout
@@ -31,7 +31,7 @@ from router.plan import (
 from router.ports import ModelSource
 from router.quotas import Quotas
 from router.rollout_ports import MakesWay
-from router.spec import Document
+from router.spec import Document, Problem, SpecProblems
 from router.spec.changes import Scale, TrafficChange
 
 _MAX_MODELS_AT_ONCE = 4  # hashing is bound by the disk and by cores
@@ -73,13 +73,18 @@ class Operations:
         is_dry_run: bool = False,
         expected: Mapping[str, int] | None = None,
         is_forced: bool = False,
+        is_signature_change_allowed: bool = False,
         by: str = _OPERATOR,
     ) -> Done:
         """Make the documents true, all or nothing.
 
-        Raises `SpecProblems`, `RevisionConflict` against `expected`, or `Conflict` with a rollout that is under way.
+        `is_signature_change_allowed`: a model may take or give something else than the one that answers now. Raises
+        `SpecProblems`, `RevisionConflict` against `expected`, or `Conflict` with a rollout that is under way.
         """
-        models = await self._resolved({doc.content.model for doc in documents if isinstance(doc.content, Deployment)})
+        notes: list[str] = []
+        models = await self._resolved(
+            [doc.content for doc in documents if isinstance(doc.content, Deployment)], by, notes
+        )
 
         def decide() -> Plan:
             return plan_apply(self.desired.states, documents, models, self._rules)
@@ -91,8 +96,10 @@ class Operations:
             self._quotas.check(plan)
             if not is_forced:
                 self._check_rollouts(plan)
-            return self._commits.done(plan, names)
-        return await self._commit(decide, names, expected or {}, is_forced, by)
+            return replace(self._commits.done(plan, names), notes=tuple(notes))
+        await self._approve(decide(), documents, is_signature_change_allowed)
+        done = await self._commit(decide, names, expected or {}, is_forced, by)
+        return replace(done, notes=tuple(notes))
 
     async def change_traffic(
         self,
@@ -161,20 +168,60 @@ class Operations:
         self.desired.state(name)
         return self._observer.endpoint_status(name)
 
-    async def _resolved(self, refs: Iterable[ModelRef]) -> Models:
+    async def _resolved(self, deployments: Sequence[Deployment], by: str, notes: list[str]) -> Models:
         limit = asyncio.Semaphore(_MAX_MODELS_AT_ONCE)
 
         async def resolve(ref: ModelRef) -> ResolvedModel | ModelUnavailable:
             async with limit:
                 try:
-                    return await self._models.resolve(ref)
+                    return await self._models.resolve(ref, by)
                 except ModelUnavailable as error:
-                    return error
+                    return self._present_model(ref, deployments, error, notes)
 
-        unique = sorted(set(refs), key=str)
+        unique = sorted({deployment.model for deployment in deployments}, key=str)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(resolve(ref)) for ref in unique]
         return {ref: task.result() for ref, task in zip(unique, tasks, strict=True)}
+
+    def _present_model(
+        self, ref: ModelRef, deployments: Iterable[Deployment], error: ModelUnavailable, notes: list[str]
+    ) -> ResolvedModel | ModelUnavailable:
+        """What runs under this very reference goes on: trouble with its source is no reason to touch it, nor to refuse
+        a change of something else."""
+        present = {self._present(item) for item in deployments if item.model == ref}
+        if len(present) != 1 or None in present:
+            return error
+        (deployed,) = present
+        assert deployed is not None
+        note = f"the model of {deployed.spec.name!r} stays {deployed.model.short_digest}: {error}"
+        notes.append(note)
+        self.events.publish("model_not_resolved", note, endpoint=deployed.spec.endpoint, deployment=deployed.spec.name)
+        return deployed.model
+
+    def _present(self, deployment: Deployment) -> DeployedModel | None:
+        """The deployment of that name as it is, when it has the same reference."""
+        state = self.desired.states.get(deployment.endpoint)
+        deployed = state.deployments.get(deployment.name) if state else None
+        return deployed if deployed and deployed.spec.model == deployment.model else None
+
+    async def _approve(self, plan: Plan, documents: Sequence[Document], is_signature_change_allowed: bool) -> None:
+        """Look at every model that would be loaded anew. Raises `SpecProblems`."""
+        problems: list[Problem] = []
+        for state in plan.changed:
+            before = self.desired.states.get(state.endpoint.name)
+            for name, deployed in state.deployments.items():
+                present = before.deployments.get(name) if before else None
+                if present and present.generation == deployed.generation:
+                    continue
+                try:
+                    await self._models.approve(
+                        deployed, before, is_signature_change_allowed=is_signature_change_allowed
+                    )
+                except ModelUnavailable as error:
+                    document = next(item for item in documents if item.content == deployed.spec)
+                    problems.append(document.problem("model", str(error)))
+        if problems:
+            raise SpecProblems(problems)
 
     async def _commit_one(
         self,

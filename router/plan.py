@@ -107,7 +107,9 @@ def plan_apply(
             found += _broken_rules(planned, group, rules)
             difference = _difference(state, planned, group)
             changes += difference
-            if any(change.action is not Action.UNCHANGED for change in difference):
+            # A model that was moved, say with its data directory, is the same one in another place.
+            is_elsewhere = state is not None and planned.deployments != state.deployments
+            if is_elsewhere or any(change.action is not Action.UNCHANGED for change in difference):
                 changed.append(replace(planned, revision=planned.revision + 1))
         elif planned is not None:
             found.append(planned)

@@ -197,7 +197,15 @@ class WaitingRoom(Protocol):
 
 
 class ModelSource(Protocol):
-    """Turns a reference into an immutable model on this machine."""
+    """Turns a reference into an immutable model on this machine, and says who may serve it."""
 
-    async def resolve(self, ref: ModelRef) -> ResolvedModel:
-        """Raises `ModelUnavailable` when there is no such model."""
+    async def resolve(self, ref: ModelRef, by: str) -> ResolvedModel:
+        """`by`: who asks, for the records. Raises `ModelUnavailable` when there is no such model, or none to be had."""
+
+    async def approve(
+        self, deployed: DeployedModel, state: EndpointState | None, *, is_signature_change_allowed: bool
+    ) -> None:
+        """Check the model before it gets traffic. `state`: the endpoint as it is; None when it is to be created.
+
+        Raises `ModelUnavailable`. Takes seconds.
+        """

@@ -25,7 +25,7 @@ from router.commits import Commits
 from router.desired import Desired
 from router.domain.access import Token
 from router.domain.audit import Link, Record, linked
-from router.domain.endpoint import EndpointState
+from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.errors import Conflict, ModelUnavailable
 from router.domain.evidence import Evidence
 from router.domain.model_ref import ModelRef, ResolvedModel
@@ -163,14 +163,23 @@ class KnownModels:
     missing: set[str] = field(default_factory=set)
     content: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)  # reference → why it may have no traffic
+    looked_at: list[tuple[str, bool]] = field(default_factory=list)
 
-    async def resolve(self, ref: ModelRef) -> ResolvedModel:
+    async def resolve(self, ref: ModelRef, by: str) -> ResolvedModel:
         self.asked.append(str(ref))
         await asyncio.sleep(0)
         if str(ref) in self.missing:
             raise ModelUnavailable(f"{ref}: there is no such file")
         digit = self.content.get(str(ref), "a")
         return ResolvedModel(f"/models/{ref.location}", digit * 64)
+
+    async def approve(
+        self, deployed: DeployedModel, state: EndpointState | None, *, is_signature_change_allowed: bool
+    ) -> None:
+        self.looked_at.append((str(deployed.spec.model), is_signature_change_allowed))
+        if reason := self.refused.get(str(deployed.spec.model)):
+            raise ModelUnavailable(reason)
 
 
 class ObedientReconciler:

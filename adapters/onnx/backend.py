@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ class OnnxBackend:
 
     def __init__(self, options: OnnxOptions) -> None:
         path = Path(options.path)
-        verify(path, options.sha256)
+        # A model of several files may have several graphs, and what is optimised and kept is made of one of them.
+        options = replace(options, sha256=verify(path, options.sha256, options.folder))
         self._signature: Signature
         self._run: CpuRun | DeviceRun
         if options.gpu is not None:

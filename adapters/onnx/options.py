@@ -35,9 +35,10 @@ class GpuSettings:
 
 @dataclass(frozen=True, slots=True)
 class OnnxOptions:
-    """`sha256`: 64 hex digits that the file must have. `gpu`: None runs on the CPU.
+    """`sha256`: 64 hex digits that the model must have: the file, or with a `folder` all that is in it.
 
-    `cache_dir`: where graphs and engines that were optimised for this machine are kept; empty: nowhere.
+    `gpu`: None runs on the CPU. `cache_dir`: where graphs and engines that were optimised for this machine are kept;
+    empty: nowhere.
     """
 
     path: str
@@ -45,6 +46,7 @@ class OnnxOptions:
     cpu: CpuSettings = field(default_factory=CpuSettings)
     gpu: GpuSettings | None = None
     cache_dir: str = ""
+    folder: str = ""
 
 
 def options_for(deployed: DeployedModel, cache_dir: str, instance: int = 0) -> OnnxOptions:
@@ -70,4 +72,5 @@ def options_for(deployed: DeployedModel, cache_dir: str, instance: int = 0) -> O
             min(1.0, spec.resources.gpu) / instances_on_one,
             instance % devices,
         )
-    return OnnxOptions(deployed.model.path, deployed.model.sha256, cpu, gpu, cache_dir)
+    model = deployed.model
+    return OnnxOptions(model.path, model.sha256, cpu, gpu, cache_dir, model.folder)

@@ -22,6 +22,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from adapters.model_folder import file_sha256, read_tree
 from adapters.onnx.graph_cache import MAX_MODEL_BYTES, GraphCache, cpu_features, graph_key
 from adapters.onnx.options import CpuSettings, OnnxOptions
 from adapters.onnx.providers import CPU
@@ -45,15 +46,30 @@ _creating = threading.Lock()
 _capped: list[int] = []
 
 
-def verify(path: Path, sha256: str) -> None:
-    """Raises `ModelUnavailable` when the file cannot be read or is not the expected one."""
+def verify(path: Path, sha256: str, folder: str) -> str:
+    """What stands for the graph at `path` and all that it reads, as 64 hex digits.
+
+    Raises `ModelUnavailable` when it is not what was deployed.
+
+    `folder`: the model's own folder, whose files together have the digest `sha256`; empty: the file alone has.
+    """
+    if folder:
+        tree = read_tree(Path(folder))
+        if tree.digest != sha256:
+            raise ModelUnavailable(
+                f"the model is not what was deployed: its digest is {tree.digest}, expected {sha256}"
+            )
+        inside = path.relative_to(folder).as_posix()
+        if inside not in (file.path for file in tree.files):
+            raise ModelUnavailable("the model has several files, and none was chosen: name one after a '#'")
+        return sha256 if len(tree.files) == 1 else hashlib.sha256(f"{sha256} {inside}".encode()).hexdigest()
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(path)
     except OSError as error:
         raise ModelUnavailable(f"model file {path.name!r} cannot be read: {error.strerror}") from error
     if found != sha256:
         raise ModelUnavailable(f"model file {path.name!r} is not what was deployed: sha256 {found}, expected {sha256}")
+    return found
 
 
 def open_session(path: Path, settings: ort.SessionOptions, providers: Sequence[Any]) -> ort.InferenceSession:

@@ -243,7 +243,7 @@ class DeployedModel:
 
     def __post_init__(self) -> None:
         spec = self.spec
-        facts = (
+        facts: tuple[object, ...] = (
             self.model.sha256,
             self.model_version,
             spec.backend,
@@ -255,6 +255,8 @@ class DeployedModel:
             spec.scale_settings is not None,
             spec.scale_settings.idle_timeout_s if spec.scale_settings and spec.can_sleep else None,
         )
+        if spec.model.entry:  # another file of the same model
+            facts += (spec.model.entry,)
         object.__setattr__(self, "generation", hashlib.sha256(repr(facts).encode()).hexdigest()[:8])
 
     @property

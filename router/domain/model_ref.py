@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from router.domain.errors import Invalid
+from router.domain.model_tree import checked_digest, checked_path
 
 SCHEMES = ("package", "file", "models", "oci", "hf", "https", "http", "s3", "gs", "az", "abfss")
 
 _WITHOUT_SLASHES = ("file", "models")  # MLflow writes models:/name/3
 
 _REFERENCE = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*):(?://)?(?P<rest>.+)")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_PIN = "sha256="  # https://host/m.onnx#sha256=… is no choice of a file
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A reference as written, such as `package://magika/models/m.onnx` or `file:/srv/models/fraud.onnx`."""
+    """A reference as written, such as `package://magika/models/m.onnx` or `file:/srv/models/fraud.onnx`.
+
+    Of a model of many files, `#onnx/model.onnx` at its end chooses the one that is loaded.
+    """
 
     scheme: str
     location: str
@@ -30,7 +35,21 @@ class ModelRef:
         scheme, rest = match["scheme"], match["rest"]
         if scheme not in SCHEMES:
             raise Invalid("model", f"the scheme {scheme!r} is not supported", f"begin with {_known_schemes()}")
-        return cls(scheme, rest)
+        ref = cls(scheme, rest)
+        if ref.entry:
+            checked_path(ref.entry)
+        return ref
+
+    @property
+    def entry(self) -> str:
+        """The chosen file, relative to the model's folder; empty when the reference chooses none."""
+        _, _, fragment = self.location.partition("#")
+        return "" if fragment.startswith(_PIN) else fragment
+
+    @property
+    def whole(self) -> ModelRef:
+        """The reference without the choice of a file: what its source knows."""
+        return ModelRef(self.scheme, self.location.partition("#")[0]) if self.entry else self
 
     def __str__(self) -> str:
         return f"{self.scheme}:{'' if self.scheme in _WITHOUT_SLASHES else '//'}{self.location}"
@@ -38,14 +57,22 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """An immutable model: a file on this machine and the sha256 (64 hex digits) of its content."""
+    """An immutable model on this machine, known by its digest (64 hex digits; see `ModelTree.digest`).
+
+    `path` is what a backend is given: a file, or the model's folder when no file of it stands for all.
+    """
 
     path: str
     sha256: str
 
     def __post_init__(self) -> None:
-        if not _DIGEST.fullmatch(self.sha256):
-            raise Invalid("model", f"{self.sha256!r} is not a sha256 digest")
+        checked_digest(self.sha256, "model")
+
+    @property
+    def folder(self) -> str:
+        """The model's folder in the cache, which is named for the digest; empty for a file that lies elsewhere."""
+        parts = PurePosixPath(self.path).parts
+        return str(PurePosixPath(*parts[: parts.index(self.sha256) + 1])) if self.sha256 in parts else ""
 
     @property
     def short_digest(self) -> str:

@@ -87,6 +87,33 @@ class ModelTree:
         return hashlib.sha256(listing.encode()).hexdigest()
 
 
+def entry_of(tree: ModelTree, wanted: str = "") -> str:
+    """The path of the file that is loaded: the one that is `wanted`, else the only file, else the only .onnx.
+
+    Empty for a Triton model repository (it has a config.pbtxt) that has no such file. Raises `Invalid`.
+    """
+    paths = [file.path for file in tree.files]
+    if wanted:
+        if wanted not in paths:
+            raise Invalid("model", f"the model has no file {wanted!r}", f"it has {_some(paths)}")
+        return wanted
+    if len(paths) == 1:
+        return paths[0]
+    graphs = [path for path in paths if path.endswith(".onnx")]
+    if len(graphs) == 1:
+        return graphs[0]
+    if any(path.rpartition("/")[2] == "config.pbtxt" for path in paths):
+        return ""
+    if not graphs:
+        raise Invalid("model", f"the model has no .onnx file: it has {_some(paths)}", "name the file after a '#'")
+    raise Invalid("model", f"the model has several .onnx files: {_some(graphs)}", f"choose one: …#{graphs[0]}")
+
+
+def _some(paths: list[str]) -> str:
+    shown = ", ".join(paths[:5])
+    return f"{shown} and {len(paths) - 5} more" if len(paths) > 5 else shown
+
+
 def check_names(paths: Iterable[str]) -> None:
     """Raise `Invalid` when two names would meet on a file system: the same but for case, or one inside another."""
     seen: dict[str, str] = {}
