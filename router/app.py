@@ -46,6 +46,7 @@ from router.events import EventLog
 from router.measuring import Measurer
 from router.metrics import MetricsPage, gateway_metrics
 from router.models.approving import GatedModels
+from router.models.catalogue import Catalogue
 from router.models.freshness import Freshness
 from router.models.ports import Admission, Source
 from router.models.pulling import Pulling
@@ -132,7 +133,7 @@ class ControlPlane:
         self.pulling = Pulling(
             _model_sources(), ModelCache(config.models_dir), ModelRecords(config.model_records), Freshness(), _now
         )
-        self.pulls = Pulls(self.pulling, self.events, _now)
+        self.catalogue = Catalogue(self.pulling, Pulls(self.pulling, self.events, _now), self.desired, self.events)
         self.operations = Operations(
             commits,
             GatedModels(self.pulling, _admission(), _now),
@@ -167,6 +168,7 @@ class ControlPlane:
                     self.operations,
                     self.rollouts,
                     self.agreement,
+                    self.catalogue,
                     self,
                     ReplicaLogs(config.replica_log_dir, config.gateway_id),
                     self.oversight,
@@ -201,7 +203,7 @@ class ControlPlane:
         for background in (rolling, telling, comparing):
             background.cancel()
         await asyncio.gather(serving, reconciling, rolling, telling, comparing, return_exceptions=True)
-        await self.pulls.close()
+        await self.catalogue.pulls.close()
         await self.http.close()
         self.reconciler.close()
         await self.waiting_room.close()

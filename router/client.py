@@ -18,6 +18,7 @@ from router.domain.errors import CrossfadeError
 
 _CONNECT_TIMEOUT_S = 5.0
 _REPLY_TIMEOUT_S = 120.0  # applying hashes the models first
+_VERIFY_TIMEOUT_S = 3600.0
 _MAX_CALLER_LENGTH = 64
 
 Json = dict[str, Any]
@@ -105,9 +106,21 @@ class AdminClient:
     def status(self) -> Json:
         return self._call("GET", "/api/v1/status")
 
-    def apply(self, documents: Sequence[Json], *, is_dry_run: bool = False, is_forced: bool = False) -> Json:
+    def apply(
+        self,
+        documents: Sequence[Json],
+        *,
+        is_dry_run: bool = False,
+        is_forced: bool = False,
+        is_signature_change_allowed: bool = False,
+    ) -> Json:
         """`is_forced`: also while a rollout is under way; it is aborted first."""
-        body = {"documents": list(documents), "dry_run": is_dry_run, "force": is_forced}
+        body = {
+            "documents": list(documents),
+            "dry_run": is_dry_run,
+            "force": is_forced,
+            "allow_signature_change": is_signature_change_allowed,
+        }
         return self._call("POST", "/api/v1/apply", body)
 
     def endpoints(self) -> list[Json]:
@@ -144,6 +157,40 @@ class AdminClient:
         reply = self._call("GET", f"{_deployment(endpoint, name)}/logs", query={"lines": str(lines)})
         log_lines: list[str] = reply["lines"]
         return log_lines
+
+    def lineage(self, endpoint: str, name: str) -> Json:
+        """Where a deployment's model came from."""
+        return self._call("GET", f"{_deployment(endpoint, name)}/lineage")
+
+    def models(self) -> list[Json]:
+        models: list[Json] = self._call("GET", "/api/v1/models")["models"]
+        return models
+
+    def model(self, digest: str) -> Json:
+        """The first digits of the digest are enough."""
+        return self._call("GET", _model(digest))
+
+    def verify_model(self, digest: str) -> Json:
+        """Takes a second for every gigabyte."""
+        return self._call("POST", f"{_model(digest)}/verify", timeout_s=_VERIFY_TIMEOUT_S)
+
+    def collect_models(self, keep_last: int, unused_for_s: float) -> Json:
+        return self._call("POST", "/api/v1/models/collect", {"keep_last": keep_last, "unused_for_s": unused_for_s})
+
+    def resolve_model(self, reference: str) -> Json:
+        return self._call("POST", "/api/v1/models/resolve", {"reference": reference})
+
+    def start_pull(self, reference: str, timeout_s: float) -> Json:
+        """The pull, after at most `timeout_s` (60 at most)."""
+        query = {"timeout_s": f"{timeout_s:.3f}"}
+        return self._call("POST", "/api/v1/models/pulls", {"reference": reference}, query=query)
+
+    def pull(self, pull_id: str, timeout_s: float) -> Json:
+        """As it is when it has ended, or after at most `timeout_s` (60 at most)."""
+        return self._call("GET", _pull(pull_id), query={"timeout_s": f"{timeout_s:.3f}"})
+
+    def cancel_pull(self, pull_id: str) -> Json:
+        return self._call("DELETE", _pull(pull_id))
 
     def settled(self, name: str, revision: int, timeout_s: float) -> Json:
         """`{"outcome": "in_force" | "failed" | "pending", "reason": …}`, after at most `timeout_s` (60 at most)."""
@@ -246,10 +293,12 @@ class AdminClient:
         *,
         query: Mapping[str, str] | None = None,
         revision: int | None = None,
+        timeout_s: float = _REPLY_TIMEOUT_S,
     ) -> Json:
         headers = {} if revision is None else {"if-match": f'"{revision}"'}
         try:
-            reply = self._http.request(method, path, json=body, params=query, headers=headers)
+            timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
+            reply = self._http.request(method, path, json=body, params=query, headers=headers, timeout=timeout)
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
         if reply.is_success:
@@ -286,6 +335,14 @@ def _forced(is_forced: bool) -> dict[str, str]:
 
 def _endpoint(name: str) -> str:
     return f"/api/v1/endpoints/{quote(name, safe='')}"
+
+
+def _model(digest: str) -> str:
+    return f"/api/v1/models/{quote(digest, safe='')}"
+
+
+def _pull(pull_id: str) -> str:
+    return f"/api/v1/models/pulls/{quote(pull_id, safe='')}"
 
 
 def _deployment(endpoint: str, name: str) -> str:

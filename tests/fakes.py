@@ -39,7 +39,9 @@ from router.plan import Rules
 from router.ports import ProxyStatus
 from router.quotas import Quotas
 from router.rollout_ports import Entry, record_of
+from tests.fake_models import ModelBench
 from tests.fake_rollouts import MemoryRollouts
+from tests.scripted_source import ScriptedSource
 
 TOKEN = "correct-horse"
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -285,5 +287,7 @@ class Bench:
         self.operations = Operations(
             self.commits, self.models, self.reconciler, self.way, self.quotas, rules or Rules()
         )
+        self.source = ScriptedSource({"m.onnx": b"graph"})
+        self.pulled = ModelBench(self.source, self.desired, self.events, lambda: NOON)
         self.rollouts = MemoryRollouts(self.desired, self.store, NOON)
         self.way.ends = lambda endpoint: self.rollouts.end(endpoint, self.way.asked[-1][1])

@@ -11,9 +11,11 @@ from router.api.endpoints import endpoint_routes
 from router.api.errors import add_error_replies
 from router.api.gateway import gateway_routes
 from router.api.guards import Guards
+from router.api.models import lineage_routes, model_routes
 from router.api.oversight import Oversight, oversight_routes
 from router.api.rollouts import rollout_routes
 from router.api.visibility import only_visible
+from router.models.catalogue import Catalogue
 from router.operations import Operations
 from router.rollout_ports import Comparer, Rollouts
 
@@ -30,6 +32,7 @@ def create_app(
     operations: Operations,
     rollouts: Rollouts,
     comparer: Comparer,
+    catalogue: Catalogue,
     gateway: Gateway,
     logs: Logs,
     oversight: Oversight,
@@ -44,13 +47,15 @@ def create_app(
         redoc_url=None,
     )
     add_error_replies(app, operations, rollouts)
-    app.include_router(gateway_routes(operations, gateway, rollouts), prefix="/api")
+    app.include_router(gateway_routes(operations, gateway, rollouts, catalogue), prefix="/api")
     app.include_router(oversight_routes(oversight), prefix="/api/v1")
+    app.include_router(model_routes(catalogue, operations.desired), prefix="/api/v1")
     visible = [Depends(only_visible(operations.desired))]
     for routes in (
         endpoint_routes(operations, rollouts),
         rollout_routes(operations.desired, rollouts, comparer),
         deployment_routes(operations, logs),
+        lineage_routes(catalogue, operations.desired),
     ):
         app.include_router(routes, prefix="/api/v1", dependencies=visible)
     return Guards(app, oversight.access, oversight.audit)

@@ -17,12 +17,13 @@ from router.api.views import applied_view, event_view, every_endpoint, status_vi
 from router.api.visibility import check_documents, is_for
 from router.applying import apply_documents
 from router.domain.access import Operator
+from router.models.catalogue import Catalogue
 from router.operations import Operations
 from router.rollout_ports import Rollouts
 from router.spec import json_schema, read_documents
 
 
-def gateway_routes(operations: Operations, gateway: Gateway, rollouts: Rollouts) -> APIRouter:
+def gateway_routes(operations: Operations, gateway: Gateway, rollouts: Rollouts, catalogue: Catalogue) -> APIRouter:
     routes = APIRouter(tags=["gateway"])
 
     @routes.get("/v1/live")
@@ -33,7 +34,8 @@ def gateway_routes(operations: Operations, gateway: Gateway, rollouts: Rollouts)
     @routes.get("/v1/status")
     async def status(operator: Asking) -> shapes.StatusView:
         """Version, addresses, proxies, Ray, and every endpoint that the token may see, with its state."""
-        return status_view(gateway.info(), every_endpoint(operations, rollouts, operator), datetime.now(UTC))
+        endpoints = every_endpoint(operations, rollouts, operator)
+        return status_view(gateway.info(), endpoints, catalogue.asked(operator), datetime.now(UTC))
 
     @routes.get("/v1/schema")
     async def schema() -> dict[str, Any]:
@@ -56,6 +58,7 @@ def gateway_routes(operations: Operations, gateway: Gateway, rollouts: Rollouts)
             by,
             is_dry_run=request.dry_run,
             is_forced=request.force,
+            is_signature_change_allowed=request.allow_signature_change,
             expected=request.revisions,
         )
         return applied_view(applied, is_dry_run=request.dry_run)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from router.admin_ports import DeploymentCondition
+from router.api.model_shapes import AskedView
 from router.api.operator import CROSSES
 from router.api.rollout_shapes import RolloutLineView
 from router.api.shape import Shape
@@ -21,6 +22,9 @@ class ApplyRequest(Shape):
     )
     dry_run: bool = Field(default=False, strict=True, description="Only say what would change.")
     force: bool = Field(default=False, strict=True, description=CROSSES)
+    allow_signature_change: bool = Field(
+        default=False, strict=True, description="Also a model that takes or gives something else than the live one."
+    )
     revisions: dict[str, int] = Field(
         default_factory=dict,
         description="Endpoint to the revision it must be at (0: must not exist), else 409.",
@@ -45,7 +49,7 @@ class DoneView(Shape):
     dry_run: bool
     changes: list[ChangeView]
     revisions: dict[str, int] = Field(description="Endpoint to its revision now; 0: it does not exist.")
-    notes: list[str] = Field(description="What was asked for and not done because a rollout decides it, in words.")
+    notes: list[str] = Field(description="What was asked for and is not so, and why, in words.")
 
 
 class DeploymentView(Shape):
@@ -153,6 +157,7 @@ class StatusView(Shape):
     proxies: list[ProxyView]
     ray: RayView
     endpoints: list[EndpointView]
+    sources: list[AskedView] = Field(description="How well the sources of the deployments' models can be asked.")
 
 
 class LiveView(Shape):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from router.admin_ports import (
@@ -15,6 +16,7 @@ from router.admin_ports import (
     Settlement,
 )
 from router.api import shapes
+from router.api.model_views import asked_view
 from router.api.rollout_views import line_view
 from router.api.visibility import visible_names
 from router.applying import Applied, latest_of
@@ -24,6 +26,7 @@ from router.domain.endpoint import EndpointState
 from router.domain.rollout import Rollout
 from router.domain.traffic import Mirror
 from router.events import Event
+from router.models.freshness import Asked
 from router.operations import Operations
 from router.plan import Change
 from router.ports import ProxyStatus
@@ -146,7 +149,9 @@ def event_view(event: Event) -> shapes.EventView:
     )
 
 
-def status_view(info: GatewayInfo, endpoints: list[shapes.EndpointView], now: datetime) -> shapes.StatusView:
+def status_view(
+    info: GatewayInfo, endpoints: list[shapes.EndpointView], asked: Iterable[Asked], now: datetime
+) -> shapes.StatusView:
     where = info.addresses
     return shapes.StatusView(
         version=info.version,
@@ -161,6 +166,7 @@ def status_view(info: GatewayInfo, endpoints: list[shapes.EndpointView], now: da
         proxies=[_proxy_view(proxy) for proxy in info.proxies],
         ray=shapes.RayView(is_connected=info.ray.is_connected, address=info.ray.address, reason=info.ray.reason),
         endpoints=endpoints,
+        sources=[asked_view(item) for item in asked],
     )
 
 

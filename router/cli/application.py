@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli import apply, deployment, doctor, endpoint, invoke, oversight, rollout, schema, status, up
+from router.cli import apply, deployment, doctor, endpoint, invoke, model, oversight, rollout, schema, status, up
 
 _HELP = """Serve models, and crossfade live traffic from one version to the next.
 
@@ -30,11 +30,13 @@ def build() -> typer.Typer:
     endpoints = _group("Endpoints: the stable names that clients call.")
     deployments = _group("Deployments: the model versions behind an endpoint.")
     rollouts = _group("Rollouts: traffic that moves to another deployment by itself, and back when it must.")
+    models = _group("Models: fetched once, verified, kept by digest. Deployments run from here.")
     up.register(app)
     apply.register(app)
     app.add_typer(endpoints, name="endpoint")
     app.add_typer(deployments, name="deployment")
     app.add_typer(rollouts, name="rollout")
+    app.add_typer(models, name="model")
     endpoint.register(endpoints)
     invoke.register(endpoints)
     deployment.register(deployments)
@@ -47,6 +49,7 @@ def build() -> typer.Typer:
         group = _group(what)
         app.add_typer(group, name=name)
         register(group)
+    model.register(models)
     status.register(app)
     doctor.register(app)
     schema.register(app)

@@ -8,14 +8,19 @@ import typer
 
 from router.cli.changes import conclude
 from router.cli.endpoint import EndRollout
-from router.cli.session import Session, command
+from router.cli.pulling import fetch_first
+from router.cli.session import Output, Session, command
 from router.cli.sources import spec_source
 from router.cli.waiting import DEFAULT_TIMEOUT_S, Timeout, Wait
 
 Files = Annotated[
     list[str], typer.Option("--file", "-f", metavar="SPEC", help="A spec file, or - for stdin. May be repeated.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change; models are fetched for it.")]
+AllowSignatureChange = Annotated[
+    bool,
+    typer.Option("--allow-signature-change", help="Also a model that takes or gives something else than the live one."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +34,7 @@ def apply(
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     dry_run: DryRun = False,
     force: EndRollout = False,
+    allow_signature_change: AllowSignatureChange = False,
 ) -> int:
     """Make spec files true.
 
@@ -49,7 +55,10 @@ def apply(
     rollouts = [item for item in plain if item["kind"] == "Rollout"]
     with session.client() as client:
         try:
-            done = client.apply(plain, is_dry_run=dry_run, is_forced=force)
+            fetch_first(client, plain, is_quiet=session.output is Output.JSON)
+            done = client.apply(
+                plain, is_dry_run=dry_run, is_forced=force, is_signature_change_allowed=allow_signature_change
+            )
         except Refused as error:
             if error.code != "invalid" or not error.facts.get("problems"):
                 raise

@@ -9,6 +9,7 @@ import typer
 
 from router.cli.changes import conclude
 from router.cli.endpoint import EndRollout, deployment_table
+from router.cli.model import origin_facts
 from router.cli.output import listing
 from router.cli.session import Session, command
 from router.cli.waiting import DEFAULT_TIMEOUT_S, IfRevision, Timeout, Wait
@@ -44,14 +45,15 @@ def list_all(session: Session, endpoint: OnlyEndpoint = None) -> None:
 
 
 def show(session: Session, endpoint: Endpoint, name: Name) -> None:
-    """Show one deployment: its model, its settings and its replicas.
+    """Show one deployment: its model and where that came from, its settings and its replicas.
 
     \b
       crossfade deployment show filetype blue
     """
     with session.client() as client:
         deployment = client.deployment(endpoint, name)
-    session.show(deployment, lambda: _text(deployment))
+        lineage = client.lineage(endpoint, name)
+    session.show({**deployment, "lineage": lineage}, lambda: _text(deployment, lineage))
 
 
 def scale(
@@ -106,7 +108,8 @@ def logs(session: Session, endpoint: Endpoint, name: Name, lines: Lines = 100) -
     session.show({"lines": found}, lambda: "\n".join(found) or "(nothing logged yet)")
 
 
-def _text(deployment: Mapping[str, Any]) -> str:
+def _text(deployment: Mapping[str, Any], lineage: Mapping[str, Any]) -> str:
+    origin = lineage["origin"]
     shown = {
         "endpoint": deployment["endpoint"],
         "name": deployment["name"],
@@ -119,6 +122,13 @@ def _text(deployment: Mapping[str, Any]) -> str:
         "model": deployment["model"],
         "model_version": deployment["model_version"],
         "model_sha256": deployment["model_sha256"],
+        **(
+            {"pulled": f"{origin['pulled_at']} by {origin['pulled_by']}", **dict(origin_facts(origin))}
+            if origin
+            else {}
+        ),
+        "signer": lineage["signer"],
+        **{f"  {check}": found for check, found in lineage["checks"]},
         "backend": deployment["backend"],
         "resources": deployment["resources"],
         "batching": deployment["batching"],

@@ -42,6 +42,9 @@ def _text(reply: Mapping[str, Any]) -> str:
     for proxy in reply["proxies"]:
         facts.append(("proxy", f"{proxy['proxy']}: {'up to date' if proxy['is_up_to_date'] else 'updating'}"))
         facts += [("  rejected", f"{item['resource']}: {item['reason']}") for item in proxy["rejected"]]
+    for asked in reply["sources"]:
+        if asked["trouble"]:
+            facts.append(("stale", f"{asked['reference']}: {asked['trouble']} (since {asked['trouble_since']})"))
     if not reply["proxies"]:
         facts.append(("proxy", "none is connected"))
     return f"{listing(facts)}\n\n{endpoint_table(reply['endpoints'])}"

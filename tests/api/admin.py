@@ -23,8 +23,9 @@ class Admin:
     def __init__(self) -> None:
         self.bench = Bench()
         self.gateway = FixedGateway()
+        bench, catalogue = self.bench, self.bench.pulled.catalogue
         self.app = create_app(
-            self.bench.operations, self.bench.rollouts, TwoPairs(), self.gateway, FixedLogs(), self.bench.oversight
+            bench.operations, bench.rollouts, TwoPairs(), catalogue, self.gateway, FixedLogs(), bench.oversight
         )
         self.http = self.client({"authorization": f"Bearer {TOKEN}"})
 

@@ -87,6 +87,9 @@ class Terminal:
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     bench, gateway = Bench(), FixedGateway()
     (tmp_path / "admin.token").write_text(f"{TOKEN}\n")
-    served = Served(create_app(bench.operations, bench.rollouts, TwoPairs(), gateway, FixedLogs(), bench.oversight))
+    catalogue = bench.pulled.catalogue
+    served = Served(
+        create_app(bench.operations, bench.rollouts, TwoPairs(), catalogue, gateway, FixedLogs(), bench.oversight)
+    )
     yield Terminal(served.url, tmp_path, bench, gateway)
     served.stop()
