@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -94,9 +95,14 @@ class ModelCache:
         try:
             return await self._blocking(look)
         except Corrupt:
-            async with exclusive(self._folders.lock(digest)):
-                await self._blocking(lambda: self._folders.put_aside(digest))
-            raise
+            # Or somebody removed it, or put another one there, while it was read: look again when nobody does.
+            with _translated(self._folders.root):
+                async with exclusive(self._folders.lock(digest)):
+                    try:
+                        return await self._blocking(look)
+                    except Corrupt:
+                        await self._blocking(lambda: self._folders.put_aside(digest))
+                        raise
 
     async def entries(self) -> tuple[Kept, ...]:
         def look() -> tuple[Kept, ...]:
@@ -106,7 +112,10 @@ class ModelCache:
         return await self._blocking(look)
 
     async def collect(self, keep: Collection[str], unused_for_s: float) -> Collected:
-        return await self._blocking(lambda: self._collect(frozenset(keep), unused_for_s))
+        await self._blocking(self._folders.prepare)
+        with _translated(self._folders.root):
+            async with exclusive(self._folders.root / "collect.lock"):
+                return await self._blocking(lambda: self._collect(frozenset(keep), unused_for_s))
 
     # -- fetching
 
@@ -222,18 +231,18 @@ class ModelCache:
     # -- collecting
 
     def _collect(self, keep: frozenset[str], unused_for_s: float) -> Collected:
+        """Others fetch meanwhile, and put aside what is damaged."""
         folders, now = self._folders, time.time()
-        folders.prepare()
         removed, freed = [], 0
         for digest in list(folders.digests()):
             with self._held(digest) as is_ours:
-                is_unused = now - folders.manifest(digest).stat().st_mtime >= unused_for_s
+                is_unused = now - _touched_at(folders.manifest(digest)) >= unused_for_s
                 if is_ours and digest not in keep and is_unused:
-                    freed += folders.remove_tree(digest)
+                    folders.put_aside(digest)
                     removed.append(digest)
         for place in (*folders.parts.iterdir(), *folders.trees.glob(".*")):
             key = place.name.removeprefix(".")
-            if now - _touched_at(place) < _ABANDONED_AFTER_S:
+            if now - max(map(_touched_at, _all_in(place))) < _ABANDONED_AFTER_S:
                 continue
             if len(key) != 64:  # the beginning of a manifest
                 freed += remove(place)
@@ -318,8 +327,18 @@ def _translated(root: Path) -> Iterator[None]:
         raise ModelUnavailable(f"the model cache at {root} cannot be used: {error.strerror or error}") from error
 
 
-def _touched_at(place: Path) -> float:
-    return max((path.lstat().st_mtime for path in (place, *place.rglob("*"))), default=0.0)
+def _all_in(place: Path) -> Iterator[Path]:
+    yield place
+    for parent, folders, names in os.walk(place):  # which passes over what goes meanwhile
+        for name in (*folders, *names):
+            yield Path(parent, name)
+
+
+def _touched_at(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:  # gone meanwhile, so somebody is there
+        return time.time()
 
 
 def _text(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -111,23 +112,13 @@ class Folders:
         self.manifest(digest).unlink(missing_ok=True)
         folder = self.tree(digest)
         if folder.is_symlink() or folder.exists():
-            place = Path(tempfile.mkdtemp(prefix=f"{digest[:12]}-", dir=self.quarantine))
             if folder.is_dir() and not folder.is_symlink():
                 folder.chmod(0o700)  # or it may not be moved to another parent
-            folder.rename(place / digest)
-
-    def remove_tree(self, digest: str) -> int:
-        """Returns the bytes that it took. Out of sight first: a removal that is cut short leaves no half of it."""
-        freed = _size(self.tree(digest))
-        self.put_aside(digest)
-        self.empty_quarantine()
-        return freed
+            folder.rename(self.quarantine / f"{digest}-{secrets.token_hex(4)}")
 
     def empty_quarantine(self) -> int:
-        freed = 0
-        for place in self.quarantine.iterdir():
-            freed += remove(place)
-        return freed
+        """Returns the bytes that were freed."""
+        return sum(remove(place) for place in self.quarantine.iterdir())
 
 
 def reopen(folder: Path) -> None:
