@@ -46,11 +46,13 @@ from router.events import EventLog
 from router.measuring import Measurer
 from router.metrics import MetricsPage, gateway_metrics
 from router.models.approving import GatedModels
+from router.models.auditing import AuditedRecords
 from router.models.catalogue import Catalogue
 from router.models.freshness import Freshness
 from router.models.ports import Admission, Source
 from router.models.pulling import Pulling
 from router.models.pulls import Pulls
+from router.models.recovery import Recovery
 from router.operations import Operations
 from router.plan import Rules
 from router.ports import Runtime
@@ -131,9 +133,14 @@ class ControlPlane:
             Access(kept_secret(config.admin_token_file), access, self.events.now), quotas, access
         )
         self.pulling = Pulling(
-            _model_sources(), ModelCache(config.models_dir), ModelRecords(config.model_records), Freshness(), _now
+            _model_sources(),
+            ModelCache(config.models_dir),
+            AuditedRecords(ModelRecords(config.model_records), access),
+            Freshness(),
+            _now,
         )
         self.catalogue = Catalogue(self.pulling, Pulls(self.pulling, self.events, _now), self.desired, self.events)
+        self.recovery = Recovery(commits, self.reconciler, self.pulling, _now)
         self.operations = Operations(
             commits,
             GatedModels(self.pulling, _admission(), _now),
@@ -186,6 +193,7 @@ class ControlPlane:
         rolling = _named(self.rollouts.run(), "rollouts")
         telling = _named(self.webhooks.run(), "webhooks")
         comparing = _named(self.agreement.run(), "agreement")
+        recovering = _named(self.recovery.run(), "recovery of models")
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({serving, reconciling, rolling, comparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
         code = 0
@@ -200,9 +208,9 @@ class ControlPlane:
             await asyncio.sleep(_LAST_WORDS_S)
         admin.should_exit = True
         reconciling.cancel()
-        for background in (rolling, telling, comparing):
+        for background in (rolling, telling, comparing, recovering):
             background.cancel()
-        await asyncio.gather(serving, reconciling, rolling, telling, comparing, return_exceptions=True)
+        await asyncio.gather(serving, reconciling, rolling, telling, comparing, recovering, return_exceptions=True)
         await self.catalogue.pulls.close()
         await self.http.close()
         self.reconciler.close()

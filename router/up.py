@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from router.children import children
+from router.cli.pulling import line
 from router.client import caller
 from router.config import GatewayConfig, Ports, kept_secret
 from router.domain.errors import CrossfadeError
@@ -129,6 +130,7 @@ class _Gateway:
         ) as admin:
             await self._step("control plane", self._answers(admin))
             if self._wanted.documents:
+                await self._fetch_models(admin, self._wanted.documents)
                 await self._apply(admin, self._wanted.documents)
             await self._step("envoy", self._until(admin, lambda status: bool(status["proxies"])))
             await self._step("ray", self._until(admin, lambda status: status["ray"]["is_connected"]))
@@ -203,6 +205,26 @@ class _Gateway:
         for change in changes:
             verb = {"created": "has started", "unchanged": "is under way or done"}.get(change["action"], "waits")
             self._say(f"  ✓ rollout of {change['endpoint']} to {change['name']} {verb}")
+
+    async def _fetch_models(self, admin: httpx.AsyncClient, documents: list[dict[str, Any]]) -> None:
+        """Have the models here before they are applied. What fails is told by applying, which may do without."""
+        for reference in dict.fromkeys(item["model"] for item in documents if item["kind"] == "Deployment"):
+            pull: dict[str, Any] = {"state": "running", "id": ""}
+            patience_s = 2.0
+            while pull["state"] == "running":
+                with contextlib.suppress(httpx.TransportError):
+                    query = {"timeout_s": str(patience_s)}
+                    if pull["id"]:
+                        answer = await admin.get(f"/api/v1/models/pulls/{pull['id']}", params=query)
+                    else:
+                        body = {"reference": reference}
+                        answer = await admin.post("/api/v1/models/pulls", json=body, params=query)
+                    pull = dict(answer.json()) if answer.status_code == 200 else {"state": "unknown"}
+                    if pull["state"] == "running":
+                        self._say(f"  … {line(pull)}")
+                        patience_s = 5.0
+                    continue
+                await asyncio.sleep(_POLL_S)
 
     async def _apply(self, admin: httpx.AsyncClient, documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The changes. Applying is idempotent, so a control plane that dies meanwhile is simply asked again."""

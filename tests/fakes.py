@@ -165,6 +165,7 @@ class KnownModels:
     missing: set[str] = field(default_factory=set)
     content: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    known: dict[str, ResolvedModel] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)  # reference → why it may have no traffic
     looked_at: list[tuple[str, bool]] = field(default_factory=list)
 
@@ -173,6 +174,8 @@ class KnownModels:
         await asyncio.sleep(0)
         if str(ref) in self.missing:
             raise ModelUnavailable(f"{ref}: there is no such file")
+        if known := self.known.get(str(ref)):
+            return known
         digit = self.content.get(str(ref), "a")
         return ResolvedModel(f"/models/{ref.location}", digit * 64)
 

@@ -92,6 +92,8 @@ class Pulls:
         if pull.task:
             pull.task.cancel()
             await asyncio.wait({pull.task})
+        if pull.state is PullState.RUNNING:  # it had not even begun
+            pull.state, pull.reason = PullState.CANCELLED, "cancelled"
         return pull
 
     async def close(self) -> None:
