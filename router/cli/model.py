@@ -113,7 +113,8 @@ def gc(session: Session, keep_last: KeepLast = 2, unused_for: UnusedFor = 3600.0
     with session.client() as client:
         removed = client.collect_models(keep_last, unused_for)
     count = len(removed["digests"])
-    session.show(removed, lambda: f"{count} models removed, {size(removed['freed_bytes'])} freed")
+    models = "1 model" if count == 1 else f"{count} models"
+    session.show(removed, lambda: f"{models} removed, {size(removed['freed_bytes'])} freed")
 
 
 def _resolution_text(found: Mapping[str, Any]) -> str:
