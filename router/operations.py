@@ -97,6 +97,7 @@ class Operations:
             if not is_forced:
                 self._check_rollouts(plan)
             return replace(self._commits.done(plan, names), notes=tuple(notes))
+        self._check_revisions(expected or {})
         await self._approve(decide(), documents, is_signature_change_allowed)
         done = await self._commit(decide, names, expected or {}, is_forced, by)
         return replace(done, notes=tuple(notes))

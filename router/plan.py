@@ -17,7 +17,8 @@ from router.domain.endpoint import AuthMode, DeployedModel, Deployment, Endpoint
 from router.domain.errors import Conflict, Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.rollout import RolloutSpec
-from router.spec import Document, Problem, SpecProblems, to_plain
+from router.models.ports import AccessDenied, SourceUnavailable
+from router.spec import Document, OutOfReach, Problem, SpecProblems, to_plain
 from router.spec.changes import Keep, TrafficChange
 from router.spec.problems import did_you_mean
 
@@ -92,7 +93,8 @@ def plan_apply(
 ) -> Plan:
     """The plan that makes `documents` true. `models` has an entry for every reference in them.
 
-    Raises `SpecProblems` with everything that does not fit the present states, the models or the rules.
+    Raises `SpecProblems` with everything that does not fit the present states, the models or the rules; it is
+    `OutOfReach` when nothing is wrong but that sources of models do not answer.
     """
     by_endpoint: dict[str, list[Document]] = {}
     for document in documents:
@@ -115,7 +117,10 @@ def plan_apply(
             found.append(planned)
         problems += found
     if problems:
-        raise SpecProblems(sorted(problems, key=lambda problem: problem.document or 0))
+        out_of_reach = {str(model) for model in models.values() if isinstance(model, (SourceUnavailable, AccessDenied))}
+        may_be_right = all(problem.key == "model" and problem.message in out_of_reach for problem in problems)
+        refusal = OutOfReach if may_be_right else SpecProblems
+        raise refusal(sorted(problems, key=lambda problem: problem.document or 0))
     return Plan(tuple(changed), (), tuple(changes))
 
 

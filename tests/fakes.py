@@ -34,6 +34,7 @@ from router.domain.rollout import Announce, Rollout
 from router.domain.routing import Replica
 from router.domain.traffic import Traffic
 from router.events import EventLog
+from router.models.ports import SourceUnavailable
 from router.operations import Operations
 from router.plan import Rules
 from router.ports import ProxyStatus
@@ -164,6 +165,7 @@ class KnownModels:
 
     missing: set[str] = field(default_factory=set)
     content: dict[str, str] = field(default_factory=dict)
+    out_of_reach: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     known: dict[str, ResolvedModel] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)  # reference → why it may have no traffic
@@ -174,6 +176,8 @@ class KnownModels:
         await asyncio.sleep(0)
         if str(ref) in self.missing:
             raise ModelUnavailable(f"{ref}: there is no such file")
+        if str(ref) in self.out_of_reach:
+            raise SourceUnavailable(f"{ref}: registry.example: no route")
         if known := self.known.get(str(ref)):
             return known
         digit = self.content.get(str(ref), "a")

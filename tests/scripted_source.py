@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ class ScriptedSource:
     """Implements `router.models.ports.Source`: every reference names `files`.
 
     `breaks_after`: how many bytes each connection lives; 0: it does not break. `has_…`: what kind of source it is.
-    `trouble`: what resolving raises. `altered`: what a file's bytes become on their way.
+    `trouble`: what resolving raises; `held`: what it waits for first. `altered`: what bytes become on their way.
     """
 
     files: Mapping[str, bytes]
@@ -30,6 +31,7 @@ class ScriptedSource:
     trouble: ModelUnavailable | None = None
     revision: str = "r1"
     pinned: str = ""
+    held: asyncio.Event | None = None
     altered: Callable[[bytes], bytes] = lambda content: content
     reads: list[tuple[str, int]] = field(default_factory=list)  # file and offset of every connection
     sent: int = 0
@@ -49,6 +51,8 @@ class ScriptedSource:
 
     async def resolve(self, ref: ModelRef) -> Resolution:
         self.resolved += 1
+        if self.held:
+            await self.held.wait()
         if self.trouble:
             raise self.trouble
         return self.listing(ref)

@@ -15,17 +15,20 @@ from router.api.visibility import visible_names
 from router.applying import latest_of
 from router.domain.access import Operator
 from router.domain.errors import Conflict, CrossfadeError, Forbidden, Invalid, ModelUnavailable, NotFound, StoreFailed
+from router.models.ports import SourceUnavailable
 from router.operations import Operations
 from router.plan import RevisionConflict
 from router.quotas import QuotaExceeded
 from router.rollout_ports import Rollouts
-from router.spec import Problem, SpecProblems
+from router.spec import OutOfReach, Problem, SpecProblems
 from router.spec.problems import did_you_mean
 
 # error -> (HTTP status, stable code). Looked up along the class's bases, so the nearest one counts.
 _STATUS: dict[type[BaseException], tuple[int, str]] = {
+    OutOfReach: (503, "source_unavailable"),
     SpecProblems: (422, "invalid"),
     Invalid: (422, "invalid"),
+    SourceUnavailable: (503, "source_unavailable"),
     ModelUnavailable: (422, "model_unavailable"),
     NotFound: (404, "not_found"),
     RevisionConflict: (409, "revision_conflict"),

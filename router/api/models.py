@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -10,6 +11,7 @@ from router.api import model_shapes as shapes
 from router.api.model_views import lineage_view, model_view, pull_view, resolution_view
 from router.api.operator import Asking, Caller
 from router.desired import Desired
+from router.domain.errors import Invalid
 from router.domain.model_ref import ModelRef
 from router.models.cache_ports import Corrupt
 from router.models.catalogue import Catalogue
@@ -29,7 +31,7 @@ def model_routes(catalogue: Catalogue, desired: Desired) -> APIRouter:
     @routes.post("/models/resolve")
     async def resolve(request: shapes.ReferenceRequest) -> shapes.ResolutionView:
         """Ask a source what a reference names now. Nothing is fetched."""
-        resolution, kept = await catalogue.resolve(ModelRef.parse(request.reference))
+        resolution, kept = await catalogue.resolve(_reference(request))
         return resolution_view(resolution, kept)
 
     @routes.post("/models/collect")
@@ -48,7 +50,7 @@ def model_routes(catalogue: Catalogue, desired: Desired) -> APIRouter:
         request: shapes.ReferenceRequest, by: Caller, timeout_s: Annotated[float, _WAIT] = 0.0
     ) -> shapes.PullView:
         """Begin to fetch a model into the cache. It goes on when the caller leaves."""
-        pull = pulls.start(ModelRef.parse(request.reference), by)
+        pull = pulls.start(_reference(request), by)
         await pulls.ended(pull, timeout_s)
         return pull_view(pull)
 
@@ -80,6 +82,14 @@ def model_routes(catalogue: Catalogue, desired: Desired) -> APIRouter:
         return shapes.VerifiedView(digest=whole, is_intact=True, reason="")
 
     return routes
+
+
+def _reference(request: shapes.ReferenceRequest) -> ModelRef:
+    """Raises `Invalid`."""
+    ref = ModelRef.parse(request.reference)
+    if ref.scheme == "file" and not os.path.isabs(ref.location):
+        raise Invalid("reference", f"{ref} is a relative path", "write the absolute path: file:/srv/models/m.onnx")
+    return ref
 
 
 def lineage_routes(catalogue: Catalogue, desired: Desired) -> APIRouter:

@@ -48,7 +48,7 @@ def apply(
       crossfade apply -f blue.yaml -f green.yaml
     """
     from router.client import Refused
-    from router.spec import Problem, SpecProblems, read_specs, written_plain
+    from router.spec import OutOfReach, Problem, SpecProblems, read_specs, written_plain
 
     documents = read_specs([spec_source(file) for file in files])
     plain = [written_plain(document) for document in documents]
@@ -60,7 +60,7 @@ def apply(
                 plain, is_dry_run=dry_run, is_forced=force, is_signature_change_allowed=allow_signature_change
             )
         except Refused as error:
-            if error.code != "invalid" or not error.facts.get("problems"):
+            if error.code not in ("invalid", "source_unavailable") or not error.facts.get("problems"):
                 raise
             problems = []
             for item in error.facts["problems"]:
@@ -69,7 +69,7 @@ def apply(
                 problems.append(
                     documents[index].problem(key, message, hint) if is_ours else Problem(key, message, hint)
                 )
-            raise SpecProblems(problems) from None
+            raise (SpecProblems if error.code == "invalid" else OutOfReach)(problems) from None
         return conclude(
             session,
             client,

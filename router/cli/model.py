@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import typer
 from router.cli.output import duration, listing, say, table
 from router.cli.pulling import PullFailed, follow, size
 from router.cli.session import ExitCode, Output, Session, command
+from router.domain.model_ref import ModelRef
 
 Reference = Annotated[str, typer.Argument(metavar="REFERENCE", help="As in a spec's `model`.", show_default=False)]
 Digest = Annotated[
@@ -39,7 +41,7 @@ def resolve(session: Session, reference: Reference) -> None:
       crossfade model resolve models:/fraud@champion
     """
     with session.client() as client:
-        found = client.resolve_model(reference)
+        found = client.resolve_model(_from_here(reference))
     session.show(found, lambda: _resolution_text(found))
 
 
@@ -53,7 +55,7 @@ def pull(session: Session, reference: Reference) -> int:
       crossfade model pull s3://models/fraud/7 -o json
     """
     with session.client() as client:
-        ended = follow(client, reference, is_quiet=session.output is Output.JSON)
+        ended = follow(client, _from_here(reference), is_quiet=session.output is Output.JSON)
     if ended["state"] != "done":
         raise PullFailed(ended["reason"])
     session.show(ended, lambda: _pulled_text(ended))
@@ -115,6 +117,12 @@ def gc(session: Session, keep_last: KeepLast = 2, unused_for: UnusedFor = 3600.0
     count = len(removed["digests"])
     models = "1 model" if count == 1 else f"{count} models"
     session.show(removed, lambda: f"{models} removed, {size(removed['freed_bytes'])} freed")
+
+
+def _from_here(reference: str) -> str:
+    """A relative path is meant from where the command runs."""
+    ref = ModelRef.parse(reference)
+    return str(ModelRef("file", os.path.abspath(ref.location)) if ref.scheme == "file" else ref)
 
 
 def _resolution_text(found: Mapping[str, Any]) -> str:

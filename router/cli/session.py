@@ -119,20 +119,24 @@ def _run(session: Session, function: Command, arguments: dict[str, Any]) -> int:
 def report(session: Session, error: CrossfadeError) -> int:
     """Say the error on stderr (and, for programs, as JSON on stdout) and return its exit code."""
     from router.client import Refused, Unreachable
-    from router.spec import Problem, SpecProblems
+    from router.spec import OutOfReach, Problem, SpecProblems
 
     facts: dict[str, Any] = {"code": "failed", "message": str(error)}
     lines, code = [f"error: {error}"], ExitCode.FAILED
     match error:
         case SpecProblems():
-            lines, code = [f"error: {problem}" for problem in error.problems], ExitCode.USAGE
-            facts = {"code": "invalid", "message": str(error), "problems": [_problem(item) for item in error.problems]}
+            is_out_of_reach = isinstance(error, OutOfReach)
+            lines = [f"error: {problem}" for problem in error.problems]
+            code = ExitCode.FAILED if is_out_of_reach else ExitCode.USAGE
+            word = "source_unavailable" if is_out_of_reach else "invalid"
+            facts = {"code": word, "message": str(error), "problems": [_problem(item) for item in error.problems]}
         case Invalid():
             code = ExitCode.USAGE
             lines += [f"hint: {error.hint}"] if error.hint else []
             facts = {"code": "invalid", "message": str(error), "hint": error.hint}
         case Refused():
-            code = ExitCode.USAGE if error.status in (400, 422) else ExitCode.FAILED
+            is_wrong = error.status in (400, 422) and error.code != "model_unavailable"
+            code = ExitCode.USAGE if is_wrong else ExitCode.FAILED
             facts = error.facts
             problems = [Problem(item["key"], item["message"], item["hint"]) for item in facts.get("problems", ())]
             if problems:

@@ -5,13 +5,14 @@ Read text with `read_specs`, decoded JSON with `read_documents`; write with `to_
 """
 
 from router.spec.documents import Document, SpecSource, read_documents, read_specs
-from router.spec.problems import Mark, Problem, SpecProblems
+from router.spec.problems import Mark, OutOfReach, Problem, SpecProblems
 from router.spec.schema import json_schema
 from router.spec.writing import to_plain, to_yaml, written_plain
 
 __all__ = [
     "Document",
     "Mark",
+    "OutOfReach",
     "Problem",
     "SpecProblems",
     "SpecSource",

@@ -49,6 +49,10 @@ class SpecProblems(CrossfadeError):
         self.problems = tuple(problems)
 
 
+class OutOfReach(SpecProblems):
+    """The input may be right: what it names cannot be had at present. Every problem is of that kind."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint for an unknown `word`: the nearest known one, else all of them."""
     names = sorted(known)

@@ -10,6 +10,7 @@ import resource
 import stat
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,10 @@ from adapters.model_cache import ModelCache, Patience
 from router.domain.errors import Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef
 from router.domain.model_tree import ModelTree, TreeFile
-from router.models.cache_ports import Corrupt, Kept, NoRoom
+from router.models.cache_ports import Cache, Corrupt, Kept, NoRoom
 from router.models.ports import RemoteFile, Resolution, SourceLimits, SourceUnavailable
 from router.models.progress import PullProgress
+from tests.fake_models import MemoryCache
 from tests.scripted_source import ScriptedSource
 
 REF = ModelRef("models", "/fraud@champion")
@@ -34,7 +36,7 @@ def cache_at(folder: Path, limits: SourceLimits | None = None, keep_free_bytes: 
     return ModelCache(folder / "models", limits, HASTY, keep_free_bytes)
 
 
-async def fetched(cache: ModelCache, source: ScriptedSource) -> Kept:
+async def fetched(cache: Cache, source: ScriptedSource) -> Kept:
     resolution = source.listing(REF)
     progress = PullProgress(time.monotonic)
     return await cache.fetch(resolution, lambda file, offset: source.read(resolution, file, offset), progress)
@@ -53,6 +55,36 @@ def digest_of(files: dict[str, bytes]) -> str:
 
 def visible(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "models" / "trees").iterdir() if not path.name.startswith("."))
+
+
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+async def test_every_cache_finds_what_was_fetched_and_forgets_what_was_collected_or_damaged(
+    tmp_path: Path, kind: str
+) -> None:
+    real, fake = cache_at(tmp_path), MemoryCache(lambda: datetime.now(UTC))
+    cache: Cache = real if kind == "disk" else fake
+    for has_digests in (True, False):
+        source = ScriptedSource(FILES, has_digests=has_digests, revision=str(has_digests))
+        digest = digest_of(FILES)
+        assert (await cache.find(digest), await cache.known(source.listing(REF))) == (None, None)
+        assert await cache.verify(digest) is None
+        kept = await fetched(cache, source)
+        assert (kept.tree.digest, kept.folder.endswith(f"/trees/{digest}")) == (digest, True)
+        for found in (await cache.find(digest), await cache.known(source.listing(REF)), await cache.verify(digest)):
+            assert found is not None
+            assert (found.folder, found.tree) == (kept.folder, kept.tree)
+        assert [entry.tree for entry in await cache.entries()] == [kept.tree]
+        assert (await cache.collect({digest}, 0)).digests == ()
+        assert (await cache.collect((), 0)).digests == (digest,)
+        assert await cache.find(digest) is None
+        kept = await fetched(cache, source)
+        if kind == "disk":
+            _damage(Path(kept.folder, "fraud.onnx"))
+        else:
+            fake.damaged.add(digest)
+        with pytest.raises(Corrupt):
+            await cache.verify(digest)
+        assert (await cache.find(digest), await cache.entries()) == (None, ())
 
 
 async def test_a_model_is_a_read_only_folder_named_for_its_digest(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 from router.models.ports import SourceUnavailable
 from tests.cli.conftest import Terminal
@@ -42,6 +43,11 @@ def test_resolving_asks_and_fetches_nothing(terminal: Terminal) -> None:
     assert f"in the cache:  {DIGEST}" in terminal.run("model", "resolve", CHAMPION).out
 
 
+def test_a_relative_path_is_meant_from_here(terminal: Terminal) -> None:
+    found = terminal.run("model", "resolve", "file:models/m.onnx", "-o", "json")
+    assert found.json["reference"] == f"file:{Path('models/m.onnx').absolute()}"
+
+
 def test_what_cannot_be_had_is_told_and_nothing_is_broken(terminal: Terminal) -> None:
     terminal.bench.source.trouble = SourceUnavailable(f"{CHAMPION}: registry.example: no route")
     for verb in ("pull", "resolve"):
@@ -51,6 +57,15 @@ def test_what_cannot_be_had_is_told_and_nothing_is_broken(terminal: Terminal) ->
     assert terminal.run("model", "pull", "ftp://host/m.onnx").code == 2
     assert terminal.run("model", "show", "abcdef").code == 1
     assert terminal.run("model", "show", "../etc").code == 1
+
+
+def test_applying_what_cannot_be_had_now_exits_1_with_file_and_line(terminal: Terminal) -> None:
+    terminal.bench.models.out_of_reach = {"file:/green.onnx"}
+    path = terminal.spec(SPEC)
+    ran = terminal.run("apply", "-f", path)
+    assert (ran.code, ran.err) == (1, f"error: {path}:13:1: model: file:/green.onnx: registry.example: no route\n")
+    assert terminal.run("apply", "-f", path, "-o", "json").json["error"]["code"] == "source_unavailable"
+    assert terminal.bench.desired.states == {}
 
 
 def test_a_damaged_model_is_found_and_the_exit_code_says_so(terminal: Terminal) -> None:
