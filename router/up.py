@@ -31,6 +31,8 @@ _APPLY_TIMEOUT_S = 300.0  # models are read and hashed before they are taken
 # The longest that requests under way are waited for; a second Ctrl-C ends the waiting.
 _DRAIN_TIMEOUT_S = 60.0
 
+_MODEL_TROUBLE = ("model_not_resolved", "model_damaged", "model_missing", "model_fell_back")
+
 Say = Callable[[str], None]
 
 
@@ -142,6 +144,7 @@ class _Gateway:
                     # One endpoint that is not ready must not take the others down.
                     self._say(f"  ! {error}; `crossfade status` says what is missing")
             await self._start_rollouts(admin)
+            await self._warn_of_models(admin)
             self._welcome(config, endpoints)
             await self._follow(admin)
 
@@ -236,6 +239,13 @@ class _Gateway:
                     return changes
                 raise StartFailed(f"the specs were refused: {_error_words(answer)}")
             await asyncio.sleep(_POLL_S)
+
+    async def _warn_of_models(self, admin: httpx.AsyncClient) -> None:
+        """What is served is perhaps not what was asked for: it was not told yet, and must not be overlooked."""
+        with contextlib.suppress(httpx.TransportError):
+            for event in (await admin.get("/api/v1/events")).json()["events"]:
+                if event["kind"] in _MODEL_TROUBLE:
+                    self._say(f"  ! {event['message']}")
 
     def _welcome(self, config: GatewayConfig, endpoints: list[str]) -> None:
         self._say("")

@@ -13,7 +13,15 @@ import httpx
 import onnx
 
 from benchmarks.payloads import Payload
-from tests.system.gateway import SETTLE_TIMEOUT_S, Gateway, deployment, endpoint, eventually
+from tests.system.gateway import (
+    SETTLE_TIMEOUT_S,
+    Gateway,
+    a_gateway,
+    deployment,
+    endpoint,
+    eventually,
+    write_spec,
+)
 
 
 def with_weights_beside_it(model: Path, folder: Path) -> None:
@@ -77,3 +85,36 @@ def test_a_model_is_fetched_once_and_its_replicas_come_back_without_its_source(
     assert first["digest"] in shared.admin.collect_models(0, 0.0)["digests"]
     trail = shared.run("audit", "list", "-o", "json").stdout
     assert f"source file:{source}#sha256={first['digest']}" in trail
+
+
+def test_without_any_source_a_boot_serves_what_is_intact(models: Path, payload: Payload, tmp_path: Path) -> None:
+    """Two models are deployed one after the other. Then their files are gone, the later one is damaged in the cache,
+    and everything starts again."""
+    source = tmp_path / "net.onnx"
+    documents = [endpoint("pulled", {"only": 100}), deployment("pulled", "only", source, model_version="1")]
+    with a_gateway(tmp_path) as gateway:
+        shutil.copy(models / "mlp.onnx", source)
+        spec = write_spec(tmp_path / "spec.yaml", documents)
+        gateway.start(spec)
+        good = gateway.admin.deployment("pulled", "only")["model_sha256"]
+        onnx.save_model(_renamed(onnx.load(source)), source)
+        gateway.apply(*documents)
+        damaged = gateway.admin.deployment("pulled", "only")["model_sha256"]
+        assert damaged != good
+        gateway.send(signal.SIGTERM)
+        assert gateway.wait_for_end() == 0, gateway.said
+
+        source.unlink()
+        (file,) = (gateway.data_dir / "models" / "trees" / damaged).iterdir()
+        file.chmod(0o644)
+        file.write_bytes(bytes(file.stat().st_size))
+        gateway.start(spec)
+        eventually(lambda: answer(gateway, payload) == 200, SETTLE_TIMEOUT_S, lambda: gateway.said)
+        assert gateway.admin.deployment("pulled", "only")["model_sha256"] == good
+        assert "serves its last good model" in gateway.said
+
+
+def _renamed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Another file that computes the same."""
+    model.graph.name = "retrained"
+    return model
