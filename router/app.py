@@ -49,6 +49,7 @@ from router.models.approving import GatedModels
 from router.models.auditing import AuditedRecords
 from router.models.catalogue import Catalogue
 from router.models.freshness import Freshness
+from router.models.metrics import freshness_metrics
 from router.models.ports import Admission, Source
 from router.models.pulling import Pulling
 from router.models.pulls import Pulls
@@ -259,7 +260,7 @@ class ControlPlane:
             self.xds.proxies(),
             self._ray_status().is_connected,
         )
-        return gateway + agreement_metrics(self.agreement.all_pairs())
+        return gateway + agreement_metrics(self.agreement.all_pairs()) + freshness_metrics(self.catalogue.asked())
 
 
 def _measurer(http: HttpExchange) -> Measurer:

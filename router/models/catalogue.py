@@ -88,10 +88,11 @@ class Catalogue:
         origin = history.origin(digest, str(spec.model.whole)) or history.origin(digest)
         return Lineage(origin, history.approval(spec.endpoint, spec.name, digest))
 
-    def asked(self, operator: Operator) -> tuple[Asked, ...]:
-        """How well the sources of the references answer that the operator's deployments have, sorted; those that need
-        not be asked are left out."""
-        states = (state for state in self._desired.states.values() if operator.sees(state.endpoint.group))
+    def asked(self, operator: Operator | None = None) -> tuple[Asked, ...]:
+        """How well the sources of the deployments' references answer, sorted; those that need not be asked are left
+        out, and those of endpoints that the `operator` does not see."""
+        present = self._desired.states.values()
+        states = [state for state in present if operator is None or operator.sees(state.endpoint.group)]
         refs = sorted({str(item.spec.model.whole) for state in states for item in state.deployments.values()})
         return tuple(self._pulling.freshness.of(ref) for ref in refs if self._history.named_for_good(ref) is None)
 
