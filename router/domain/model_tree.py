@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from posixpath import dirname
 
 from router.domain.errors import Invalid
 
@@ -14,6 +15,7 @@ MAX_PART_BYTES = 255  # what file systems take for one name
 MAX_DEPTH = 16
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_TRITON_MODEL = re.compile(r"(?:[^/]+/)?(?P<version>[0-9]{1,18})/model\.onnx")
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -88,7 +90,7 @@ class ModelTree:
 
 
 def entry_of(tree: ModelTree, wanted: str = "") -> str:
-    """The path of the file that is loaded: the one that is `wanted`, else the only file, else the only .onnx.
+    """The path of the file that is loaded: the one that is `wanted`, else the only file, else what `graph_of` finds.
 
     Empty for a Triton model repository (it has a config.pbtxt) that has no such file. Raises `Invalid`.
     """
@@ -100,13 +102,28 @@ def entry_of(tree: ModelTree, wanted: str = "") -> str:
     if len(paths) == 1:
         return paths[0]
     graphs = [path for path in paths if path.endswith(".onnx")]
-    if len(graphs) == 1:
-        return graphs[0]
+    if graph := graph_of(graphs):
+        return graph
     if any(path.rpartition("/")[2] == "config.pbtxt" for path in paths):
         return ""
     if not graphs:
         raise Invalid("model", f"the model has no .onnx file: it has {_some(paths)}", "name the file after a '#'")
     raise Invalid("model", f"the model has several .onnx files: {_some(graphs)}", f"choose one: …#{graphs[0]}")
+
+
+def graph_of(graphs: Collection[str]) -> str:
+    """Which .onnx file is the model: the only one, else `model.onnx`, else the newest version of a Triton repository.
+
+    Empty when that is not clear.
+    """
+    if len(graphs) == 1:
+        return next(iter(graphs))
+    if "model.onnx" in graphs:
+        return "model.onnx"
+    versions = {int(match["version"]): path for path in graphs if (match := _TRITON_MODEL.fullmatch(path))}
+    if len(versions) == len(graphs) > 0 and len({dirname(dirname(path)) for path in graphs}) == 1:
+        return versions[max(versions)]
+    return ""
 
 
 def _some(paths: list[str]) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
-from posixpath import basename, dirname, splitext
+from posixpath import basename, splitext
 
-from router.domain.model_tree import ModelTree
+from router.domain.model_tree import ModelTree, graph_of
 from router.models.ports import AdmissionRefused, SourceLimits
 from router.models.trial import Check
 
@@ -80,7 +80,6 @@ _ORT_FORMAT = b"ORTM"  # at byte 4
 _ONLY = "publish only the model, its weights and text"
 
 _TRITON_CODE = re.compile(r"(?:[^/]+/)?[0-9]+/model\.py")
-_TRITON_MODEL = re.compile(r"(?:[^/]+/)?(?P<version>[0-9]{1,18})/model\.onnx")
 
 
 class Kind(Enum):
@@ -160,18 +159,17 @@ def check_formats(heads: Mapping[str, bytes], may_bring_code: bool) -> tuple[str
     return tuple(graphs)
 
 
-def model_of(graphs: tuple[str, ...]) -> str:
-    """Which of these is the model: the only one, else `model.onnx`, else the newest version of a Triton repository."""
-    if len(graphs) == 1:
-        return graphs[0]
-    if "model.onnx" in graphs:
-        return "model.onnx"
-    versions = {int(match["version"]): path for path in graphs if (match := _TRITON_MODEL.fullmatch(path))}
-    if len(versions) == len(graphs) > 0 and len({dirname(dirname(path)) for path in graphs}) == 1:
-        return versions[max(versions)]
+def model_of(graphs: tuple[str, ...], chosen: str = "") -> str:
+    """Which of these is the model; `chosen`: as its reference says. Raises `AdmissionRefused` when that is not clear."""
+    if chosen:
+        if chosen not in graphs:
+            raise _refused(f"{chosen!r}, which the reference chooses, is no .onnx file of it", "choose one that is")
+        return chosen
+    if graph := graph_of(graphs):
+        return graph
     raise _refused(
         f"there are {len(graphs)} .onnx files ({_some(graphs)})",
-        "publish one model, or call the one that is to be served model.onnx",
+        "choose one after a '#' in the reference, or publish one model",
     )
 
 

@@ -21,7 +21,9 @@ def tree(*paths: str) -> ModelTree:
         (["a.onnx", "b.onnx"], "b.onnx", "b.onnx"),
         (["a/1/model.onnx", "a/config.pbtxt"], "", "a/1/model.onnx"),
         (["a/1/model.plan", "a/config.pbtxt"], "", ""),
-        (["a/1/model.onnx", "a/2/model.onnx", "a/config.pbtxt"], "", ""),
+        (["a/1/model.onnx", "a/10/model.onnx", "a/9/model.onnx"], "", "a/10/model.onnx"),
+        (["encoder.onnx", "model.onnx"], "", "model.onnx"),
+        (["a/1/x.onnx", "a/2/y.onnx", "a/config.pbtxt"], "", ""),
     ],
 )
 def test_the_only_graph_is_loaded_or_the_chosen_one(paths: list[str], wanted: str, entry: str) -> None:

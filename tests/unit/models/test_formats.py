@@ -35,6 +35,12 @@ def test_two_models_are_refused_and_named(files: list[str]) -> None:
         model_of(tuple(files))
 
 
+def test_the_chosen_one_of_several_is_the_model_and_nothing_but_a_graph_can_be_chosen() -> None:
+    assert model_of(("a.onnx", "b.onnx"), "b.onnx") == "b.onnx"
+    with pytest.raises(AdmissionRefused, match=r"'weights\.bin', which the reference chooses, is no \.onnx file of it"):
+        model_of(("a.onnx", "b.onnx"), "weights.bin")
+
+
 def test_what_lies_beside_models_is_let_in() -> None:
     beside = {
         "README.md": "ünï".encode(),
