@@ -18,18 +18,22 @@ from typing import Any
 import uvicorn
 import uvloop
 
+from adapters.candidate_files import CandidateFiles
 from adapters.commands import CommandSampler
 from adapters.http_exchange import HttpExchange
 from adapters.local_models import FileSource, PackageSource
 from adapters.lookout import ConnectionLookout
 from adapters.model_cache import ModelCache
 from adapters.model_records import ModelRecords
+from adapters.model_signatures import KeyVerifier
 from adapters.model_sources import ModelSources
+from adapters.onnx.trial_process import TrialProcess
 from adapters.prometheus import PrometheusSampler
 from adapters.ray.logs import ReplicaLogs
 from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_access import SqliteAccess
 from adapters.sqlite_store import SqliteStore
+from adapters.triton_config import TritonConfigs
 from adapters.webhooks import Webhooks, WebhookSampler
 from router.access import Access
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
@@ -45,6 +49,7 @@ from router.domain.sources import CommandOutput, PrometheusQuery, WebhookAnswer
 from router.events import EventLog
 from router.measuring import Measurer
 from router.metrics import MetricsPage, gateway_metrics
+from router.models.admission import AdmissionRules, Eyes, ModelAdmission
 from router.models.approving import GatedModels
 from router.models.auditing import AuditedRecords
 from router.models.catalogue import Catalogue
@@ -275,9 +280,9 @@ def _model_sources() -> Source:
     return ModelSources(sources)
 
 
-def _admission() -> Admission | None:
+def _admission() -> Admission:
     """The gate before traffic."""
-    return None
+    return ModelAdmission(AdmissionRules(), Eyes(CandidateFiles(), TritonConfigs(), KeyVerifier(()), TrialProcess()))
 
 
 def _now() -> datetime:

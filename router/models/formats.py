@@ -160,7 +160,7 @@ def check_formats(heads: Mapping[str, bytes], may_bring_code: bool) -> tuple[str
 
 
 def model_of(graphs: tuple[str, ...], chosen: str = "") -> str:
-    """Which of these is the model; `chosen`: as its reference says. Raises `AdmissionRefused` when that is not clear."""
+    """Which of these is the model, `chosen` or not. Raises `AdmissionRefused` when that is not clear."""
     if chosen:
         if chosen not in graphs:
             raise _refused(f"{chosen!r}, which the reference chooses, is no .onnx file of it", "choose one that is")
