@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -21,8 +22,11 @@ import uvloop
 from adapters.candidate_files import CandidateFiles
 from adapters.commands import CommandSampler
 from adapters.http_exchange import HttpExchange
+from adapters.http_registry import HttpModels
+from adapters.huggingface_registry import HuggingFaceModels
 from adapters.local_models import FileSource, PackageSource
 from adapters.lookout import ConnectionLookout
+from adapters.mlflow import MlflowModels
 from adapters.model_cache import ModelCache
 from adapters.model_records import ModelRecords
 from adapters.model_signatures import KeyVerifier
@@ -30,9 +34,13 @@ from adapters.model_sources import ModelSources
 from adapters.onnx.trial_process import TrialProcess
 from adapters.prometheus import PrometheusSampler
 from adapters.ray.logs import ReplicaLogs
+from adapters.registries.cloud import CloudModels
+from adapters.registries.docker_credentials import DockerCredentials
+from adapters.registries.oci import OciModels
 from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_access import SqliteAccess
 from adapters.sqlite_store import SqliteStore
+from adapters.transport import HttpTransport
 from adapters.triton_config import TritonConfigs
 from adapters.webhooks import Webhooks, WebhookSampler
 from router.access import Access
@@ -55,10 +63,12 @@ from router.models.auditing import AuditedRecords
 from router.models.catalogue import Catalogue
 from router.models.freshness import Freshness
 from router.models.metrics import freshness_metrics
-from router.models.ports import Admission, Source
+from router.models.ports import Admission, Source, Transport
 from router.models.pulling import Pulling
 from router.models.pulls import Pulls
 from router.models.recovery import Recovery
+from router.models.settings import RegistrySettings
+from router.models.settings_file import settings_in
 from router.operations import Operations
 from router.plan import Rules
 from router.ports import Runtime
@@ -71,6 +81,7 @@ from router.rollouts.course import Surroundings
 from router.rollouts.engine import RolloutEngine
 from router.rollouts.telling import Teller
 from router.server_state import server_view
+from router.spec import SpecProblems
 from router.telemetry import AttemptMeter
 from router.version import VERSION
 from router.vigil import Vigil
@@ -138,9 +149,11 @@ class ControlPlane:
         self.oversight = Oversight(
             Access(kept_secret(config.admin_token_file), access, self.events.now), quotas, access
         )
+        registries = settings_in(config.registries_file, is_required=bool(config.registries))
+        self.transport = HttpTransport(registries)
         self.pulling = Pulling(
-            _model_sources(),
-            ModelCache(config.models_dir),
+            _model_sources(config, registries, self.transport),
+            ModelCache(config.models_dir, registries.limits),
             AuditedRecords(ModelRecords(config.model_records), access),
             Freshness(),
             _now,
@@ -149,7 +162,7 @@ class ControlPlane:
         self.recovery = Recovery(commits, self.reconciler, self.pulling, _now)
         self.operations = Operations(
             commits,
-            GatedModels(self.pulling, _admission(), _now),
+            GatedModels(self.pulling, _admission(registries), _now),
             self.reconciler,
             self.rollouts,
             quotas,
@@ -218,6 +231,7 @@ class ControlPlane:
             background.cancel()
         await asyncio.gather(serving, reconciling, rolling, telling, comparing, recovering, return_exceptions=True)
         await self.catalogue.pulls.close()
+        await self.transport.close()
         await self.http.close()
         self.reconciler.close()
         await self.waiting_room.close()
@@ -274,15 +288,30 @@ def _measurer(http: HttpExchange) -> Measurer:
     )
 
 
-def _model_sources() -> Source:
+def _model_sources(config: GatewayConfig, settings: RegistrySettings, transport: Transport) -> Source:
     """Every place that models come from, by the scheme of the references."""
-    sources: dict[str, Source] = {"file": FileSource(), "package": PackageSource()}
-    return ModelSources(sources)
+    docker = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "config.json")
+    urls, cloud = HttpModels(transport), CloudModels(transport, settings)
+    clouds = dict.fromkeys(("s3", "gs", "az", "abfss"), cloud)
+    return ModelSources(
+        {
+            "file": FileSource(),
+            "package": PackageSource(),
+            "https": urls,
+            "http": urls,
+            "models": MlflowModels(transport, settings, clouds),
+            "hf": HuggingFaceModels(transport, settings),
+            "oci": OciModels(transport, settings, DockerCredentials(docker), config.models_dir / "spool"),
+            **clouds,
+        }
+    )
 
 
-def _admission() -> Admission:
+def _admission(settings: RegistrySettings) -> Admission:
     """The gate before traffic."""
-    return ModelAdmission(AdmissionRules(), Eyes(CandidateFiles(), TritonConfigs(), KeyVerifier(()), TrialProcess()))
+    rules = AdmissionRules(policy=settings.signatures.policy, sizes=settings.limits)
+    verifier = KeyVerifier(settings.signatures.keys)
+    return ModelAdmission(rules, Eyes(CandidateFiles(), TritonConfigs(), verifier, TrialProcess()))
 
 
 def _now() -> datetime:
@@ -314,7 +343,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         control_plane = ControlPlane(config)
-    except (StoreFailed, Invalid) as error:
+    except (StoreFailed, Invalid, SpecProblems) as error:
         print(error, file=sys.stderr)  # the supervisor shows the last line of this log
         sys.exit(EXIT_HOPELESS)
     code = 1
