@@ -79,7 +79,8 @@ class Operations:
 
         Raises `SpecProblems`, `RevisionConflict` against `expected`, or `Conflict` with a rollout that is under way.
         """
-        models = await self._resolved({doc.content.model for doc in documents if isinstance(doc.content, Deployment)})
+        specs = [doc.content for doc in documents if isinstance(doc.content, Deployment)]
+        models = await self._resolved({spec.model for spec in specs if isinstance(spec.model, ModelRef)})
 
         def decide() -> Plan:
             return plan_apply(self.desired.states, documents, models, self._rules)
