@@ -28,6 +28,7 @@ from adapters.ray.logs import ReplicaLogs
 from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_access import SqliteAccess
 from adapters.sqlite_store import SqliteStore
+from adapters.triton.readiness import TritonReadiness
 from adapters.webhooks import Webhooks, WebhookSampler
 from router.access import Access
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
@@ -56,6 +57,7 @@ from router.rollouts.engine import RolloutEngine
 from router.rollouts.telling import Teller
 from router.server_state import server_view
 from router.telemetry import AttemptMeter
+from router.tritons import Tritons
 from router.version import VERSION
 from router.vigil import Vigil
 from router.waiting_room import WaitingRoom
@@ -97,6 +99,8 @@ class ControlPlane:
         self.reconciler = Reconciler(
             self.desired, self.xds, self.store, self.events, config.ray_address, self.waiting_room
         )
+        self.triton_readiness = TritonReadiness()
+        self.tritons = Tritons(self.desired.states, self.triton_readiness, self.reconciler.note_tritons)
         commits = Commits(self.desired, self.store, self.reconciler, self.events)
         self.agreement = Agreement(
             ReplicaAnswers(config.gateway_token),
@@ -147,6 +151,7 @@ class ControlPlane:
         metrics = Listener(self.metrics.handler(), token=b"", max_body_bytes=_MAX_SERVER_BODY_BYTES)
         await server_calls.open_unix(str(config.server_socket))
         await self.reconciler.start_routing()
+        self.tritons.restore(self.reconciler.tritons)
         await self.xds.start(str(config.xds_socket), reports_service(self.meter.take))
         self.xds.release()
         await metrics.open_tcp(config.bind, config.ports.metrics)
@@ -173,10 +178,12 @@ class ControlPlane:
         rolling = _named(self.rollouts.run(), "rollouts")
         telling = _named(self.webhooks.run(), "webhooks")
         comparing = _named(self.agreement.run(), "agreement")
+        asking = _named(self.tritons.run(self.reconciler.status_changed), "tritons")
         stopped = asyncio.create_task(stopping.wait())
-        await asyncio.wait({serving, reconciling, rolling, comparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        waited = {serving, reconciling, rolling, comparing, asking, stopped}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         code = 0
-        for background in (rolling, comparing):
+        for background in (rolling, comparing, asking):
             if background.done():
                 background.result()
         if reconciling.done():
@@ -187,10 +194,11 @@ class ControlPlane:
             await asyncio.sleep(_LAST_WORDS_S)
         admin.should_exit = True
         reconciling.cancel()
-        for background in (rolling, telling, comparing):
+        for background in (rolling, telling, comparing, asking):
             background.cancel()
-        await asyncio.gather(serving, reconciling, rolling, telling, comparing, return_exceptions=True)
+        await asyncio.gather(serving, reconciling, rolling, telling, comparing, asking, return_exceptions=True)
         await self.http.close()
+        await self.triton_readiness.close()
         self.reconciler.close()
         await self.waiting_room.close()
         await self.metrics.close()

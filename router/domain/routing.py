@@ -182,7 +182,7 @@ def _upstream(deployed: DeployedModel, replicas: Collection[Replica]) -> Upstrea
     return Upstream(
         deployment=spec.name,
         model_version=deployed.model_version,
-        addresses=tuple(sorted((replica.address for replica in _balanced(deployed, serving, replicas)), key=str)),
+        addresses=tuple(sorted({replica.address for replica in _balanced(deployed, serving, replicas)}, key=str)),
         request_timeout_ms=spec.request_settings.request_timeout_ms + 1000 * start_timeout_s,
         # For the most replicas that there may be: Envoy builds the cluster anew when it changes. Each replica has its
         # own bound as well.
@@ -206,5 +206,9 @@ def _balanced(
         return serving
     generation = serving[0].generation if serving else deployed.generation
     return (
-        replica for replica in replicas if replica.deployment == deployed.spec.name and replica.generation == generation
+        replica
+        for replica in replicas
+        if replica.deployment == deployed.spec.name
+        and replica.generation == generation
+        and replica.state is not ReplicaState.FAILED  # nobody knows where it is
     )

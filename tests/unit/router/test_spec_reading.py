@@ -264,7 +264,10 @@ MISTAKES = [
     ),
     (
         DEPLOYMENT + "backend: triton\n",
-        ["s.yaml:5:10: backend: 'triton' is not in this version of Crossfade yet (use onnx)"],
+        [
+            "s.yaml:1:1: triton: the key is missing, which says where Triton is "
+            "(such as triton: {mode: direct, servers: [{host: 10.0.0.7}], model: fraud})"
+        ],
     ),
     (
         DEPLOYMENT + "instance_count: 2\nscale_settings: {max_instances: 3}\n",
