@@ -18,8 +18,8 @@ local NO_JSON = "the request is not JSON as the protocol has it"
 local NO_MESSAGE = "the gRPC message cannot be read"
 local NO_SHARED_MEMORY = "shared memory is not offered here: send the tensors in the request"
 
-local function refused(text)
-  error({ text = text }, 0)
+local function refused(text, status)
+  error({ text = text, status = status or "400" }, 0)
 end
 
 -- JSON, as far as it must be understood. Whatever is not certain is refused.
@@ -129,9 +129,18 @@ local function times(count, dimension, bytes)
   return count * dimension
 end
 
+-- Triton repeats the shape in what it says, which over gRPC stands in a header.
+local function one_more(dimensions)
+  if dimensions == MAX_DEPTH then
+    refused("an input's shape has more than " .. MAX_DEPTH .. " dimensions")
+  end
+  return dimensions + 1
+end
+
 local function check_shape(text, at, bytes)
-  local count = 1
+  local count, dimensions = 1, 0
   return each_entry(text, at, function(from)
+    dimensions = one_more(dimensions)
     local _, stop = find(text, "^%d+", from)
     if not stop then
       refused("an input's shape is not a list of whole numbers")
@@ -294,7 +303,7 @@ end
 
 -- A tensor's name is field 1, an input's shape field 3; parameters are entries of a map: key 1, value 2.
 local function check_tensor(text, from, to, parameters, bytes)
-  local count, name = 1, ""
+  local count, dimensions, name = 1, 0, ""
   each_field(text, from, to, function(number, wire, _, at, stop)
     if number == 1 and wire == 2 then
       name = sub(text, at, stop)
@@ -304,6 +313,7 @@ local function check_tensor(text, from, to, parameters, bytes)
     elseif number == 3 and bytes then
       while at <= stop do -- packed, or a single one
         local dimension
+        dimensions = one_more(dimensions)
         dimension, at = varint(text, at)
         count = times(count, dimension, bytes)
       end
@@ -348,7 +358,7 @@ end
 
 local function check_infer(handle)
   if handle:headers():get("content-encoding") then
-    refused("@COMPRESSED@")
+    refused("@COMPRESSED@", "415")
   end
   local _, text = whole_body(handle)
   local headers = handle:headers()
@@ -410,8 +420,8 @@ function envoy_on_request(handle)
   local is_fine, status, text = pcall(for_triton, handle, served, path)
   if not is_fine then
     -- Envoy lets a request pass when a script fails.
-    text = type(status) == "table" and status.text or "the request could not be checked"
-    status = "400"
+    local refusal = type(status) == "table" and status or { status = "400", text = "the request could not be checked" }
+    status, text = refusal.status, refusal.text
   end
   if status then
     handle:respond({ [":status"] = status }, text) -- local_replies.py says it in the client's protocol
