@@ -404,7 +404,8 @@ end
 function envoy_on_request(handle)
   local headers = handle:headers()
   local path = headers:get("@ROUTED_PATH@")
-  if not path then
+  local is_again = path ~= nil
+  if not is_again then
     path = headers:get(":path")
     headers:add("@ROUTED_PATH@", path)
   end
@@ -413,6 +414,10 @@ function envoy_on_request(handle)
   if served == "" then
     headers:replace(":path", path)
     headers:replace("@TOKEN_HEADER@", "@TOKEN@")
+    local body = is_again and handle:body()
+    if body then
+      handle:headers():replace("content-length", tostring(body:length())) -- a Triton's message was of another length
+    end
     return
   end
   headers:remove("@TOKEN_HEADER@")
