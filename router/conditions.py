@@ -35,7 +35,7 @@ def deployment_status(
     if deployed.spec.scale_settings is not None:
         wanted = max(wanted, kept.get(key, 0))
     elif wanted and isinstance(deployed.model, RunningTriton):
-        wanted = deployed.spec.most_instances
+        wanted = deployed.spec.most_answering
     trouble = troubles.get(key, "") or waiting_reason(deployed, replicas)
     failure = failure_of(deployed, replicas)
     if ready:

@@ -178,10 +178,15 @@ class Deployment:
 
     @property
     def most_instances(self) -> int:
-        """Also where they are no replicas of ours."""
+        """The most replicas of ours that may run."""
         if isinstance(self.model, RunningTriton):
-            return len(self.model.servers)
+            return 0
         return self.instance_count if self.scale_settings is None else self.scale_settings.max_instances
+
+    @property
+    def most_answering(self) -> int:
+        """How many share the requests at most: replicas, or servers that run elsewhere."""
+        return len(self.model.servers) if isinstance(self.model, RunningTriton) else self.most_instances
 
     def _check_backend(self) -> None:
         """Who runs the model, and that nothing is said about replicas that there are not."""

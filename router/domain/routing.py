@@ -186,7 +186,7 @@ def _upstream(deployed: DeployedModel, replicas: Collection[Replica]) -> Upstrea
         request_timeout_ms=spec.request_settings.request_timeout_ms + 1000 * start_timeout_s,
         # For the most replicas that there may be: Envoy builds the cluster anew when it changes. Each replica has its
         # own bound as well.
-        max_requests=spec.request_settings.max_concurrent_requests_per_instance * max(1, spec.most_instances),
+        max_requests=spec.request_settings.max_concurrent_requests_per_instance * max(1, spec.most_answering),
         max_request_bytes=spec.request_settings.max_request_bytes,
         is_held=is_held,
         triton=deployed.model if isinstance(deployed.model, RunningTriton) else None,
