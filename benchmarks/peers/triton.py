@@ -18,7 +18,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from benchmarks.peers.arguments import Arguments, parse
+from benchmarks.peers.arguments import parse
 from benchmarks.peers.session import MAX_BATCH_SIZE
 from benchmarks.triton_server import TritonPorts, triton_command, triton_environment
 
@@ -34,10 +34,11 @@ parameters {{ key: "path" value: {{ string_value: "{path}" }} }}
 """
 
 
-def write_repository(arguments: Arguments) -> Path:
-    session = onnxruntime.InferenceSession(str(arguments.model), providers=["CPUExecutionProvider"])
+def write_repository(model: Path, folder: Path) -> Path:
+    """With the ONNX model as `mlp`, version 1."""
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     (model_input,), (output,) = session.get_inputs(), session.get_outputs()
-    repository = arguments.folder / "repository"
+    repository = folder / "repository"
     (repository / "mlp" / "1").mkdir(parents=True)
     (repository / "mlp" / "config.pbtxt").write_text(
         CONFIGURATION.format(
@@ -46,7 +47,7 @@ def write_repository(arguments: Arguments) -> Path:
             input_dims=list(model_input.shape[1:]),
             output=output,
             output_dims=list(output.shape[1:]),
-            path=arguments.model,
+            path=model,
         )
     )
     shutil.copy(Path(__file__).with_name("triton_model.py"), repository / "mlp" / "1" / "model.py")
@@ -57,7 +58,7 @@ def main() -> None:
     arguments = parse(__doc__)
     packages = Path(sysconfig.get_path("purelib"))
     ports = TritonPorts(arguments.port, arguments.grpc_port)
-    command = triton_command(packages, write_repository(arguments), ports)
+    command = triton_command(packages, write_repository(arguments.model, arguments.folder), ports)
     os.execve(command[0], command, triton_environment(packages, Path(sys.executable)))
 
 

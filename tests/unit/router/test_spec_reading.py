@@ -281,7 +281,7 @@ MISTAKES = [
             "s.yaml:5:41: triton.servers[0].host: 'a b' is not what can stand here (such as '10.0.0.7')",
             "s.yaml:5:46: triton.servers[0].prt: is not a key here (known: grpc_port, host, http_port)",
             "s.yaml:5:55: triton.servers[1]: the key 'host' is missing (Its name or IPv4 address.)",
-            "s.yaml:5:68: triton.model: '../etc' is not what can stand here (such as 'fraud')",
+            "s.yaml:5:67: triton.model: '../etc' is not what can stand here (such as 'fraud')",
         ],
     ),
     (
