@@ -84,7 +84,7 @@ async def test_one_of_two_that_is_killed_under_load_and_comes_back_fails_nothing
 
 async def test_one_of_two_that_hangs_under_load_fails_nothing(plane: DataPlane, pair: tuple[Triton, Triton]) -> None:
     first, second = pair
-    await plane.endpoint("hung", green(first, second, timeout_ms=2500))
+    await plane.endpoint("hung", green(first, second, timeout_ms=5000))
     await all_healthy(plane, "hung", 2)
 
     async with under_load(plane, "hung", ONE) as load:
