@@ -16,8 +16,8 @@ An internal listener instead would have kept all that out of the clusters, for o
 
 Measured (benchmarks/triton_direct.py, two cores that others used as well, two INT32 tensors [1, 16], CPU of Envoy for a
 JSON request): 95 µs with the last of the filters alone, 119 with all of them. Through Envoy, half of the replies come
-0.2 to 0.26 ms later over HTTP, 0.35 to 0.4 over gRPC. Each deployment costs Envoy 1 MB: a Lua machine for each of its two
-clusters and each worker.
+0.2 to 0.26 ms later over HTTP, 0.35 to 0.4 over gRPC. Each deployment costs Envoy 1 MB: a Lua machine for each of its
+two clusters and each worker.
 """
 
 from __future__ import annotations
