@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 
-from router.domain.routing import Address, TcpAddress, UnixAddress
+from router.domain.routing import Address, TcpAddress, TritonAddress, UnixAddress
 from router.ports import Presence
 
 _PATIENCE_S = 0.2
@@ -19,7 +19,7 @@ class ConnectionLookout:
         match address:
             case UnixAddress(path):
                 return _look_at_socket(path)
-            case TcpAddress(ip, port):
+            case TcpAddress(ip, port) | TritonAddress(ip, port, _):
                 return await _look_at_port(ip, port)
 
 

@@ -21,9 +21,9 @@ from router.domain.audit import Record
 from router.domain.endpoint import DeployedModel, Deployment, Endpoint, EndpointState
 from router.domain.errors import Conflict, CrossfadeError, Invalid, StoreFailed
 from router.domain.evidence import Evidence
-from router.domain.model_ref import ResolvedModel
+from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.rollout import Announce, Page, Rollout
-from router.domain.routing import Address, Replica, ReplicaState, TcpAddress, UnixAddress
+from router.domain.routing import Address, Replica, ReplicaState, TcpAddress, TritonAddress, UnixAddress
 from router.domain.traffic import Traffic
 from router.rollout_ports import Entry, record_of
 from router.spec import read_documents, to_plain
@@ -130,7 +130,7 @@ class SqliteStore:
         try:
             deployments: dict[str, dict[str, DeployedModel]] = {}
             for endpoint, spec, path, sha256 in rows:
-                deployed = DeployedModel(_read(spec, Deployment), ResolvedModel(path, sha256))
+                deployed = _deployed(_read(spec, Deployment), path, sha256)
                 deployments.setdefault(endpoint, {})[deployed.spec.name] = deployed
             return {
                 name: EndpointState(_read(spec, Endpoint), MappingProxyType(deployments.get(name, {})), revision)
@@ -258,7 +258,7 @@ class SqliteStore:
         connection.executemany(
             "INSERT INTO deployment VALUES (?, ?, ?, ?, ?)",
             [
-                (name, item.spec.name, json.dumps(to_plain(item.spec)), item.model.path, item.model.sha256)
+                (name, item.spec.name, json.dumps(to_plain(item.spec)), *_content(item))
                 for item in state.deployments.values()
             ],
         )
@@ -338,8 +338,20 @@ def _entry(rollout: str, endpoint: str, is_page: int, text: str) -> Entry:
     return Entry(rollout, endpoint, plain.from_plain(Page if is_page else Announce, json.loads(text)))
 
 
+def _content(deployed: DeployedModel) -> tuple[str, str]:
+    """Where the model's content is and its digest; nothing for one that runs elsewhere."""
+    return (deployed.model.path, deployed.model.sha256) if isinstance(deployed.model, ResolvedModel) else ("", "")
+
+
+def _deployed(spec: Deployment, path: str, sha256: str) -> DeployedModel:
+    return DeployedModel(spec, ResolvedModel(path, sha256) if isinstance(spec.model, ModelRef) else spec.model)
+
+
 def _address(text: str) -> Address:
     if text.startswith("unix:"):
         return UnixAddress(text.removeprefix("unix:"))
+    if text.startswith("triton:"):
+        ip, http_port, grpc_port = text.removeprefix("triton:").rsplit(":", 2)
+        return TritonAddress(ip, int(http_port), int(grpc_port))
     ip, _, port = text.rpartition(":")
     return TcpAddress(ip, int(port))

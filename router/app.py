@@ -41,6 +41,7 @@ from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_access import SqliteAccess
 from adapters.sqlite_store import SqliteStore
 from adapters.transport import HttpTransport
+from adapters.triton.readiness import TritonReadiness
 from adapters.triton_config import TritonConfigs
 from adapters.webhooks import Webhooks, WebhookSampler
 from router.access import Access
@@ -83,6 +84,7 @@ from router.rollouts.telling import Teller
 from router.server_state import server_view
 from router.spec import SpecProblems
 from router.telemetry import AttemptMeter
+from router.tritons import Tritons
 from router.version import VERSION
 from router.vigil import Vigil
 from router.waiting_room import WaitingRoom
@@ -124,6 +126,8 @@ class ControlPlane:
         self.reconciler = Reconciler(
             self.desired, self.xds, self.store, self.events, config.ray_address, self.waiting_room
         )
+        self.triton_readiness = TritonReadiness()
+        self.tritons = Tritons(self.desired.states, self.triton_readiness, self.reconciler.note_tritons)
         commits = Commits(self.desired, self.store, self.reconciler, self.events)
         self.agreement = Agreement(
             ReplicaAnswers(config.gateway_token),
@@ -185,6 +189,7 @@ class ControlPlane:
         metrics = Listener(self.metrics.handler(), token=b"", max_body_bytes=_MAX_SERVER_BODY_BYTES)
         await server_calls.open_unix(str(config.server_socket))
         await self.reconciler.start_routing()
+        self.tritons.restore(self.reconciler.tritons)
         await self.xds.start(str(config.xds_socket), reports_service(self.meter.take))
         self.xds.release()
         await metrics.open_tcp(config.bind, config.ports.metrics)
@@ -213,10 +218,12 @@ class ControlPlane:
         telling = _named(self.webhooks.run(), "webhooks")
         comparing = _named(self.agreement.run(), "agreement")
         recovering = _named(self.recovery.run(), "recovery of models")
+        asking = _named(self.tritons.run(self.reconciler.status_changed), "tritons")
         stopped = asyncio.create_task(stopping.wait())
-        await asyncio.wait({serving, reconciling, rolling, comparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        waited = {serving, reconciling, rolling, comparing, asking, stopped}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         code = 0
-        for background in (rolling, comparing):
+        for background in (rolling, comparing, asking):
             if background.done():
                 background.result()
         if reconciling.done():
@@ -227,12 +234,14 @@ class ControlPlane:
             await asyncio.sleep(_LAST_WORDS_S)
         admin.should_exit = True
         reconciling.cancel()
-        for background in (rolling, telling, comparing, recovering):
+        for background in (rolling, telling, comparing, recovering, asking):
             background.cancel()
-        await asyncio.gather(serving, reconciling, rolling, telling, comparing, recovering, return_exceptions=True)
+        everybody = (serving, reconciling, rolling, telling, comparing, recovering, asking)
+        await asyncio.gather(*everybody, return_exceptions=True)
         await self.catalogue.pulls.close()
         await self.transport.close()
         await self.http.close()
+        await self.triton_readiness.close()
         self.reconciler.close()
         await self.waiting_room.close()
         await self.metrics.close()

@@ -13,9 +13,10 @@ from router.admin_ports import (
     Pending,
     Settlement,
 )
-from router.decisions import AppKey, app_key, failure_of, ready_count
+from router.decisions import AppKey, app_key, failure_of, ready_count, waiting_reason
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.routing import Replica, is_asleep, serving_replicas
+from router.domain.triton import RunningTriton
 
 
 def deployment_status(
@@ -33,7 +34,9 @@ def deployment_status(
     wanted = deployed.spec.least_instances
     if deployed.spec.scale_settings is not None:
         wanted = max(wanted, kept.get(key, 0))
-    trouble = troubles.get(key, "")
+    elif wanted and isinstance(deployed.model, RunningTriton):
+        wanted = deployed.spec.most_answering
+    trouble = troubles.get(key, "") or waiting_reason(deployed, replicas)
     failure = failure_of(deployed, replicas)
     if ready:
         reason = trouble if ready < wanted else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.model_ref import ResolvedModel
 from router.domain.routing import Address, Replica, ReplicaState, Routing, serving_replicas
 from router.domain.scaling import ScaleSettings
 from router.ports import RunningApp
@@ -26,12 +27,14 @@ def scale_of(deployed: DeployedModel) -> Scale:
 
 
 def wanted_apps(states: Iterable[EndpointState], asleep: Collection[AppKey] = ()) -> dict[AppKey, DeployedModel]:
-    """The applications that should run: not the stopped ones, nor those `asleep`."""
+    """The applications that should run: not the stopped ones, nor those `asleep`, nor what runs elsewhere."""
     return {
         app_key(deployed): deployed
         for state in states
         for deployed in state.deployments.values()
-        if deployed.spec.least_instances > 0 and app_key(deployed) not in asleep
+        if isinstance(deployed.model, ResolvedModel)
+        and deployed.spec.least_instances > 0
+        and app_key(deployed) not in asleep
     }
 
 
@@ -103,6 +106,12 @@ def failure_of(deployed: DeployedModel, replicas: Iterable[Replica]) -> str:
         if replica.state is ReplicaState.FAILED:
             return replica.reason
     return ""
+
+
+def waiting_reason(deployed: DeployedModel, replicas: Iterable[Replica]) -> str:
+    """What the first of its replicas that is not ready waits for, when it says so."""
+    reasons = (one.reason for one in _present_replicas(deployed, replicas) if one.state is ReplicaState.LOADING)
+    return next((reason for reason in reasons if reason), "")
 
 
 def ready_count(deployed: DeployedModel, replicas: Iterable[Replica]) -> int:

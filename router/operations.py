@@ -82,9 +82,8 @@ class Operations:
         `SpecProblems`, `RevisionConflict` against `expected`, or `Conflict` with a rollout that is under way.
         """
         notes: list[str] = []
-        models = await self._resolved(
-            [doc.content for doc in documents if isinstance(doc.content, Deployment)], by, notes
-        )
+        specs = [doc.content for doc in documents if isinstance(doc.content, Deployment)]
+        models = await self._resolved([spec for spec in specs if isinstance(spec.model, ModelRef)], by, notes)
 
         def decide() -> Plan:
             return plan_apply(self.desired.states, documents, models, self._rules)
@@ -179,7 +178,7 @@ class Operations:
                 except ModelUnavailable as error:
                     return self._present_model(ref, deployments, error, notes)
 
-        unique = sorted({deployment.model for deployment in deployments}, key=str)
+        unique = sorted({deployment.reference for deployment in deployments}, key=str)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(resolve(ref)) for ref in unique]
         return {ref: task.result() for ref, task in zip(unique, tasks, strict=True)}
@@ -194,10 +193,10 @@ class Operations:
             return error
         (deployed,) = present
         assert deployed is not None
-        note = f"the model of {deployed.spec.name!r} stays {deployed.model.short_digest}: {error}"
+        note = f"the model of {deployed.spec.name!r} stays {deployed.content.short_digest}: {error}"
         notes.append(note)
         self.events.publish("model_not_resolved", note, endpoint=deployed.spec.endpoint, deployment=deployed.spec.name)
-        return deployed.model
+        return deployed.content
 
     def _present(self, deployment: Deployment) -> DeployedModel | None:
         """The deployment of that name as it is, when it has the same reference."""

@@ -155,7 +155,8 @@ def _misfits(
 def _model_problems(group: Sequence[Document], models: Models) -> Iterator[Problem]:
     for document in group:
         if isinstance(document.content, Deployment):
-            model = models[document.content.model]
+            ref = document.content.model
+            model = models[ref] if isinstance(ref, ModelRef) else ref
             if isinstance(model, ModelUnavailable):
                 yield document.problem("model", str(model))
 
@@ -169,8 +170,8 @@ def _planned(state: EndpointState | None, group: Sequence[Document], models: Mod
             if not document.given & {"instance_count", "scale_settings"} and spec.name in deployments:
                 old = deployments[spec.name].spec
                 spec = replace(spec, instance_count=old.instance_count, scale_settings=old.scale_settings)
-            model = models[spec.model]
-            assert isinstance(model, ResolvedModel)
+            model = models[spec.model] if isinstance(spec.model, ModelRef) else spec.model
+            assert not isinstance(model, ModelUnavailable)
             deployments[spec.name] = DeployedModel(spec, model)
     document = _endpoint_document(group) or group[0]
     try:
@@ -251,7 +252,7 @@ def _shown(value: Endpoint | DeployedModel | None) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, item in to_plain(value.spec).items():
         flat |= {f"{key}.{inner}": part for inner, part in item.items()} if isinstance(item, dict) else {key: item}
-    return flat | {"model_sha256": value.model.sha256}
+    return flat | {"model_sha256": value.model_sha256}
 
 
 def plan_traffic(state: EndpointState, change: TrafficChange, rules: Rules) -> Plan:

@@ -31,7 +31,7 @@ from router.decisions import (
 from router.desired import Desired
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.errors import StoreFailed
-from router.domain.routing import Address, Replica, ReplicaState, Routing, UnixAddress, routing_for
+from router.domain.routing import Address, Replica, ReplicaState, Routing, TritonAddress, UnixAddress, routing_for
 from router.domain.traffic import Traffic, traffic_to_apply
 from router.dormitory import Dormitory
 from router.events import EventLog
@@ -92,6 +92,7 @@ class Reconciler:
         self._ray_address = ray_address
         self._ray_trouble = "not connected yet"
         self._running: tuple[Replica, ...] = ()
+        self._tritons: tuple[Replica, ...] = ()
         self._replicas: tuple[Replica, ...] = ()  # those that run, and those that stand in for them
         self._replicas_of: dict[str, tuple[Replica, ...]] = {}  # the same, by endpoint
         self._apps: tuple[RunningApp, ...] = ()
@@ -116,6 +117,7 @@ class Reconciler:
         self._in_force = self._store.load_in_force()
         known = self._store.load_replicas()
         await self._dormitory.restore(known)
+        self._tritons = tuple(r for r in known if isinstance(r.address, TritonAddress))
         self._note_replicas([r for r in known if r.state is not ReplicaState.ASLEEP and _may_live(r.address)])
         for name in self._desired.states:
             self._route(name)
@@ -190,6 +192,11 @@ class Reconciler:
     @property
     def replicas(self) -> tuple[Replica, ...]:
         return self._replicas
+
+    @property
+    def tritons(self) -> tuple[Replica, ...]:
+        """Those of the replicas that are Tritons, which run elsewhere."""
+        return self._tritons
 
     def _settlement(self, name: str, revision: int) -> Settlement:
         if name in self._desired.states:
@@ -281,10 +288,17 @@ class Reconciler:
             self._notify()
             self._work.set()
 
+    def note_tritons(self, found: tuple[Replica, ...]) -> None:
+        """These are the Tritons that deployments name."""
+        before, self._tritons = self._tritons, found
+        self._note_replicas(self._running)
+        self._report(before, found)
+        self._notify()
+
     def _note_replicas(self, running: Iterable[Replica]) -> None:
         """These run now: route, remember and show what that changes."""
         before, self._running = self._replicas, tuple(running)
-        self._replicas = self._dormitory.with_stand_ins(self._running)
+        self._replicas = (*self._dormitory.with_stand_ins(self._running), *self._tritons)
         if self._replicas == before:
             return
         self._replicas_of = replicas_by_endpoint(self._replicas)
@@ -394,5 +408,11 @@ def _endpoints_touched(before: Iterable[Replica], after: Iterable[Replica]) -> s
 
 
 def _may_live(address: Address) -> bool:
-    """A replica whose socket file is gone is from an earlier run."""
-    return not isinstance(address, UnixAddress) or os.path.exists(address.path)
+    """A replica whose socket file is gone is from an earlier run; and a Triton is none that runs here."""
+    match address:
+        case UnixAddress(path):
+            return os.path.exists(path)
+        case TritonAddress():
+            return False
+        case _:
+            return True

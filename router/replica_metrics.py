@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import httpx
 
-from router.domain.routing import Address, Replica, ReplicaState, UnixAddress
+from router.domain.routing import Address, Replica, ReplicaState, TritonAddress, UnixAddress
 from serving.listener import GATEWAY_HEADER
 
 _AT_A_TIME = 16
@@ -27,7 +27,11 @@ class ReplicaMetrics:
 
     async def gather(self) -> str:
         """Prometheus text; empty when no replica answers."""
-        ready = [replica for replica in self._replicas() if replica.state is ReplicaState.READY]
+        ready = [
+            replica
+            for replica in self._replicas()
+            if replica.state is ReplicaState.READY and not isinstance(replica.address, TritonAddress)
+        ]
         if not ready:
             return ""
         slots = asyncio.Semaphore(_AT_A_TIME)

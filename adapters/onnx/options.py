@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from router.domain.endpoint import DeployedModel, Provider
+from router.domain.model_ref import ResolvedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,5 +73,6 @@ def options_for(deployed: DeployedModel, cache_dir: str, instance: int = 0) -> O
             min(1.0, spec.resources.gpu) / instances_on_one,
             instance % devices,
         )
+    assert isinstance(deployed.model, ResolvedModel)  # what runs elsewhere gets no replica
     model = deployed.model
     return OnnxOptions(model.path, model.sha256, cpu, gpu, cache_dir, model.folder)

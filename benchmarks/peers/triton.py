@@ -18,8 +18,9 @@ from pathlib import Path
 
 import onnxruntime
 
-from benchmarks.peers.arguments import Arguments, parse
+from benchmarks.peers.arguments import parse
 from benchmarks.peers.session import MAX_BATCH_SIZE
+from benchmarks.triton_server import TritonPorts, triton_command, triton_environment
 
 CONFIGURATION = """\
 name: "mlp"
@@ -33,10 +34,11 @@ parameters {{ key: "path" value: {{ string_value: "{path}" }} }}
 """
 
 
-def write_repository(arguments: Arguments) -> Path:
-    session = onnxruntime.InferenceSession(str(arguments.model), providers=["CPUExecutionProvider"])
+def write_repository(model: Path, folder: Path) -> Path:
+    """With the ONNX model as `mlp`, version 1."""
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     (model_input,), (output,) = session.get_inputs(), session.get_outputs()
-    repository = arguments.folder / "repository"
+    repository = folder / "repository"
     (repository / "mlp" / "1").mkdir(parents=True)
     (repository / "mlp" / "config.pbtxt").write_text(
         CONFIGURATION.format(
@@ -45,7 +47,7 @@ def write_repository(arguments: Arguments) -> Path:
             input_dims=list(model_input.shape[1:]),
             output=output,
             output_dims=list(output.shape[1:]),
-            path=arguments.model,
+            path=model,
         )
     )
     shutil.copy(Path(__file__).with_name("triton_model.py"), repository / "mlp" / "1" / "model.py")
@@ -54,24 +56,10 @@ def write_repository(arguments: Arguments) -> Path:
 
 def main() -> None:
     arguments = parse(__doc__)
-    server = Path(sysconfig.get_path("purelib"), "pytriton", "tritonserver")
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    # The wheel brings a stub for each Python, and none in its place.
-    shutil.copy(server / "python_backend_stubs" / python / "triton_python_backend_stub", server / "backends" / "python")
-    command = [str(server / "bin" / "tritonserver"), f"--model-repository={write_repository(arguments)}"]
-    command += [f"--backend-directory={server / 'backends'}", "--allow-metrics=false", "--allow-gpu-metrics=false"]
-    command += ["--http-address=127.0.0.1", f"--http-port={arguments.port}"]
-    command += ["--grpc-address=127.0.0.1", f"--grpc-port={arguments.grpc_port}"]
-    command += [
-        f"--backend-config=python,shm-region-prefix-name=bench{os.getpid()}_",
-        "--pinned-memory-pool-byte-size=0",
-    ]
-    environment = {
-        **os.environ,
-        "LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR")),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # where the stub finds its Python
-    }
-    os.execve(command[0], command, environment)
+    packages = Path(sysconfig.get_path("purelib"))
+    ports = TritonPorts(arguments.port, arguments.grpc_port)
+    command = triton_command(packages, write_repository(arguments.model, arguments.folder), ports)
+    os.execve(command[0], command, triton_environment(packages, Path(sys.executable)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from datetime import datetime
 from router.agreement.pairing import Pairing, Side
 from router.agreement.rules import difference, rendered
 from router.domain.evidence import Answers
-from router.domain.routing import Replica, ReplicaState
+from router.domain.routing import Replica, ReplicaState, TritonAddress
 from router.rollout_ports import Difference, Pairs
 from serving.answers import Answered, Failed, Repeat
 from serving.sampling import Batch, Order, Sampled
@@ -37,6 +37,8 @@ class Roles:
     def side(self, replica: Replica) -> Side | None:
         if replica.endpoint != self.endpoint or replica.state not in _ALIVE:
             return None
+        if isinstance(replica.address, TritonAddress):
+            return None  # it keeps no records of its answers
         return {self.stable: Side.STABLE, self.candidate: Side.CANDIDATE}.get(replica.deployment)
 
 

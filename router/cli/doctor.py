@@ -24,8 +24,8 @@ Network = Annotated[
 def doctor(session: Session, network: Network = False) -> int:
     """Check that this machine can run a gateway.
 
-    Looks at Python, the packages, ONNX Runtime, Ray, Envoy, the default ports, the data directory, limits and GPUs,
-    and says what to do where something is wrong.
+    Looks at Python, the packages, ONNX Runtime, Ray, Envoy, Triton, the default ports, the data directory, limits and
+    GPUs, and says what to do where something is wrong.
     Exit code 1 when something would stop `crossfade up`.
 
     With --network it looks at a gateway that runs instead: every socket that its processes have open, every address

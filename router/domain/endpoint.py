@@ -14,9 +14,13 @@ from router.domain.names import RESERVED_ENDPOINT_NAMES, checked_name
 from router.domain.scaling import ScaleSettings
 from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
+from router.domain.triton import RunningTriton
 
 MIB = 1024 * 1024
 MAX_REQUEST_BYTES = 1024 * MIB  # no deployment may accept more
+
+
+_TRITON_EXAMPLE = "such as triton: {mode: direct, servers: [{host: 10.0.0.7}], model: fraud}"
 
 
 class AuthMode(StrEnum):
@@ -25,6 +29,7 @@ class AuthMode(StrEnum):
 
 class Backend(StrEnum):
     ONNX = "onnx"
+    TRITON = "triton"
 
 
 class Provider(StrEnum):
@@ -121,12 +126,14 @@ class Execution:
 class Deployment:
     """One model version running behind an Endpoint.
 
+    `model` is what replicas of ours load, or what runs elsewhere already; the latter has no replicas, and its
+    `instance_count` only says whether it is asked at all.
     With `scale_settings`, these decide how many replicas run, and `instance_count` stays at its default.
     """
 
     name: str
     endpoint: str
-    model: ModelRef
+    model: ModelRef | RunningTriton
     model_version: str = ""  # empty: the digest's first 12 hex digits, filled in when the model is resolved
     backend: Backend = Backend.ONNX
     instance_count: int = 1
@@ -145,7 +152,19 @@ class Deployment:
             raise Invalid("instance_count", f"{self.instance_count} is out of range", "use 0 to 1000")
         if self.scale_settings is not None and self.instance_count != 1:
             raise Invalid("instance_count", "scale_settings decide how many replicas run", "remove one of the two")
+        self._check_backend()
         self._check_execution()
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its model runs in servers that are not ours: there is nothing to fetch, and no replica to start."""
+        return isinstance(self.model, RunningTriton)
+
+    @property
+    def reference(self) -> ModelRef:
+        """Where its model comes from. Not to be asked of one that runs elsewhere."""
+        assert isinstance(self.model, ModelRef)
+        return self.model
 
     @property
     def provider(self) -> Provider:
@@ -170,7 +189,34 @@ class Deployment:
 
     @property
     def most_instances(self) -> int:
+        """The most replicas of ours that may run."""
+        if isinstance(self.model, RunningTriton):
+            return 0
         return self.instance_count if self.scale_settings is None else self.scale_settings.max_instances
+
+    @property
+    def most_answering(self) -> int:
+        """How many share the requests at most: replicas, or servers that run elsewhere."""
+        return len(self.model.servers) if isinstance(self.model, RunningTriton) else self.most_instances
+
+    def _check_backend(self) -> None:
+        """Who runs the model, and that nothing is said about replicas that there are not."""
+        if not isinstance(self.model, RunningTriton):
+            if self.backend is Backend.TRITON:
+                raise Invalid("triton", "the key is missing, which says where Triton is", _TRITON_EXAMPLE)
+            return
+        if self.backend is not Backend.TRITON:
+            raise Invalid("backend", f"{self.backend} does not go with the key 'triton'", "set backend: triton")
+        if self.instance_count > 1:
+            raise Invalid("instance_count", "Triton runs elsewhere", "use 1, or 0 to send it nothing")
+        for key, given, default in (
+            ("scale_settings", self.scale_settings, None),
+            ("resources", self.resources, Resources()),
+            ("execution", self.execution, Execution()),
+            ("batching", self.batching, Batching()),
+        ):
+            if given != default:
+                raise Invalid(key, "is Triton's own matter here", "remove it, and set it in Triton's config.pbtxt")
 
     def _check_execution(self) -> None:
         """Settings that are fine alone and contradict each other."""
@@ -231,20 +277,26 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class DeployedModel:
-    """A deployment together with the immutable model that its reference was resolved to.
+    """A deployment together with the immutable model that its reference was resolved to, or what runs elsewhere.
 
     `generation` changes exactly when running replicas no longer match and new ones must be started. It is worked out
     once, here: every replica is compared with it, whenever anybody asks how things are.
     """
 
     spec: Deployment
-    model: ResolvedModel
+    model: ResolvedModel | RunningTriton
     generation: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        facts: tuple[object, ...] = (self.model,)
+        if isinstance(self.model, ResolvedModel):
+            facts = self._facts_of_replicas(self.model)
+        object.__setattr__(self, "generation", hashlib.sha256(repr(facts).encode()).hexdigest()[:8])
+
+    def _facts_of_replicas(self, model: ResolvedModel) -> tuple[object, ...]:
         spec = self.spec
         facts: tuple[object, ...] = (
-            self.model.sha256,
+            model.sha256,
             self.model_version,
             spec.backend,
             spec.resources,
@@ -255,13 +307,24 @@ class DeployedModel:
             spec.scale_settings is not None,
             spec.scale_settings.idle_timeout_s if spec.scale_settings and spec.can_sleep else None,
         )
-        if spec.model.entry:  # another file of the same model
-            facts += (spec.model.entry,)
-        object.__setattr__(self, "generation", hashlib.sha256(repr(facts).encode()).hexdigest()[:8])
+        assert isinstance(spec.model, ModelRef)
+        return (*facts, spec.model.entry) if spec.model.entry else facts  # another file of the same model
 
     @property
     def model_version(self) -> str:
-        return self.spec.model_version or self.model.short_digest
+        own = self.model.version_name if isinstance(self.model, RunningTriton) else self.model.short_digest
+        return self.spec.model_version or own
+
+    @property
+    def content(self) -> ResolvedModel:
+        """The model's files. Not to be asked of one that runs elsewhere."""
+        assert isinstance(self.model, ResolvedModel)
+        return self.model
+
+    @property
+    def model_sha256(self) -> str:
+        """Of the model's content; empty where the content is Triton's."""
+        return "" if isinstance(self.model, RunningTriton) else self.model.sha256
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
+from router.domain.triton import RunningTriton
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -32,7 +33,19 @@ class TcpAddress:
         return f"{self.ip}:{self.port}"
 
 
-Address = UnixAddress | TcpAddress
+@dataclass(frozen=True, slots=True, order=True)
+class TritonAddress:
+    """A Triton, which has a port for each protocol."""
+
+    ip: str
+    http_port: int
+    grpc_port: int
+
+    def __str__(self) -> str:
+        return f"triton:{self.ip}:{self.http_port}:{self.grpc_port}"
+
+
+Address = UnixAddress | TcpAddress | TritonAddress
 
 
 class ReplicaState(StrEnum):
@@ -45,7 +58,7 @@ class ReplicaState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One process serving one deployment, as it announced itself.
+    """One process serving one deployment, as it announced itself; or a Triton, as it was found.
 
     `generation` is `DeployedModel.generation` of what it was started with.
     """
@@ -56,7 +69,7 @@ class Replica:
     generation: str
     address: Address
     state: ReplicaState
-    reason: str = ""  # why it failed, in words for the operator
+    reason: str = ""  # why it failed or is not ready yet, in words for the operator
     is_idle: bool = False  # nobody has asked for its deployment's idle_timeout_s
 
 
@@ -66,11 +79,12 @@ class Upstream:
 
     deployment: str
     model_version: str
-    addresses: tuple[Address, ...]  # sorted; ready replicas only, or the waiting room's
+    addresses: tuple[Address, ...]  # sorted; ready replicas only, or the waiting room's, or all Tritons
     request_timeout_ms: int
     max_requests: int  # in flight, over all replicas
     max_request_bytes: int
     is_held: bool = False  # the one address is the waiting room's
+    triton: RunningTriton | None = None  # what the addresses are asked for; None: they are replicas of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,11 @@ class Routing:
     upstreams: tuple[Upstream, ...]
     shield: Shield | None = None
     sticky: Sticky | None = None
+
+    @property
+    def ways(self) -> tuple[bool, ...]:
+        """Whether it is gRPC, of each way that requests take: one for all, unless a deployment tells them apart."""
+        return (True, False) if any(upstream.triton is not None for upstream in self.upstreams) else (False,)
 
     def upstream(self, deployment: str) -> Upstream:
         """Raises `KeyError`."""
@@ -163,11 +182,33 @@ def _upstream(deployed: DeployedModel, replicas: Collection[Replica]) -> Upstrea
     return Upstream(
         deployment=spec.name,
         model_version=deployed.model_version,
-        addresses=tuple(sorted((replica.address for replica in serving), key=str)),
+        addresses=tuple(sorted({replica.address for replica in _balanced(deployed, serving, replicas)}, key=str)),
         request_timeout_ms=spec.request_settings.request_timeout_ms + 1000 * start_timeout_s,
         # For the most replicas that there may be: Envoy builds the cluster anew when it changes. Each replica has its
         # own bound as well.
-        max_requests=spec.request_settings.max_concurrent_requests_per_instance * max(1, spec.most_instances),
+        max_requests=spec.request_settings.max_concurrent_requests_per_instance * max(1, spec.most_answering),
         max_request_bytes=spec.request_settings.max_request_bytes,
         is_held=is_held,
+        triton=deployed.model if isinstance(deployed.model, RunningTriton) else None,
+    )
+
+
+def _balanced(
+    deployed: DeployedModel, serving: tuple[Replica, ...], replicas: Collection[Replica]
+) -> Iterable[Replica]:
+    """Whom Envoy balances over: replicas that are ready; but every Triton that there is.
+
+    Replicas announce what they are, while Tritons are asked, from here, where the way to them may be another than
+    Envoy's, or from an overloaded network that calls all of them dead at once. So Envoy asks them as well, by its own
+    health checks, and heeds what it is told itself.
+    """
+    if not isinstance(deployed.model, RunningTriton):
+        return serving
+    generation = serving[0].generation if serving else deployed.generation
+    return (
+        replica
+        for replica in replicas
+        if replica.deployment == deployed.spec.name
+        and replica.generation == generation
+        and replica.state is not ReplicaState.FAILED  # nobody knows where it is
     )

@@ -85,7 +85,7 @@ class ModelAdmission:
         signer, notes[Check.SIGNATURE] = await asyncio.to_thread(self._signed, candidate)
         graphs = check_formats(heads, self._rules.allow_python_models)
         await asyncio.to_thread(self._check_configs, candidate)
-        model = model_of(graphs, candidate.deployment.model.entry)
+        model = model_of(graphs, candidate.deployment.reference.entry)
         notes[Check.FORMATS] = f"{model} is the model, and nothing else runs"
         if self._rules.allow_python_models and any(path.endswith(".py") for path in heads):
             notes[Check.FORMATS] = f"{model} is the model; Python code comes with it, as allow_python_models allows"

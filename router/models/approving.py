@@ -32,13 +32,13 @@ class GatedModels:
         self, deployed: DeployedModel, state: EndpointState | None, *, is_signature_change_allowed: bool
     ) -> None:
         """Raises `ModelUnavailable`, `StoreFailed`."""
-        if self._admission is None:
+        if self._admission is None or deployed.spec.is_elsewhere:
             return
-        spec, digest = deployed.spec, deployed.model.sha256
+        spec, digest = deployed.spec, deployed.content.sha256
         kept = await self._pulling.cache.find(digest)
         if kept is None:
             raise ModelUnavailable(f"{spec.model}: its model {digest[:12]} is not in the cache any more: apply again")
-        origin = self._pulling.records.history.origin(digest, str(spec.model.whole))
+        origin = self._pulling.records.history.origin(digest, str(spec.reference.whole))
         admitted = await self._admission.admit(
             Candidate(
                 kept.folder,
@@ -67,7 +67,7 @@ class GatedModels:
         for name, percent in shares:
             assert state is not None
             live = state.deployment(name)
-            approval = self._pulling.records.history.approval(live.spec.endpoint, name, live.model.sha256)
+            approval = self._pulling.records.history.approval(live.spec.endpoint, name, live.model_sha256)
             if percent and approval and approval.signature:
                 return plain.from_plain(Signature, json.loads(approval.signature))
         return None

@@ -84,8 +84,10 @@ class Catalogue:
         return collected
 
     def lineage(self, deployed: DeployedModel) -> Lineage:
-        history, spec, digest = self._history, deployed.spec, deployed.model.sha256
-        origin = history.origin(digest, str(spec.model.whole)) or history.origin(digest)
+        if deployed.spec.is_elsewhere:
+            return Lineage(None, None)
+        history, spec, digest = self._history, deployed.spec, deployed.content.sha256
+        origin = history.origin(digest, str(spec.reference.whole)) or history.origin(digest)
         return Lineage(origin, history.approval(spec.endpoint, spec.name, digest))
 
     def asked(self, operator: Operator | None = None) -> tuple[Asked, ...]:
@@ -93,7 +95,8 @@ class Catalogue:
         out, and those of endpoints that the `operator` does not see."""
         present = self._desired.states.values()
         states = [state for state in present if operator is None or operator.sees(state.endpoint.group)]
-        refs = sorted({str(item.spec.model.whole) for state in states for item in state.deployments.values()})
+        specs = [item.spec for state in states for item in state.deployments.values() if not item.spec.is_elsewhere]
+        refs = sorted({str(spec.reference.whole) for spec in specs})
         return tuple(self._pulling.freshness.of(ref) for ref in refs if self._history.named_for_good(ref) is None)
 
     @property
@@ -101,7 +104,7 @@ class Catalogue:
         return self._pulling.records.history
 
     def _roots(self, keep_last: int) -> frozenset[str]:
-        live = {deployed.model.sha256 for deployed in self._deployed()}
+        live = {deployed.content.sha256 for deployed in self._deployed()}
         last_good = {
             served.digest
             for deployed in self._deployed()
@@ -111,12 +114,13 @@ class Catalogue:
         return frozenset(live | last_good | latest_digests(pulls, keep_last))
 
     def _deployed(self) -> Sequence[DeployedModel]:
-        return [deployed for state in self._desired.states.values() for deployed in state.deployments.values()]
+        states = self._desired.states.values()
+        return [item for state in states for item in state.deployments.values() if not item.spec.is_elsewhere]
 
     def _entry(self, kept: Kept) -> Entry:
         users = sorted(
             (deployed.spec.endpoint, deployed.spec.name)
             for deployed in self._deployed()
-            if deployed.model.sha256 == kept.tree.digest
+            if deployed.content.sha256 == kept.tree.digest
         )
         return Entry(kept, self._history.pulls_of(kept.tree.digest), tuple(users))

@@ -81,7 +81,7 @@ class Recovery:
     async def _examine(self, deployed: DeployedModel) -> None:
         """Read the whole model, and remember when it is damaged or gone."""
         try:
-            is_here = await self._pulling.cache.verify(deployed.model.sha256) is not None
+            is_here = await self._pulling.cache.verify(deployed.content.sha256) is not None
         except Corrupt as error:
             is_here = False
             self._tell("model_damaged", deployed, str(error))
@@ -104,10 +104,10 @@ class Recovery:
             await self._fall_back(deployed)
 
     async def _is_fetched_again(self, deployed: DeployedModel) -> bool:
-        digest = deployed.model.sha256
+        digest = deployed.content.sha256
         if await self._pulling.cache.find(digest):
             return True  # by somebody else meanwhile
-        origin = self._pulling.records.history.origin(digest, str(deployed.spec.model.whole))
+        origin = self._pulling.records.history.origin(digest, str(deployed.spec.reference.whole))
         if origin is None:
             return False
         try:
@@ -121,7 +121,7 @@ class Recovery:
     async def _fall_back(self, deployed: DeployedModel) -> None:
         spec = deployed.spec
         for served in self._pulling.records.history.served(spec.endpoint, spec.name):
-            if served.digest == deployed.model.sha256 or not await self._is_intact(served):
+            if served.digest == deployed.content.sha256 or not await self._is_intact(served):
                 continue
             good = ResolvedModel(served.path, served.digest)
             try:
@@ -129,7 +129,7 @@ class Recovery:
             except CrossfadeError as error:
                 log.warning("a deployment did not go back to its last good model: %s", error)
                 return
-            lost = deployed.model.short_digest
+            lost = deployed.content.short_digest
             words = f"serves its last good model {good.short_digest}: {lost} is damaged, and its source has no other"
             self._tell("model_fell_back", deployed, words)
             return
@@ -141,14 +141,14 @@ class Recovery:
             return False
 
     async def _note_served(self, deployed: DeployedModel) -> None:
-        spec, model = deployed.spec, deployed.model
+        spec, model = deployed.spec, deployed.content
         latest = next(iter(self._pulling.records.history.served(spec.endpoint, spec.name)), None)
         if latest is None or (latest.digest, latest.path) != (model.sha256, model.path):
             await self._pulling.records.append(Served(self._now(), spec.endpoint, spec.name, model.sha256, model.path))
 
     def _cached(self) -> list[DeployedModel]:
         states = self._commits.desired.states.values()
-        return [item for state in states for item in state.deployments.values() if item.model.folder]
+        return [item for state in states for item in state.deployments.values() if _is_cached(item)]
 
     def _condition(self, deployed: DeployedModel) -> DeploymentCondition | None:
         status = self._observer.endpoint_status(deployed.spec.endpoint)
@@ -168,8 +168,12 @@ class Recovery:
         self._commits.events.publish(kind, message, endpoint=spec.endpoint, deployment=spec.name)
 
 
+def _is_cached(deployed: DeployedModel) -> bool:
+    return not deployed.spec.is_elsewhere and bool(deployed.content.folder)
+
+
 def _key(deployed: DeployedModel) -> _Key:
-    return deployed.spec.endpoint, deployed.spec.name, deployed.model.sha256
+    return deployed.spec.endpoint, deployed.spec.name, deployed.content.sha256
 
 
 def _back_to(deployed: DeployedModel, good: ResolvedModel, state: EndpointState) -> Plan:
@@ -178,6 +182,6 @@ def _back_to(deployed: DeployedModel, good: ResolvedModel, state: EndpointState)
     if state.deployments.get(name) != deployed:
         raise Conflict(f"deployment {name!r} was changed meanwhile")
     changed = state.with_deployment(DeployedModel(deployed.spec, good))
-    fields = (FieldChange("model_sha256", deployed.model.sha256, good.sha256),)
+    fields = (FieldChange("model_sha256", deployed.content.sha256, good.sha256),)
     change = Change(Action.CHANGED, state.endpoint.name, name, fields)
     return Plan((replace(changed, revision=state.revision + 1),), (), (change,))

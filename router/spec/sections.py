@@ -18,7 +18,8 @@ class Key:
     """One key: its word in the spec, the attribute of the domain object that it fills, its kind and its meaning.
 
     `instead_of`: an attribute of the same object. Its key may not be written beside this one, and is not shown when
-    this attribute has a value (anything but None).
+    this attribute has a value (anything but None). Where both fill the same attribute, each shows its own kind of value
+    only, and when one of them is required, either will do.
     """
 
     name: str
@@ -69,7 +70,7 @@ class Section:
             else:
                 values[known[name].attribute] = known[name].kind.read(value, here)
         for key in self.keys:
-            if key.is_required and key.name not in seen:
+            if key.is_required and key.name not in seen and not any(name in seen for name in self._substitutes(key)):
                 at.wrong(node, f"the key {key.name!r} is missing", key.description)
         for key, other in self._alternatives():
             if key.name in seen and other.name in seen:
@@ -79,12 +80,18 @@ class Section:
     def _alternatives(self) -> Iterator[tuple[Key, Key]]:
         """A key, and the one that it stands instead of."""
         for key in self.keys:
-            yield from ((key, other) for other in self.keys if other.attribute == key.instead_of)
+            others = (other for other in self.keys if other.attribute == key.instead_of and other is not key)
+            yield from ((key, other) for other in others)
+
+    def _substitutes(self, key: Key) -> list[str]:
+        """The keys that fill its attribute as well."""
+        return [one.name for one, other in self._alternatives() if other is key and one.attribute == key.attribute]
 
     def plain(self, value: Any) -> Any:
         if value is None:
             return None
         hidden = {key.instead_of for key in self.keys if getattr(value, key.attribute) is not None}
+        hidden -= {key.attribute for key in self.keys if key.attribute == key.instead_of}
         keys = [key for key in self.keys if key.attribute not in hidden]
         shown = {key.name: key.kind.plain(getattr(value, key.attribute)) for key in keys}
         return {name: item for name, item in shown.items() if item is not None}
@@ -100,8 +107,11 @@ class Section:
         schema: dict[str, Any] = {
             "type": "object",
             "properties": properties,
-            "required": [key.name for key in self.keys if key.is_required],
+            "required": [key.name for key in self.keys if key.is_required and not self._substitutes(key)],
             "additionalProperties": False,
         }
+        for key in self.keys:
+            if key.is_required and (substitutes := self._substitutes(key)):
+                schema["anyOf"] = [{"required": [name]} for name in (key.name, *substitutes)]
         pairs = [{"required": [key.name, other.name]} for key, other in self._alternatives()]
         return schema | ({"not": {"anyOf": pairs}} if pairs else {})

@@ -27,6 +27,7 @@ from router.domain.scaling import ScaleSettings
 from router.spec.rollout_tables import ROLLOUT
 from router.spec.rollout_values import Translated
 from router.spec.sections import Key, Section
+from router.spec.triton_tables import TritonBlock
 from router.spec.values import (
     Flag,
     InputName,
@@ -252,7 +253,14 @@ DEPLOYMENT = Section(
             Name(),
             "The version that clients may name. Left out: the first 12 hex digits of the model's sha256.",
         ),
-        Key("backend", "backend", OneOf(Backend, later=("triton",)), "What runs the model."),
+        Key(
+            "triton",
+            "model",
+            TritonBlock(),
+            "With backend triton, instead of model: where Triton runs already, and what it calls the model there.",
+            instead_of="model",
+        ),
+        Key("backend", "backend", OneOf(Backend), "What runs the model: onnx (ONNX Runtime, in replicas) or triton."),
         Key(
             "instance_count",
             "instance_count",

@@ -190,7 +190,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model reference."""
+    """A model reference. Not shown where the deployment has something else in its place."""
 
     def read(self, node: Node, at: At) -> Any:
         if not (isinstance(node, ScalarNode) and isinstance(node.value, str)):
@@ -207,8 +207,8 @@ class Model:
             )
         return ModelRef("file", os.path.normpath(os.path.join(os.path.abspath(at.report.folder), ref.location)))
 
-    def plain(self, value: ModelRef) -> Any:
-        return str(value)
+    def plain(self, value: Any) -> Any:
+        return str(value) if isinstance(value, ModelRef) else None
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "pattern": f"^({'|'.join(SCHEMES)}):.+"}

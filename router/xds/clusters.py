@@ -1,7 +1,8 @@
-"""Clusters: one per deployment, and one for the server-level calls. How Envoy talks to those who answer."""
+"""Clusters: one per deployment and port, and one for the server-level calls. How Envoy talks to those who answer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
@@ -12,11 +13,13 @@ from envoy.type.v3 import percent_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
+from router.domain.endpoint import MIB
 from router.domain.routing import Routing, Shield, Upstream
 from router.xds.gateway import TOKEN_HEADER, Gateway
 from router.xds.names import ENDPOINTS, SERVER_CLUSTER, Key, cluster_name, shield_name, stat_name
 from router.xds.resources import Resource, milliseconds, packed, resource
 from router.xds.retries import shield_policy
+from router.xds.triton import readiness_check, upstream_filters
 
 # Below the 3600 s after which a replica closes an idle connection, so that Envoy never writes into a closing one.
 UPSTREAM_IDLE_TIMEOUT_S = 1800
@@ -26,26 +29,54 @@ _SERVER_MAX_REQUESTS = 1024
 # shown: stable's own callers come first. (A retry budget would not do: Envoy relates it to what is under way on the
 # cluster itself, and nothing ever is on one that only lends the replicas of others.)
 _SHIELD_PERCENT = 20
+# A Triton's reply may be as large as the largest request, and at least this.
+_LARGEST_REPLY_BYTES = 64 * MIB
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
-def deployment_cluster(endpoint: str, upstream: Upstream, gateway: Gateway) -> Resource:
-    """How one deployment is reached. The addresses are not in it: they change without touching connections."""
-    return _cluster(cluster_name(endpoint, upstream.deployment), upstream.max_requests, "/v2/health/ready", gateway)
+def deployment_clusters(endpoint: str, upstream: Upstream, gateway: Gateway) -> list[Resource]:
+    """How one deployment is reached. The addresses are not in it: they change without touching connections.
+
+    A Triton's HTTP port, then its gRPC port; replicas take both at one.
+    """
+    name = cluster_name(endpoint, upstream.deployment)
+    if upstream.triton is None:
+        return [_cluster(name, upstream.max_requests, _replica_check("/v2/health/ready", gateway), gateway)]
+    return [
+        _cluster(
+            cluster_name(endpoint, upstream.deployment, is_grpc_port=is_grpc_port),
+            upstream.max_requests,
+            readiness_check(upstream.triton),
+            gateway,
+            options=_before_triton(_http2() if is_grpc_port else _http1_with_trailers(), gateway),
+            buffered_bytes=_buffered_bytes([upstream], gateway),
+        )
+        for is_grpc_port in (False, True)
+    ]
 
 
 def server_cluster(gateway: Gateway) -> Resource:
     """Who answers server-level calls. Asked whether it lives: a server that says "not ready" is right to say so."""
-    return _cluster(SERVER_CLUSTER, _SERVER_MAX_REQUESTS, "/v2/health/live", gateway)
+    return _cluster(SERVER_CLUSTER, _SERVER_MAX_REQUESTS, _replica_check("/v2/health/live", gateway), gateway)
 
 
-def shield_cluster(routing: Routing, shield: Shield, gateway: Gateway) -> Resource:
+def shield_clusters(routing: Routing, shield: Shield, gateway: Gateway) -> list[Resource]:
+    """One; two where one of the deployments has a port for each protocol."""
+    return [_shield_cluster(routing, shield, gateway, is_grpc=is_grpc) for is_grpc in routing.ways]
+
+
+def _shield_cluster(routing: Routing, shield: Shield, gateway: Gateway, *, is_grpc: bool) -> Resource:
     """The candidate's replicas first, stable's behind them: they are those clusters' own, connections included.
 
-    The retry policy hangs on the cluster and not on the route, so stable's own share keeps its own.
+    The retry policy hangs on the cluster and not on the route, so stable's own share keeps its own. So do the filters
+    before an attempt: Envoy takes them from this cluster, and the protocol from the host's.
     """
-    name = shield_name(routing.endpoint, shield.candidate, shield.stable)
+    members = [routing.upstream(deployment) for deployment in (shield.candidate, shield.stable)]
+    candidate, stable = (reached_by(routing.endpoint, member, is_grpc=is_grpc) for member in members)
+    name = shield_name(candidate, stable)
     options = _http1_with_trailers()
+    if any(member.triton for member in members):
+        options = _before_triton(options, gateway)
     options.retry_policy.CopyFrom(shield_policy(gateway))
     message = cluster_pb2.Cluster(
         name=name,
@@ -54,15 +85,9 @@ def shield_cluster(routing: Routing, shield: Shield, gateway: Gateway) -> Resour
         lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED,
         cluster_type=cluster_pb2.Cluster.CustomClusterType(
             name="envoy.clusters.aggregate",
-            typed_config=packed(
-                aggregate_pb2.ClusterConfig(
-                    clusters=[
-                        cluster_name(routing.endpoint, shield.candidate),
-                        cluster_name(routing.endpoint, shield.stable),
-                    ]
-                )
-            ),
+            typed_config=packed(aggregate_pb2.ClusterConfig(clusters=[candidate, stable])),
         ),
+        per_connection_buffer_limit_bytes=_buffered_bytes(members, gateway),
         circuit_breakers=circuit_breaker_pb2.CircuitBreakers(
             thresholds=[
                 circuit_breaker_pb2.CircuitBreakers.Thresholds(
@@ -77,7 +102,33 @@ def shield_cluster(routing: Routing, shield: Shield, gateway: Gateway) -> Resour
     return resource(name, message)
 
 
-def _cluster(name: str, max_requests: int, health_path: str, gateway: Gateway) -> Resource:
+def reached_by(endpoint: str, upstream: Upstream, *, is_grpc: bool) -> str:
+    """The name of the cluster that requests of a protocol go to."""
+    return cluster_name(endpoint, upstream.deployment, is_grpc_port=is_grpc and upstream.triton is not None)
+
+
+def _before_triton(options: Any, gateway: Gateway) -> Any:
+    options.http_filters.extend(upstream_filters(gateway))
+    return options
+
+
+def _buffered_bytes(members: Iterable[Upstream], gateway: Gateway) -> Any:
+    """The filters before Triton hold whole requests and replies. Nothing to say where there are none."""
+    sizes = [upstream.max_request_bytes for upstream in members if upstream.triton is not None]
+    if not sizes:
+        return None
+    return UInt32Value(value=max(_LARGEST_REPLY_BYTES, min(max(sizes), gateway.max_request_bytes)))
+
+
+def _cluster(
+    name: str,
+    max_requests: int,
+    health: Any,
+    gateway: Gateway,
+    *,
+    options: Any = None,
+    buffered_bytes: Any = None,
+) -> Resource:
     message = cluster_pb2.Cluster(
         name=name,
         alt_stat_name=stat_name(name),
@@ -101,8 +152,9 @@ def _cluster(name: str, max_requests: int, health_path: str, gateway: Gateway) -
         ignore_health_on_host_removal=True,  # the control plane knows better than the last health check
         circuit_breakers=_circuit_breakers(max_requests),
         outlier_detection=_outlier_detection(),
-        health_checks=[_health_check(health_path, gateway)],
-        typed_extension_protocol_options={HTTP_OPTIONS: packed(_http1_with_trailers())},
+        health_checks=[_health_check(health, gateway)],
+        per_connection_buffer_limit_bytes=buffered_bytes,
+        typed_extension_protocol_options={HTTP_OPTIONS: packed(options or _http1_with_trailers())},
     )
     return resource(name, message, keeps=frozenset({Key(ENDPOINTS, name)}))
 
@@ -144,7 +196,13 @@ def _outlier_detection() -> Any:
     )
 
 
-def _health_check(path: str, gateway: Gateway) -> Any:
+def _replica_check(path: str, gateway: Gateway) -> Any:
+    return health_check_pb2.HealthCheck.HttpHealthCheck(
+        host="crossfade", path=path, request_headers_to_add=[token_header(gateway)]
+    )
+
+
+def _health_check(health: Any, gateway: Gateway) -> Any:
     return health_check_pb2.HealthCheck(
         interval=milliseconds(gateway.health_interval_ms),
         no_traffic_interval=milliseconds(gateway.health_interval_ms),
@@ -152,9 +210,7 @@ def _health_check(path: str, gateway: Gateway) -> Any:
         interval_jitter_percent=10,
         unhealthy_threshold=UInt32Value(value=2),
         healthy_threshold=UInt32Value(value=1),
-        http_health_check=health_check_pb2.HealthCheck.HttpHealthCheck(
-            host="crossfade", path=path, request_headers_to_add=[token_header(gateway)]
-        ),
+        http_health_check=health,
     )
 
 
@@ -163,6 +219,21 @@ def _http1_with_trailers() -> Any:
     return options(
         explicit_http_config=options.ExplicitHttpConfig(
             http_protocol_options=protocol_pb2.Http1ProtocolOptions(enable_trailers=True)
+        ),
+        common_http_protocol_options=protocol_pb2.HttpProtocolOptions(
+            idle_timeout=Duration(seconds=UPSTREAM_IDLE_TIMEOUT_S)
+        ),
+    )
+
+
+def _http2() -> Any:
+    options = http_protocol_options_pb2.HttpProtocolOptions
+    return options(
+        explicit_http_config=options.ExplicitHttpConfig(
+            http2_protocol_options=protocol_pb2.Http2ProtocolOptions(
+                initial_stream_window_size=UInt32Value(value=1024 * 1024),
+                initial_connection_window_size=UInt32Value(value=16 * 1024 * 1024),
+            )
         ),
         common_http_protocol_options=protocol_pb2.HttpProtocolOptions(
             idle_timeout=Duration(seconds=UPSTREAM_IDLE_TIMEOUT_S)

@@ -10,23 +10,28 @@ from typing import Any
 from envoy.config.core.v3 import address_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 
-from router.domain.routing import Address, TcpAddress, UnixAddress, Upstream
+from router.domain.routing import Address, TcpAddress, TritonAddress, UnixAddress, Upstream
 from router.xds.names import SERVER_CLUSTER
 from router.xds.resources import Resource, resource
+from router.xds.triton import served_metadata
 
 # Enough that some of them live; few, so that a thousand endpoints do not make this resource big or restless.
 STANDBY_SIZE = 8
 
 
-def addresses_of(cluster: Resource, upstream: Upstream) -> Resource:
-    """The replicas of one deployment, or the waiting room, whose health nobody needs to check.
+def addresses_of(cluster: Resource, upstream: Upstream, *, is_grpc_port: bool = False) -> Resource:
+    """The replicas of one deployment, or the waiting room, whose health nobody needs to check; or its Tritons.
 
     They bear the deployment's name: who answered, also behind a shield.
     """
-    locality = _locality(upstream.addresses, priority=0, hostname=upstream.deployment)
-    if upstream.is_held:
-        for member in locality.lb_endpoints:
+    locality = _locality(upstream.addresses, priority=0, hostname=upstream.deployment, is_grpc_port=is_grpc_port)
+    for member, address in zip(locality.lb_endpoints, sorted(upstream.addresses, key=str), strict=True):
+        if upstream.is_held:
             member.endpoint.health_check_config.disable_active_health_check = True
+        if isinstance(address, TritonAddress):
+            member.metadata.CopyFrom(served_metadata(upstream))
+            # Whether it is ready is always asked over HTTP.
+            member.endpoint.health_check_config.port_value = address.http_port
     message = endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster.key.name, endpoints=[locality])
     return resource(cluster.key.name, message).following(cluster)
 
@@ -64,21 +69,29 @@ def _rank(address: Address) -> tuple[str, Address]:
     return hashlib.sha256(str(address).encode()).hexdigest(), address
 
 
-def _locality(addresses: Iterable[Address], priority: int, hostname: str = "") -> Any:
+def _locality(addresses: Iterable[Address], priority: int, hostname: str = "", *, is_grpc_port: bool = False) -> Any:
     return endpoint_components_pb2.LocalityLbEndpoints(
         priority=priority,
         lb_endpoints=[
             endpoint_components_pb2.LbEndpoint(
-                endpoint=endpoint_components_pb2.Endpoint(address=envoy_address(address), hostname=hostname)
+                endpoint=endpoint_components_pb2.Endpoint(
+                    address=envoy_address(address, is_grpc_port=is_grpc_port), hostname=hostname
+                )
             )
             for address in sorted(addresses, key=str)
         ],
     )
 
 
-def envoy_address(address: Address) -> Any:
+def envoy_address(address: Address, *, is_grpc_port: bool = False) -> Any:
     match address:
         case UnixAddress(path):
             return address_pb2.Address(pipe=address_pb2.Pipe(path=path))
         case TcpAddress(ip, port):
-            return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=ip, port_value=port))
+            return _socket(ip, port)
+        case TritonAddress(ip, http_port, grpc_port):
+            return _socket(ip, grpc_port if is_grpc_port else http_port)
+
+
+def _socket(ip: str, port: int) -> Any:
+    return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=ip, port_value=port))

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from router.domain.endpoint import MIB
 
+# The gRPC service of the protocol.
+SERVICE = "inference.GRPCInferenceService"
+
 # Between Envoy and whoever answers. Replicas refuse a request without the token.
 TOKEN_HEADER = "x-crossfade-gateway"
 # On a reply: the work was not begun, send the request elsewhere.
@@ -18,6 +21,10 @@ PIN_HEADERS = (DEPLOYMENT_HEADER, "azureml-model-deployment")
 # Set by the gateway while it translates a request, never accepted from clients.
 MODEL_HEADER = "x-crossfade-model"  # the model that a gRPC call names in its body
 ORIGINAL_PATH_HEADER = "x-crossfade-original-path"
+# Between the filters before a Triton (triton.py), never accepted from clients: whom an attempt goes to, and the path
+# that the route chose.
+UPSTREAM_HEADER = "x-crossfade-upstream"
+ROUTED_PATH_HEADER = "x-crossfade-routed-path"
 # On a request that is mirrored, when it reaches a replica, and on its copy. Never accepted from clients.
 MIRROR_HEADER = "x-crossfade-mirrored"
 

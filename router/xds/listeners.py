@@ -18,7 +18,15 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from router.xds.access_log import json_access_log
 from router.xds.attempts import attempt_logs, timeout_log
-from router.xds.gateway import MIRROR_HEADER, MODEL_HEADER, ORIGINAL_PATH_HEADER, TOKEN_HEADER, Gateway
+from router.xds.gateway import (
+    MIRROR_HEADER,
+    MODEL_HEADER,
+    ORIGINAL_PATH_HEADER,
+    ROUTED_PATH_HEADER,
+    TOKEN_HEADER,
+    UPSTREAM_HEADER,
+    Gateway,
+)
 from router.xds.local_replies import local_reply_config
 from router.xds.names import LISTENER_NAME
 from router.xds.resources import Resource, packed, resource
@@ -28,7 +36,14 @@ from router.xds.translation import translation_filters, unless_streaming
 
 STAT_PREFIX = "scoring"  # statistics are called http.scoring.…
 
-_INTERNAL_HEADERS = (MIRROR_HEADER, MODEL_HEADER, ORIGINAL_PATH_HEADER, TOKEN_HEADER)
+_INTERNAL_HEADERS = (
+    MIRROR_HEADER,
+    MODEL_HEADER,
+    ORIGINAL_PATH_HEADER,
+    ROUTED_PATH_HEADER,
+    TOKEN_HEADER,
+    UPSTREAM_HEADER,
+)
 
 _Hcm = hcm_pb2.HttpConnectionManager
 

@@ -35,13 +35,23 @@ class Key(NamedTuple):
     name: str
 
 
-def cluster_name(endpoint: str, deployment: str) -> str:
-    return f"{endpoint}/{deployment}"
+_GRPC_MARK = "+grpc"  # no name of ours has a plus
 
 
-def shield_name(endpoint: str, candidate: str, stable: str) -> str:
-    """The cluster of requests that go to `candidate` and, when that fails, to `stable`."""
-    return f"{endpoint}/{candidate}/{stable}"
+def cluster_name(endpoint: str, deployment: str, *, is_grpc_port: bool = False) -> str:
+    """`is_grpc_port`: of a deployment that has a port for gRPC alone, the cluster of that port."""
+    return f"{endpoint}/{deployment}{_GRPC_MARK if is_grpc_port else ''}"
+
+
+def shield_name(candidate_cluster: str, stable_cluster: str) -> str:
+    """The cluster of requests that go to the one cluster and, when that fails, to the other of the same endpoint."""
+    return f"{candidate_cluster}/{stable_cluster.partition('/')[2]}"
+
+
+def deployment_of_cluster(cluster: str) -> tuple[str, str]:
+    """Endpoint and deployment; of a shield's cluster, the candidate. Nothing for a cluster of the gateway's own."""
+    endpoint, _, behind = cluster.partition("/")
+    return endpoint, behind.partition("/")[0].removesuffix(_GRPC_MARK)
 
 
 def stat_name(cluster: str) -> str:

@@ -11,7 +11,7 @@ import grpc
 from router.domain.measurement import Latencies, Totals
 from router.telemetry import Increment
 from router.xds.attempts import BOUNDS_US, COUNT, DURATION, THRESHOLDS_US, TIMED_OUT, Tag
-from router.xds.names import cluster_of_stat
+from router.xds.names import cluster_of_stat, deployment_of_cluster
 from router.xds.otlp import EXPORT_METHOD, EXPORT_SERVICE, export_request
 from router.xds.retries import FAILED_GRPC_STATUSES, FAILED_STATUSES
 from router.xds.routes import LIVE_ROUTE, MIRROR_ROUTE
@@ -63,8 +63,7 @@ def _asked(tags: _Tags) -> _Asked | None:
     """
     if tags.get(Tag.ROUTE) not in (LIVE_ROUTE, MIRROR_ROUTE):
         return None
-    endpoint, _, behind = cluster_of_stat(tags.get(Tag.CLUSTER, "")).partition("/")
-    deployment = behind.partition("/")[0]
+    endpoint, deployment = deployment_of_cluster(cluster_of_stat(tags.get(Tag.CLUSTER, "")))
     if tags.get(Tag.HOST) not in (deployment, ""):
         return None
     return _Asked(endpoint, deployment)

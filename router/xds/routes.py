@@ -32,7 +32,8 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 
 from router.domain.routing import Routing, Shield, Upstream
 from router.domain.sticky import Sticky, StickyBy
-from router.xds.clusters import token_header
+from router.domain.traffic import Mirror
+from router.xds.clusters import reached_by, token_header
 from router.xds.gateway import (
     DEPLOYMENT_HEADER,
     LIMITS_METADATA,
@@ -48,7 +49,6 @@ from router.xds.names import (
     MIRROR_CLUSTER,
     ROUTES,
     Key,
-    cluster_name,
     routes_name,
     shield_name,
 )
@@ -92,11 +92,22 @@ def cluster_keys(names: Iterable[str]) -> frozenset[Key]:
 
 
 def _needs(routing: Routing) -> frozenset[Key]:
-    needs = cluster_keys(cluster_name(routing.endpoint, upstream.deployment) for upstream in routing.upstreams)
+    needs = cluster_keys(
+        reached_by(routing.endpoint, upstream, is_grpc=is_grpc)
+        for upstream in routing.upstreams
+        for is_grpc in routing.ways
+    )
     if routing.shield is not None:
-        shield = routing.shield
-        needs |= {Key(CLUSTER, shield_name(routing.endpoint, shield.candidate, shield.stable))}
+        needs |= {Key(CLUSTER, _shield(routing, routing.shield, is_grpc=is_grpc)) for is_grpc in routing.ways}
     return needs
+
+
+def _shield(routing: Routing, shield: Shield, *, is_grpc: bool) -> str:
+    candidate, stable = (
+        reached_by(routing.endpoint, routing.upstream(deployment), is_grpc=is_grpc)
+        for deployment in (shield.candidate, shield.stable)
+    )
+    return shield_name(candidate, stable)
 
 
 class _Routes:
@@ -169,20 +180,21 @@ class _Routes:
         upstream = self._routing.upstream(mirror.deployment)
         pinned = _header(DEPLOYMENT_HEADER, exact=mirror.deployment)
         match = self._under(self._prefix, rc.HeaderMatcher(name=MIRROR_HEADER, present_match=True), pinned)
-        route = self._to(match, [(upstream, 100)])
-        route.name = MIRROR_ROUTE
+        routes = self._to(match, [(upstream, 100)])
         # Over a little before the original's time is: so it ends here as timed out, and not there as broken off.
         timeout = milliseconds(max(1, upstream.request_timeout_ms * 19 // 20))
-        route.route.timeout.CopyFrom(timeout)
-        route.route.max_grpc_timeout.CopyFrom(timeout)
-        return [route]
+        for route in routes:
+            route.name = MIRROR_ROUTE
+            route.route.timeout.CopyFrom(timeout)
+            route.route.max_grpc_timeout.CopyFrom(timeout)
+        return routes
 
     def _header_pins(self) -> list[Any]:
         routes = []
         for header in PIN_HEADERS:
             for upstream in self._routing.upstreams:
                 match = self._under(self._prefix, _header(header, exact=upstream.deployment))
-                routes.append(self._to(match, [(upstream, 100)]))
+                routes += self._to(match, [(upstream, 100)])
             routes.append(
                 refusal(
                     self._under(self._prefix, rc.HeaderMatcher(name=header, present_match=True)),
@@ -199,7 +211,7 @@ class _Routes:
             weights = [(upstream, self._routing.traffic.percent(upstream.deployment)) for upstream in having]
             if not any(weight for _, weight in weights):
                 weights = [(upstream, 1) for upstream in having]
-            routes.append(self._to(self._under(f"{self._prefix}/versions/{version}"), weights))
+            routes += self._to(self._under(f"{self._prefix}/versions/{version}"), weights)
         unknown = f"endpoint '{self._endpoint}' has no such model version"
         routes.append(refusal(self._under(f"{self._prefix}/versions"), 404, unknown))
         return routes
@@ -211,11 +223,16 @@ class _Routes:
         ]
         if not any(weight for _, weight in weights):
             return [refusal(match, 404, f"endpoint '{self._endpoint}' has no deployment with traffic")]
-        route = self._to(match, weights, self._routing.shield)
-        route.name = LIVE_ROUTE
+        routes = self._to(match, weights, self._routing.shield)
+        for route in routes:
+            route.name = LIVE_ROUTE
         mirror = self._routing.mirror
         if mirror is None:
-            return [route]
+            return routes
+        mirrored = [self._copied_to(mirror, route) for route in routes]
+        return mirrored if mirror.percent == 100 else [*mirrored, *routes]
+
+    def _copied_to(self, mirror: Mirror, route: Any) -> Any:
         mirrored = rc.Route()
         mirrored.CopyFrom(route)
         mirrored.match.runtime_fraction.default_value.numerator = mirror.percent  # of a hundred
@@ -230,19 +247,32 @@ class _Routes:
                 trace_sampled=BoolValue(value=False),
             )
         )
-        return [mirrored] if mirror.percent == 100 else [mirrored, route]
+        return mirrored
 
     def _under(self, prefix: str, *headers: Any) -> Any:
         return rc.RouteMatch(path_separated_prefix=prefix, headers=headers)
 
-    def _to(self, match: Any, weights: Sequence[tuple[Upstream, int]], shield: Shield | None = None) -> Any:
-        """`weights` has an upstream with a weight above 0. Requests to the shield's candidate go through the shield."""
+    def _to(self, match: Any, weights: Sequence[tuple[Upstream, int]], shield: Shield | None = None) -> list[Any]:
+        """`weights` has an upstream with a weight above 0. Requests to the shield's candidate go through the shield.
+
+        One route; where a deployment has a port for each protocol, gRPC calls have one of their own, which comes first.
+        """
+        routes = []
+        for is_grpc in self._routing.ways:
+            of_protocol = rc.RouteMatch()
+            of_protocol.CopyFrom(match)
+            if is_grpc:
+                of_protocol.grpc.SetInParent()
+            routes.append(self._way(of_protocol, weights, shield, is_grpc=is_grpc))
+        return routes
+
+    def _way(self, match: Any, weights: Sequence[tuple[Upstream, int]], shield: Shield | None, *, is_grpc: bool) -> Any:
         live = [(upstream, weight) for upstream, weight in weights if weight]
         timeout_ms = max(upstream.request_timeout_ms for upstream, _ in live)
         timeout = milliseconds(timeout_ms)
         route = rc.Route(match=match, route=rc.RouteAction(timeout=timeout, max_grpc_timeout=timeout))
         if len(live) == 1:
-            name, how = self._target(live[0][0], shield, timeout_ms)
+            name, how = self._target(live[0][0], shield, timeout_ms, is_grpc=is_grpc)
             route.route.cluster = name
             route.MergeFrom(rc.Route(**how))
             return route
@@ -250,21 +280,26 @@ class _Routes:
             route.route.weighted_clusters.use_hash_policy.value = True
             route.route.hash_policy.append(_hashed(self._routing.sticky))
         for upstream, weight in live:
-            name, how = self._target(upstream, shield, timeout_ms)
+            name, how = self._target(upstream, shield, timeout_ms, is_grpc=is_grpc)
             cluster = rc.WeightedCluster.ClusterWeight(name=name, weight=UInt32Value(value=weight), **how)
             route.route.weighted_clusters.clusters.append(cluster)
         return route
 
-    def _target(self, upstream: Upstream, shield: Shield | None, timeout_ms: int) -> tuple[str, dict[str, Any]]:
+    def _target(
+        self, upstream: Upstream, shield: Shield | None, timeout_ms: int, *, is_grpc: bool
+    ) -> tuple[str, dict[str, Any]]:
         """The cluster that requests to `upstream` go to, and what a route or a weighted cluster says besides."""
         if shield is None or shield.candidate != upstream.deployment:
-            answered_by = _answered_by(upstream.deployment)
-            return cluster_name(self._endpoint, upstream.deployment), {"response_headers_to_add": [answered_by]}
+            answered_by: dict[str, Any] = {"response_headers_to_add": [_answered_by(upstream.deployment)]}
+            if upstream.triton is not None and len(upstream.addresses) > 1:
+                answered_by["typed_per_filter_config"] = {SHIELD_FILTER: packed(_hedged(timeout_ms))}
+            return reached_by(self._endpoint, upstream, is_grpc=is_grpc), answered_by
         # Replicas bear the name of their deployment. (attempts.py has what a shield costs.)
-        answered_by = _answered_by("%UPSTREAM_HOST_NAME%")
         first_try = {SHIELD_FILTER: packed(_first_try(timeout_ms))}
-        name = shield_name(self._endpoint, shield.candidate, shield.stable)
-        return name, {"response_headers_to_add": [answered_by], "typed_per_filter_config": first_try}
+        return _shield(self._routing, shield, is_grpc=is_grpc), {
+            "response_headers_to_add": [_answered_by("%UPSTREAM_HOST_NAME%")],
+            "typed_per_filter_config": first_try,
+        }
 
 
 def refusal(match: Any, status: int, text: str) -> Any:
@@ -288,10 +323,24 @@ def _first_try(timeout_ms: int) -> Any:
     A client whose own deadline is shorter than that half gets a single attempt. The retry policy has a field for it,
     which Envoy heeds on routes only, where it would bind stable's own share as well; so it is said by a header.
     """
-    per_try = _overwritten("x-envoy-upstream-rq-per-try-timeout-ms", str(max(1, timeout_ms // 2)))
-    mutation = mutation_rules_pb2.HeaderMutation(append=per_try)
+    return _with_headers(_half_of(timeout_ms))
+
+
+def _hedged(timeout_ms: int) -> Any:
+    """A Triton that hangs says nothing, and Envoy's health checks take their time to notice. So a request is sent to
+    another one as well after half of its time, and whoever answers first is heard: one that is merely slow may go on.
+    """
+    return _with_headers(_half_of(timeout_ms), _overwritten("x-envoy-hedge-on-per-try-timeout", "true"))
+
+
+def _half_of(timeout_ms: int) -> Any:
+    return _overwritten("x-envoy-upstream-rq-per-try-timeout-ms", str(max(1, timeout_ms // 2)))
+
+
+def _with_headers(*headers: Any) -> Any:
+    mutations = [mutation_rules_pb2.HeaderMutation(append=header) for header in headers]
     return header_mutation_pb2.HeaderMutationPerRoute(
-        mutations=header_mutation_pb2.Mutations(request_mutations=[mutation])
+        mutations=header_mutation_pb2.Mutations(request_mutations=mutations)
     )
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from router.domain.routing import Address, Routing
-from router.xds.clusters import deployment_cluster, server_cluster, shield_cluster
+from router.domain.routing import Address, Routing, TritonAddress
+from router.xds.clusters import deployment_clusters, reached_by, server_cluster, shield_clusters
 from router.xds.endpoints import Standby, addresses_of, server_addresses
 from router.xds.gateway import Gateway
 from router.xds.listeners import gateway_listener
 from router.xds.mirror_listener import mirror_cluster, mirror_listener
-from router.xds.names import CLUSTER, ENDPOINTS, GATEWAY_GROUP, Key, cluster_name
+from router.xds.names import CLUSTER, ENDPOINTS, GATEWAY_GROUP, Key
 from router.xds.resources import Resource
 from router.xds.routes import endpoint_routes, endpoint_scope
 from router.xds.server_routes import server_routes, server_scopes
@@ -69,13 +69,14 @@ class Snapshot:
         resources = [endpoint_scope(routing), endpoint_routes(routing, self._gateway)]
         for upstream in routing.upstreams:
             if known.get(upstream.deployment) == upstream:
-                name = cluster_name(routing.endpoint, upstream.deployment)
-                resources += [self._wanted[Key(kind, name)] for kind in (CLUSTER, ENDPOINTS)]
+                names = {reached_by(routing.endpoint, upstream, is_grpc=is_grpc) for is_grpc in (False, True)}
+                resources += [self._wanted[Key(kind, name)] for kind in (CLUSTER, ENDPOINTS) for name in sorted(names)]
             else:
-                cluster = deployment_cluster(routing.endpoint, upstream, self._gateway)
-                resources += [cluster, addresses_of(cluster, upstream)]
+                clusters = deployment_clusters(routing.endpoint, upstream, self._gateway)
+                for cluster, is_grpc_port in zip(clusters, (False, True), strict=False):
+                    resources += [cluster, addresses_of(cluster, upstream, is_grpc_port=is_grpc_port)]
         if routing.shield is not None:
-            resources.append(shield_cluster(routing, routing.shield, self._gateway))
+            resources += shield_clusters(routing, routing.shield, self._gateway)
         return resources
 
     def _replace(self, group: str, resources: Iterable[Resource]) -> frozenset[Key]:
@@ -104,6 +105,8 @@ class Snapshot:
 def _addresses(routing: Routing | None) -> frozenset[Address]:
     if routing is None:
         return frozenset()
-    # A waiting room is the control plane's own: it cannot stand in for it.
+    # A waiting room is the control plane's own: it cannot stand in for it. A Triton would speak of itself.
     replicas = (upstream.addresses for upstream in routing.upstreams if not upstream.is_held)
-    return frozenset(address for addresses in replicas for address in addresses)
+    return frozenset(
+        address for addresses in replicas for address in addresses if not isinstance(address, TritonAddress)
+    )

@@ -31,11 +31,10 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from xds.core.v3 import extension_pb2 as xds_extension_pb2
 from xds.type.matcher.v3 import matcher_pb2, string_pb2
 
-from router.xds.gateway import MODEL_HEADER, ORIGINAL_PATH_HEADER
+from router.xds.gateway import MODEL_HEADER, ORIGINAL_PATH_HEADER, SERVICE
 from router.xds.resources import packed
 from router.xds.server_routes import SERVER_PREFIX
 
-SERVICE = "inference.GRPCInferenceService"
 STREAMING_PATH = f"/{SERVICE}/ModelStreamInfer"
 
 # method -> the fields of its request that hold the model's name and version

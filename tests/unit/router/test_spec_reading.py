@@ -90,6 +90,7 @@ def test_relative_model_files_are_refused_where_there_is_no_folder() -> None:
 
 
 _SCHEMES = "begin with package://, file:, models:, oci://, hf://, https://, http://, s3://, gs://, az:// or abfss://"
+REMOTE = "kind: Deployment\nname: blue\nendpoint: e\nbackend: triton\n"
 DEPLOYMENT = "kind: Deployment\nname: blue\nendpoint: e\nmodel: file:m.onnx\n"
 
 MISTAKES = [
@@ -264,7 +265,28 @@ MISTAKES = [
     ),
     (
         DEPLOYMENT + "backend: triton\n",
-        ["s.yaml:5:10: backend: 'triton' is not in this version of Crossfade yet (use onnx)"],
+        [
+            "s.yaml:1:1: triton: the key is missing, which says where Triton is "
+            "(such as triton: {mode: direct, servers: [{host: 10.0.0.7}], model: fraud})"
+        ],
+    ),
+    (
+        DEPLOYMENT + "backend: triton\ntriton: {servers: [{host: a}], model: m}\n",
+        ["s.yaml:4:1: model: cannot stand beside 'triton' (remove one of the two)"],
+    ),
+    (
+        f"{REMOTE}triton: {{mode: bridge, servers: [{{host: a b, prt: 1}}, {{}}], model: ../etc, version: 01}}\n",
+        [
+            "s.yaml:5:16: triton.mode: 'bridge' is not in this version of Crossfade yet (use direct)",
+            "s.yaml:5:41: triton.servers[0].host: 'a b' is not what can stand here (such as '10.0.0.7')",
+            "s.yaml:5:46: triton.servers[0].prt: is not a key here (known: grpc_port, host, http_port)",
+            "s.yaml:5:55: triton.servers[1]: the key 'host' is missing (Its name or IPv4 address.)",
+            "s.yaml:5:67: triton.model: '../etc' is not what can stand here (such as 'fraud')",
+        ],
+    ),
+    (
+        f"{REMOTE}triton: {{servers: [{{host: a}}], model: m}}\nbatching: {{max_batch_size: 8}}\n",
+        ["s.yaml:6:1: batching: is Triton's own matter here (remove it, and set it in Triton's config.pbtxt)"],
     ),
     (
         DEPLOYMENT + "instance_count: 2\nscale_settings: {max_instances: 3}\n",

@@ -11,12 +11,22 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from router.domain.endpoint import Batching, Deployment, Endpoint, Execution, Provider, RequestSettings, Resources
+from router.domain.endpoint import (
+    Backend,
+    Batching,
+    Deployment,
+    Endpoint,
+    Execution,
+    Provider,
+    RequestSettings,
+    Resources,
+)
 from router.domain.errors import Invalid
 from router.domain.model_ref import ModelRef
 from router.domain.scaling import ScaleSettings
 from router.domain.sticky import Sticky, StickyBy
 from router.domain.traffic import Mirror, Traffic
+from router.domain.triton import RunningTriton, TritonServer
 from router.spec import SpecProblems, SpecSource, json_schema, read_documents, read_specs, to_plain, to_yaml
 from router.spec.changes import KEEP, Scale, TrafficChange, read_scale, read_traffic_change
 from router.spec.tables import (
@@ -123,7 +133,33 @@ replica_numbers = st.one_of(
     st.builds(lambda scaling: {"scale_settings": scaling}, scalings()),
 )
 
-deployments = st.builds(
+tritons = st.builds(
+    RunningTriton,
+    st.lists(
+        st.builds(
+            TritonServer,
+            st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,8}[A-Za-z0-9])?", fullmatch=True),
+            st.integers(1, 30_000),
+            st.integers(30_001, 65_535),
+        ),
+        min_size=1,
+        max_size=3,
+        unique_by=lambda server: (server.host, server.http_port),
+    ).map(tuple),
+    st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,8}", fullmatch=True),
+    st.integers(0, 2**63 - 1),
+)
+remote = st.builds(
+    Deployment,
+    name=names,
+    endpoint=names,
+    model=tritons,
+    model_version=st.just("") | names,
+    backend=st.just(Backend.TRITON),
+    instance_count=st.integers(0, 1),
+)
+
+replicated = st.builds(
     lambda hardware, numbers, **rest: Deployment(**hardware, **numbers, **rest),
     hardware(),
     replica_numbers,
@@ -138,6 +174,9 @@ deployments = st.builds(
         RequestSettings, st.integers(1, 3_600_000), st.integers(1, 1_000_000), st.integers(1024, 1024**3)
     ),
 )
+
+
+deployments = replicated | remote
 
 
 @settings(max_examples=60, deadline=None)

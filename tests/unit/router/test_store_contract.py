@@ -10,17 +10,18 @@ from types import MappingProxyType
 import pytest
 
 from adapters.sqlite_store import SqliteStore
-from router.domain.endpoint import DeployedModel, Deployment, Endpoint, EndpointState, Resources
+from router.domain.endpoint import Backend, DeployedModel, Deployment, Endpoint, EndpointState, Resources
 from router.domain.errors import Conflict
 from router.domain.evidence import Evidence
 from router.domain.measurement import Latencies, Totals
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.policy import AtMost, CustomMetric, Policy
 from router.domain.rollout import Announce, Page, Phase, RolloutSpec, Split, Standing, start
-from router.domain.routing import Replica, ReplicaState, TcpAddress, UnixAddress
+from router.domain.routing import Replica, ReplicaState, TcpAddress, TritonAddress, UnixAddress
 from router.domain.sources import WebhookAnswer
 from router.domain.strategy import canary
 from router.domain.traffic import Mirror, Traffic
+from router.domain.triton import RunningTriton, TritonServer
 from router.ports import Store
 from router.rollout_ports import Entry
 from tests.fakes import NOON, MemoryStore
@@ -29,10 +30,12 @@ BLUE = DeployedModel(
     Deployment("blue", "e", ModelRef("file", "/m.onnx"), "3.3", resources=Resources(0.5, 0, 1025)),
     ResolvedModel("/m.onnx", "a" * 64),
 )
+TRITON = RunningTriton((TritonServer("t1"), TritonServer("t2", 9000, 9001)), "fraud_v2", 3)
+RED = DeployedModel(Deployment("red", "e", TRITON, backend=Backend.TRITON), TRITON)
 GREEN = replace(BLUE, spec=replace(BLUE.spec, name="green", model_version=""))
 STATE = EndpointState(
     Endpoint("e", Traffic.of({"blue": 100}), Mirror("green", 5), allow_anonymous=True),
-    MappingProxyType({"blue": BLUE, "green": GREEN}),
+    MappingProxyType({"blue": BLUE, "green": GREEN, "red": RED}),
     revision=1,
 )
 OTHER = EndpointState(Endpoint("f"), revision=1)
@@ -90,8 +93,9 @@ def test_replicas_are_remembered_as_a_whole(store: Store) -> None:
     one = Replica("1", "e", "blue", "g1", UnixAddress("/run/1.sock"), ReplicaState.READY)
     two = Replica("2", "e", "blue", "g1", TcpAddress("10.0.0.1", 8080), ReplicaState.FAILED, "out of memory")
     three = Replica("3", "e", "green", "g2", TcpAddress("fd00::1", 8080), ReplicaState.LOADING)
-    store.save_replicas([two, one])
-    assert store.load_replicas() == (one, two)
+    four = Replica("4", "e", "red", "g3", TritonAddress("10.0.0.2", 8000, 8001), ReplicaState.READY)
+    store.save_replicas([two, four, one])
+    assert store.load_replicas() == (one, two, four)
     store.save_replicas([three])
     assert store.load_replicas() == (three,)
 

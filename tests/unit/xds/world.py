@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from router.domain.routing import Routing, Shield, UnixAddress, Upstream
+from router.domain.routing import Routing, Shield, TritonAddress, UnixAddress, Upstream
 from router.domain.traffic import Mirror, Traffic
+from router.domain.triton import RunningTriton, TritonServer
 from router.xds.gateway import Gateway
 from router.xds.names import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SCOPE, Key, routes_name
 from router.xds.resources import Resource
@@ -21,6 +22,12 @@ GATEWAY = Gateway(
 def upstream(deployment: str, *sockets: str, version: str = "1", max_requests: int = 100) -> Upstream:
     addresses = tuple(UnixAddress(socket) for socket in sorted(sockets))
     return Upstream(deployment, version, addresses, 5000, max_requests, 1024 * 1024)
+
+
+def triton(deployment: str, *ips: str, version: str = "1") -> Upstream:
+    model = RunningTriton(tuple(TritonServer(ip) for ip in ips), "fraud_v2", 3)
+    addresses = tuple(TritonAddress(ip, 8000, 8001) for ip in sorted(ips))
+    return Upstream(deployment, version, addresses, 5000, 100, 1024 * 1024, triton=model)
 
 
 def routing(

@@ -1,0 +1,58 @@
+"""Where Tritons are and whether they are ready. Implements `router.tritons.TritonAsker`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+
+import httpx
+
+from router.domain.routing import TritonAddress
+from router.domain.triton import RunningTriton, TritonServer
+
+_TIMEOUT_S = 3.0
+_LONGEST_REASON = 200
+
+
+class TritonReadiness:
+    """Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        # Never through a proxy from the environment: the servers are this gateway's own.
+        self._client = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(verify=False),  # plain HTTP: nothing to verify
+            timeout=_TIMEOUT_S,
+            headers={"user-agent": "crossfade"},
+        )
+
+    async def addresses(self, server: TritonServer) -> tuple[TritonAddress, ...]:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                found = await asyncio.get_running_loop().getaddrinfo(
+                    server.host, server.http_port, family=socket.AF_INET, type=socket.SOCK_STREAM
+                )
+        except (OSError, TimeoutError, UnicodeError):
+            return ()
+        ips = sorted({str(address[0]) for *_, address in found})
+        return tuple(TritonAddress(ip, server.http_port, server.grpc_port) for ip in ips)
+
+    async def why_not_ready(self, address: TritonAddress, triton: RunningTriton) -> str:
+        try:
+            answer = await self._client.get(f"http://{address.ip}:{address.http_port}{triton.path}/ready")
+        except httpx.HTTPError as error:
+            return f"no answer ({error or type(error).__name__})"
+        if answer.status_code == 200:
+            return ""
+        return f"Triton says of model {triton.model!r}: {_said(answer)}"
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+def _said(answer: httpx.Response) -> str:
+    try:
+        text = str(json.loads(answer.text)["error"])
+    except (ValueError, KeyError, TypeError):
+        text = f"HTTP {answer.status_code}"
+    return text[:_LONGEST_REASON]

@@ -1,0 +1,87 @@
+"""A real Triton as a child of the test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from benchmarks.environments import TRITON, ensure
+from benchmarks.triton_server import TritonPorts, triton_command, triton_environment
+from router.domain.routing import TritonAddress
+from tests.envoy.data_plane import free_ports
+from tests.envoy.waiting import DEADLINE_S
+
+
+@dataclass(slots=True)
+class Triton:
+    """Serves a repository until it is killed, and may be started again on the same ports."""
+
+    repository: Path
+    ports: TritonPorts
+    log: Path
+    options: tuple[str, ...] = ()
+    _process: asyncio.subprocess.Process | None = None
+
+    @property
+    def address(self) -> TritonAddress:
+        return TritonAddress("127.0.0.1", self.ports.http, self.ports.grpc)
+
+    @property
+    def http_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.http}"
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> Triton:
+        """Returns when its models are ready."""
+        command = triton_command(TRITON.packages, self.repository, self.ports, *self.options)
+        with self.log.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *command, env=triton_environment(TRITON.packages, TRITON.python), stdout=output, stderr=output
+            )
+        async with asyncio.timeout(2 * DEADLINE_S), httpx.AsyncClient() as client:
+            while True:
+                assert self.is_alive, self.log.read_text()
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await client.get(f"{self.http_url}/v2/health/ready")).status_code == 200:
+                        return self
+                await asyncio.sleep(0.05)
+
+    async def kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    def pause(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+
+def triton(repository: Path, *options: str) -> Triton:
+    http, grpc = free_ports(2)
+    ensure(TRITON)
+    return Triton(repository, TritonPorts(http, grpc), repository.parent / f"triton-{http}.log", options)
+
+
+@asynccontextmanager
+async def started_triton(repository: Path, *options: str) -> AsyncIterator[Triton]:
+    one = triton(repository, *options)
+    try:
+        yield await one.start()
+    finally:
+        await one.kill()

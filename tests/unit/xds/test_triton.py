@@ -1,0 +1,155 @@
+"""What Envoy is told about deployments whose model a Triton serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.route.v3 import route_pb2
+from envoy.extensions.clusters.aggregate.v3 import cluster_pb2 as aggregate_pb2
+from envoy.extensions.filters.http.header_mutation.v3.header_mutation_pb2 import HeaderMutationPerRoute
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+
+from router.domain.routing import Routing, Shield, Upstream
+from router.xds.clusters import HTTP_OPTIONS
+from router.xds.names import CLUSTER, ENDPOINTS, ROUTES, Key, deployment_of_cluster, group_of
+from router.xds.routes import SHIELD_FILTER
+from router.xds.snapshot import Snapshot
+from tests.unit.xds.world import GATEWAY, routing, triton, upstream
+
+GREEN = triton("green", "10.0.0.1", "10.0.0.2")
+
+
+def built(wanted: Routing, kind: str, name: str, message: Any) -> Any:
+    snapshot = Snapshot(GATEWAY)
+    snapshot.set_endpoint(wanted)
+    return message.FromString(snapshot.wanted[Key(kind, name)].body)
+
+
+def cluster(wanted: Routing, name: str) -> Any:
+    return built(wanted, CLUSTER, name, cluster_pb2.Cluster)
+
+
+def options(message: Any) -> Any:
+    packed = message.typed_extension_protocol_options[HTTP_OPTIONS]
+    return http_protocol_options_pb2.HttpProtocolOptions.FromString(packed.value)
+
+
+def live_routes(wanted: Routing) -> list[Any]:
+    configuration = built(wanted, ROUTES, "endpoint/fraud", route_pb2.RouteConfiguration)
+    return [route for route in configuration.virtual_hosts[0].routes if route.name == "live"]
+
+
+def test_it_has_a_cluster_for_each_protocol_at_that_protocols_port() -> None:
+    wanted = routing("fraud", GREEN)
+
+    ports = {
+        name: [
+            member.endpoint.address.socket_address.port_value
+            for member in built(wanted, ENDPOINTS, name, endpoint_pb2.ClusterLoadAssignment).endpoints[0].lb_endpoints
+        ]
+        for name in ("fraud/green", "fraud/green+grpc")
+    }
+
+    assert ports == {"fraud/green": [8000, 8000], "fraud/green+grpc": [8001, 8001]}
+    assert options(cluster(wanted, "fraud/green")).explicit_http_config.HasField("http_protocol_options")
+    assert options(cluster(wanted, "fraud/green+grpc")).explicit_http_config.HasField("http2_protocol_options")
+
+
+@pytest.mark.parametrize("name", ["fraud/green", "fraud/green+grpc"])
+def test_its_health_is_the_models_readiness_asked_over_http_without_our_token(name: str) -> None:
+    wanted = routing("fraud", GREEN)
+
+    (check,) = cluster(wanted, name).health_checks
+    members = built(wanted, ENDPOINTS, name, endpoint_pb2.ClusterLoadAssignment).endpoints[0].lb_endpoints
+
+    assert check.http_health_check.path == "/v2/models/fraud_v2/versions/3/ready"
+    assert not check.http_health_check.request_headers_to_add
+    assert {member.endpoint.health_check_config.port_value for member in members} == {8000}
+
+
+def test_its_hosts_bear_the_deployments_name_and_what_triton_calls_the_model() -> None:
+    message = built(
+        routing("fraud", triton("green", "10.0.0.1", version="7")),
+        ENDPOINTS,
+        "fraud/green",
+        endpoint_pb2.ClusterLoadAssignment,
+    )
+    (member,) = message.endpoints[0].lb_endpoints
+    assert member.endpoint.hostname == "green"
+    assert dict(member.metadata.filter_metadata["crossfade.triton"]) == {"served": "fraud_v2|3|7"}
+
+
+def test_calls_over_grpc_have_a_route_of_their_own_which_comes_first() -> None:
+    wanted = routing("fraud", upstream("blue"), GREEN, traffic={"blue": 90, "green": 10})
+
+    over_grpc, over_http = live_routes(wanted)
+
+    assert over_grpc.match.HasField("grpc")
+    assert not over_http.match.HasField("grpc")
+    assert [one.name for one in over_grpc.route.weighted_clusters.clusters] == ["fraud/blue", "fraud/green+grpc"]
+    assert [one.name for one in over_http.route.weighted_clusters.clusters] == ["fraud/blue", "fraud/green"]
+
+
+def test_without_a_triton_both_protocols_have_the_same_route() -> None:
+    (live,) = live_routes(routing("fraud", upstream("blue")))
+    assert not live.match.HasField("grpc")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "stable", "members"),
+    [
+        (GREEN, upstream("blue", "/b"), {"fraud/green/blue", "fraud/green+grpc/blue"}),
+        (upstream("green", "/g"), triton("blue", "10.0.0.3"), {"fraud/green/blue", "fraud/green/blue+grpc"}),
+        (GREEN, triton("blue", "10.0.0.3"), {"fraud/green/blue", "fraud/green+grpc/blue+grpc"}),
+    ],
+)
+def test_a_shield_has_a_cluster_for_each_protocol_with_the_filters_of_a_triton(
+    candidate: Upstream, stable: Upstream, members: set[str]
+) -> None:
+    wanted = routing("fraud", stable, candidate, traffic={"blue": 100}, shield=Shield("green", "blue"))
+    snapshot = Snapshot(GATEWAY)
+    snapshot.set_endpoint(wanted)
+
+    shields = {key.name for key in snapshot.wanted if key.type_url == CLUSTER and key.name.count("/") == 2}
+
+    assert shields == members
+    for name in members:
+        message = cluster(wanted, name)
+        inner = aggregate_pb2.ClusterConfig.FromString(message.cluster_type.typed_config.value).clusters
+        candidate_name, stable_name = name.removeprefix("fraud/").split("/")
+        assert list(inner) == [f"fraud/{candidate_name}", f"fraud/{stable_name}"]
+        assert len(options(message).http_filters) == 4
+        assert deployment_of_cluster(name) == ("fraud", "green")
+        assert group_of(Key(CLUSTER, name)) == "fraud"
+
+
+def test_replicas_of_ours_pass_no_filter_of_a_triton() -> None:
+    wanted = routing("fraud", upstream("blue", "/b"), GREEN)
+    assert not options(cluster(wanted, "fraud/blue")).http_filters
+    assert not cluster(wanted, "fraud/blue").HasField("per_connection_buffer_limit_bytes")
+
+
+@pytest.mark.parametrize(("ips", "is_hedged"), [(("10.0.0.1",), False), (("10.0.0.1", "10.0.0.2"), True)])
+def test_where_there_is_another_one_a_late_answer_is_asked_of_it_as_well(ips: tuple[str, ...], is_hedged: bool) -> None:
+    for live in live_routes(routing("fraud", triton("green", *ips))):
+        said = HeaderMutationPerRoute.FromString(live.typed_per_filter_config[SHIELD_FILTER].value)
+        headers = {one.append.header.key: one.append.header.value for one in said.mutations.request_mutations}
+        assert (headers.get("x-envoy-hedge-on-per-try-timeout") == "true") is is_hedged
+        assert (headers.get("x-envoy-upstream-rq-per-try-timeout-ms") == "2500") is is_hedged
+
+
+def test_a_triton_never_stands_in_for_the_control_plane() -> None:
+    message = built(routing("fraud", GREEN), ENDPOINTS, "server", endpoint_pb2.ClusterLoadAssignment)
+    assert [len(group.lb_endpoints) for group in message.endpoints] == [1, 0]
+
+
+def test_what_did_not_change_is_not_built_anew() -> None:
+    snapshot = Snapshot(GATEWAY)
+    snapshot.set_endpoint(routing("fraud", upstream("blue"), GREEN))
+
+    changed = snapshot.set_endpoint(routing("fraud", upstream("blue"), GREEN, traffic={"blue": 50, "green": 50}))
+
+    assert changed == {Key(ROUTES, "endpoint/fraud")}
