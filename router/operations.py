@@ -31,7 +31,7 @@ from router.plan import (
 from router.ports import ModelSource
 from router.quotas import Quotas
 from router.rollout_ports import MakesWay
-from router.spec import Document, Problem, SpecProblems
+from router.spec import Document, Problem, SpecProblems, read_documents, to_plain
 from router.spec.changes import Scale, TrafficChange
 
 _MAX_MODELS_AT_ONCE = 4  # hashing is bound by the disk and by cores
@@ -101,6 +101,18 @@ class Operations:
         await self._approve(decide(), documents, is_signature_change_allowed)
         done = await self._commit(decide, names, expected or {}, is_forced, by)
         return replace(done, notes=tuple(notes))
+
+    async def deploy(self, deployment: Deployment, model: ResolvedModel, *, by: str) -> Done:
+        """Make the deployment run this very model, whatever its reference names by now.
+
+        Raises `SpecProblems`, `NotFound`, or `Conflict` with a rollout that is under way.
+        """
+        (document,) = read_documents([to_plain(deployment)])
+
+        def decide(state: EndpointState) -> Plan:
+            return plan_apply({deployment.endpoint: state}, [document], {deployment.model: model}, self._rules)
+
+        return await self._commit_one(deployment.endpoint, None, decide, by=by)
 
     async def change_traffic(
         self,
