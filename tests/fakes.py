@@ -309,10 +309,11 @@ class Bench:
         self.source = ScriptedSource({"m.onnx": b"graph"})
         self.pulled = ModelBench(self.source, self.desired, self.events, lambda: NOON)
         self.rollouts = MemoryRollouts(self.desired, self.store, NOON)
+        self.disk = MemoryDisk(self.source.files)
         self.transfer = Transfer(
             self.pulled.pulling,
             self.pulled.catalogue,
-            MemoryDisk(self.source.files),
+            self.disk,
             SourceLimits(max_files=10, max_bytes=10**6),
         )
         self.watching = MemoryWatching(self.desired, NOON)
