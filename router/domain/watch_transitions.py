@@ -57,7 +57,6 @@ from router.domain.watching import (
 AUTHOR = "crossfade"  # of what nobody asked for
 MAX_BACKOFF_S = 3600.0
 MAX_RETRY_AFTER_S = 86400.0  # so long a source may ask to be left alone
-_BUSY = "waits until one deployment has all the traffic and no rollout is under way"
 _JITTER = 0.1  # a fraction of every pause, to either side
 _HINDERED_S = 30.0  # after a rollout could not begin
 
@@ -111,17 +110,21 @@ def wake_at(watched: Watched, terms: Terms, now: datetime) -> datetime:
 
 def waits_for(watched: Watched, terms: Terms, now: datetime, *, is_free: bool) -> str:
     """Why another model does not get traffic, in words; empty when it does, and when there is none."""
-    if isinstance(watched.stage, Moved) and _is_wanted(watched.stage, terms) and not is_free:
-        return _BUSY
-    if not isinstance(watched.stage, Ready):
-        return ""
-    if not _author(watched.stage, terms, now):
-        if terms.watch.policy is WatchPolicy.AUTO:
-            return f"waits for its window, {terms.watch.window}"
-        return f"waits for somebody's yes: crossfade model accept {watched.endpoint}"
-    if not is_free:
-        return _BUSY
-    return watched.stage.hindrance
+    stage = watched.stage
+    needs_yes = f"waits for somebody's yes: crossfade model accept {watched.endpoint}"
+    match stage:
+        case Moved() if not _is_wanted(stage, terms):
+            return needs_yes
+        case Ready() if not _author(stage, terms, now):
+            return (
+                f"waits for its window, {terms.watch.window}" if terms.watch.policy is WatchPolicy.AUTO else needs_yes
+            )
+        case Moved() | Ready() if not is_free:
+            return "waits until one deployment has all the traffic and no rollout is under way"
+        case Ready(hindrance=hindrance):
+            return hindrance
+        case _:
+            return ""
 
 
 def _author(stage: Ready, terms: Terms, now: datetime) -> str:

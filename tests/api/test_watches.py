@@ -13,6 +13,7 @@ async def test_a_watched_endpoint_tells_what_its_reference_names_and_what_it_wai
     assert (await admin.apply(*WATCHED)).status_code == 200
     admin.bench.watching.happen("e", Named(NEXT), Failed("no route to host"))
     shown = (await admin.http.get("/api/v1/endpoints/e/watch")).json()
+    assert shown["waits_for"] == "waits for somebody's yes: crossfade model accept e"
     assert (shown["stage"], shown["policy"], shown["ref"]) == ("moved", "notify", "file:/blue.onnx")
     assert shown["model"] == {"pinned": "models:/fraud/2", "version": "2", "revision": "r2", "sha256": ""}
     assert shown["in_service"]["pinned"] == "models:/fraud/1"
