@@ -16,7 +16,7 @@ from router.domain.endpoint import DeployedModel, Deployment, EndpointState
 from router.domain.errors import Conflict, Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.rollout import Rollout
-from router.interference import crossed_rollouts, refusal
+from router.interference import crossed_rollouts, refusal, watch_of
 from router.plan import (
     Models,
     Plan,
@@ -82,12 +82,12 @@ class Operations:
         `SpecProblems`, `RevisionConflict` against `expected`, or `Conflict` with a rollout that is under way.
         """
         notes: list[str] = []
-        models = await self._resolved(
-            [doc.content for doc in documents if isinstance(doc.content, Deployment)], by, notes
-        )
+        followed = self._followed(documents)
+        asked = [doc.content for doc in documents if isinstance(doc.content, Deployment)]
+        models = await self._resolved([it for it in asked if (it.endpoint, it.name) not in followed], by, notes)
 
         def decide() -> Plan:
-            return plan_apply(self.desired.states, documents, models, self._rules)
+            return plan_apply(self.desired.states, documents, models, self._rules, followed)
 
         names = {document.endpoint_name for document in documents}
         if is_dry_run:
@@ -210,6 +210,16 @@ class Operations:
         notes.append(note)
         self.events.publish("model_not_resolved", note, endpoint=deployed.spec.endpoint, deployment=deployed.spec.name)
         return deployed.model
+
+    def _followed(self, documents: Sequence[Document]) -> frozenset[tuple[str, str]]:
+        """Deployments of watched endpoints whose reference stays: what that names is the watch's business, which rolls
+        it out beside them. Applying the same file again changes no model in place."""
+        found = (item.content for item in documents if isinstance(item.content, Deployment))
+        return frozenset(
+            (item.endpoint, item.name)
+            for item in found
+            if watch_of(item.endpoint, documents, self.desired) is not None and self._present(item) is not None
+        )
 
     def _present(self, deployment: Deployment) -> DeployedModel | None:
         """The deployment of that name as it is, when it has the same reference."""

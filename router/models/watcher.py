@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from router.desired import Desired
@@ -58,6 +58,7 @@ log = logging.getLogger("crossfade")
 
 _LOOK_EVERY = timedelta(seconds=1)  # at the control plane's own state, which is in memory
 _ANSWER_WITHIN_S = 60.0  # a source that takes longer to say what a reference names does not answer
+_TIMES_SAVED_EVERY = timedelta(minutes=5)
 _SAVE_AGAIN_AFTER = timedelta(seconds=5)
 
 _OUTCOMES = {
@@ -141,6 +142,7 @@ class _Lookout:
     def __init__(self, endpoint: str, watched: Watched | None, surroundings: WatchSurroundings) -> None:
         self.endpoint = endpoint
         self.watched = watched
+        self._saved = watched
         self._surroundings = surroundings
         self._clock = surroundings.clock
         self._jitter = _jitter(f"{surroundings.gateway}/{endpoint}")
@@ -295,6 +297,15 @@ class _Lookout:
 
     # -- what is saved
 
+    def _must_be_saved(self, watched: Watched) -> bool:
+        """Looks that find nothing new only move times on: those are saved now and then, each save is a sync."""
+        saved = self._saved
+        if saved is None or replace(watched, answered_at=saved.answered_at, next_at=saved.next_at) != saved:
+            return True
+        if watched.answered_at is None or saved.answered_at is None:
+            return watched.answered_at != saved.answered_at
+        return watched.answered_at - saved.answered_at >= _TIMES_SAVED_EVERY
+
     async def _take(self, event: Event) -> None:
         """Save what follows from the event, then let it be known."""
         async with self._lock:
@@ -308,7 +319,9 @@ class _Lookout:
                 transition = advance(before, event, terms, now)
             if transition.watched == before:
                 return
-            await asyncio.to_thread(self._surroundings.store.save_watched, transition.watched)
+            if self._must_be_saved(transition.watched):
+                await asyncio.to_thread(self._surroundings.store.save_watched, transition.watched)
+                self._saved = transition.watched
             self.watched = transition.watched
         for item in transition.news:
             self._surroundings.events.publish(item.kind, f"{self.endpoint}: {item.message}", endpoint=self.endpoint)

@@ -52,3 +52,20 @@ async def test_where_nothing_is_watched_or_nothing_new_there_is_nothing_to_accep
     await admin.apply(*WATCHED)
     error_of(await admin.http.post(f"{path}/accept"), 409, "conflict")
     error_of(await admin.http.post(f"{path}/accept", json={"allow_signature_change": "yes"}), 422, "malformed_request")
+
+
+async def test_the_same_spec_applied_again_moves_neither_traffic_nor_models_of_a_watched_endpoint(admin: Admin) -> None:
+    await admin.apply(*WATCHED)
+    before = (await admin.http.get("/api/v1/endpoints/e/deployments/blue")).json()["model_sha256"]
+    await admin.http.patch("/api/v1/endpoints/e", json={"traffic": {"green": 100}})
+    admin.bench.models.content["file:/blue.onnx"] = "b"
+    admin.bench.models.asked.clear()
+    done = (await admin.apply(*WATCHED)).json()
+    assert done["notes"] == ["traffic of endpoint 'e' is left to its watch, and stays as it is"]
+    assert (await admin.http.get("/api/v1/endpoints/e")).json()["traffic"] == {"green": 100}
+    assert (await admin.http.get("/api/v1/endpoints/e/deployments/blue")).json()["model_sha256"] == before
+    assert admin.bench.models.asked == [], "it needs no source"
+    without = [{key: value for key, value in WATCHED[0].items() if key != "watch"}, *WATCHED[1:]]
+    await admin.apply(*without)
+    assert (await admin.http.get("/api/v1/endpoints/e")).json()["traffic"] == {"blue": 100}
+    assert (await admin.http.get("/api/v1/endpoints/e/deployments/blue")).json()["model_sha256"] == "b" * 64

@@ -178,6 +178,16 @@ async def test_a_registry_that_is_down_is_told_and_touches_nothing_that_runs() -
         assert "watch_recovered" in world.kinds or "model_moved" in world.kinds
 
 
+async def test_looks_that_find_nothing_new_are_saved_now_and_then() -> None:
+    async with a_watched_life(WatchedOutside()) as world:
+        await world.until(lambda: world.stage == Current())
+        await world.seconds(20)
+        writes, asked = world.store.writes, world.registry.asked
+        await world.seconds(60)
+        assert world.registry.asked > asked + 5
+        assert world.store.writes == writes
+
+
 async def test_a_fetch_over_a_bad_line_is_tried_again() -> None:
     outside = WatchedOutside()
     outside.registry.link_trouble = SourceUnavailable("the link broke")
@@ -219,7 +229,9 @@ async def test_a_crash_at_any_write_begins_no_rollout_twice_and_forgets_none(
     async def live(world: WatchedWorld) -> None:
         try:
             for _ in range(60):
-                if world.store.is_dead:
+                rollout = world.desired.rollout("fraud")
+                is_over = rollout is not None and rollout.phase.is_terminal
+                if world.store.is_dead or (is_over and isinstance(world.stage, Current | Stopped)):
                     return
                 await world.seconds(1)
         except* ProcessDied:
