@@ -81,7 +81,7 @@ async def test_an_alias_that_moves_under_load_is_followed_and_a_bad_model_is_rol
         )
         assert set(await load.split(PER_SECOND)) == {"green"}
 
-        load.special = payload_for(models / "mlp.onnx", ENDPOINT, poison()), 1.0
+        load.specials = {"poison": (payload_for(models / "mlp.onnx", ENDPOINT, poison()), 1.0)}
         alias.names(models / "faulty.onnx")
         bad = await until(shared, lambda watch: watch["stage"] == "stopped")
         assert "rolled back" in bad["barred"][0]["reason"]
