@@ -65,7 +65,7 @@ from router.models.auditing import AuditedRecords
 from router.models.catalogue import Catalogue
 from router.models.freshness import Freshness
 from router.models.metrics import freshness_metrics
-from router.models.ports import Admission, Source, SourceLimits, Transport
+from router.models.ports import Admission, Source, Transport
 from router.models.pulling import Pulling
 from router.models.pulls import Pulls
 from router.models.recovery import Recovery
@@ -165,6 +165,9 @@ class ControlPlane:
             _now,
         )
         self.catalogue = Catalogue(self.pulling, Pulls(self.pulling, self.events, _now), self.desired, self.events)
+        self.transfer = Transfer(
+            self.pulling, self.catalogue, ArchiveDisk(config.models_dir / "archives"), registries.limits
+        )
         self.recovery = Recovery(commits, self.reconciler, self.pulling, _now)
         gate = GatedModels(self.pulling, _admission(registries), _now)
         self.operations = Operations(
@@ -218,7 +221,7 @@ class ControlPlane:
                     ReplicaLogs(config.replica_log_dir, config.gateway_id),
                     self.oversight,
                     self.watcher,
-                    Transfer(self.pulling, self.catalogue, ArchiveDisk(config.models_dir / "archives"), SourceLimits()),
+                    self.transfer,
                 ),
                 host=LOOPBACK,
                 port=config.ports.admin,
