@@ -20,6 +20,7 @@ from router.domain.rollout import Page, Rollout
 from router.domain.sources import WebhookAnswer
 from router.events import EventLog
 from router.measuring import NotMeasured
+from router.models.watch_ports import Notice
 from router.rollout_ports import Entry, Outbox
 
 RETRY_AFTER_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 60.0, 60.0)
@@ -59,10 +60,12 @@ class WebhookSampler:
 
 
 class Webhooks:
-    """Implements `Listeners`: every announcement goes to the URLs that `urls_of` names, to each in order.
+    """Implements `Listeners` and `Hears`: every announcement goes to the URLs that `urls_of` names, every notice to
+    those that it names itself, to each in order.
 
-    At least once, also over restarts: `rollout` and `revision` tell a repetition. What cannot be delivered in minutes,
-    is refused, or comes too fast is left out, and the event log says so. `run` must be running.
+    Announcements at least once, also over restarts: `rollout` and `revision` tell a repetition. Notices as long as this
+    process lives: what they tell can be asked for. What cannot be delivered in minutes, is refused, or comes too fast
+    is left out, and the event log says so. `run` must be running.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class Webhooks:
         self._http = http
         self._events = events
         self._retry_after_s = retry_after_s
-        self._waiting: dict[str, deque[Entry]] = {}
+        self._waiting: dict[str, deque[Entry | Notice]] = {}
         self._news = asyncio.Event()
         for url, entry in outbox.untold():
             self._queue(url, entry)
@@ -88,7 +91,11 @@ class Webhooks:
         for url in self._urls_of(entry):
             self._queue(url, entry)
 
-    def _queue(self, url: str, entry: Entry) -> None:
+    def hear(self, notice: Notice) -> None:
+        for url in notice.urls:
+            self._queue(url, notice)
+
+    def _queue(self, url: str, entry: Entry | Notice) -> None:
         waiting = self._waiting.setdefault(url, deque())
         if len(waiting) < _MAX_WAITING:
             waiting.append(entry)
@@ -118,7 +125,7 @@ class Webhooks:
                     busy.add(url)
                     group.create_task(serve(url))
 
-    async def _deliver(self, url: str, entry: Entry) -> None:
+    async def _deliver(self, url: str, entry: Entry | Notice) -> None:
         body, trouble = body_of(entry), ""
         for pause_s in (*self._retry_after_s, None):
             try:
@@ -135,18 +142,34 @@ class Webhooks:
                 await asyncio.sleep(pause_s)
         self._left_out(url, entry, trouble)
 
-    def _settle(self, url: str, entry: Entry) -> None:
+    def _settle(self, url: str, entry: Entry | Notice) -> None:
         """What cannot be noted is told again after a restart."""
-        with contextlib.suppress(StoreFailed):
-            self._outbox.settle(url, entry)
+        if isinstance(entry, Entry):
+            with contextlib.suppress(StoreFailed):
+                self._outbox.settle(url, entry)
 
-    def _left_out(self, url: str, entry: Entry, why: str) -> None:
-        message = f"{entry.endpoint}: {origin(url)} was not told of revision {entry.what.revision} of rollout "
-        self._events.publish("webhook_failed", f"{message}{entry.rollout_id}: {why}", endpoint=entry.endpoint)
+    def _left_out(self, url: str, entry: Entry | Notice, why: str) -> None:
+        match entry:
+            case Entry(rollout_id, _, what):
+                missed = f"revision {what.revision} of rollout {rollout_id}"
+            case Notice(news=news):
+                missed = f"revision {news.revision} of its watch ({news.kind})"
+        message = f"{entry.endpoint}: {origin(url)} was not told of {missed}: {why}"
+        self._events.publish("webhook_failed", message, endpoint=entry.endpoint)
 
 
-def body_of(entry: Entry) -> dict[str, Any]:
+def body_of(entry: Entry | Notice) -> dict[str, Any]:
     """`text` is what chat programs show."""
+    if isinstance(entry, Notice):
+        news = entry.news
+        return {
+            "text": f"{entry.endpoint}: {news.message}",
+            "kind": news.kind,
+            "endpoint": entry.endpoint,
+            "revision": news.revision,
+            "at": news.at.isoformat(),
+            "message": news.message,
+        }
     what = entry.what
     return {
         "text": f"{entry.endpoint}: {what.message}",

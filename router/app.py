@@ -27,6 +27,7 @@ from adapters.huggingface_registry import HuggingFaceModels
 from adapters.local_models import FileSource, PackageSource
 from adapters.lookout import ConnectionLookout
 from adapters.mlflow import MlflowModels
+from adapters.model_archives import ArchiveDisk
 from adapters.model_cache import ModelCache
 from adapters.model_records import ModelRecords
 from adapters.model_signatures import KeyVerifier
@@ -40,6 +41,7 @@ from adapters.registries.oci import OciModels
 from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_access import SqliteAccess
 from adapters.sqlite_store import SqliteStore
+from adapters.sqlite_watches import SqliteWatches
 from adapters.transport import HttpTransport
 from adapters.triton.readiness import TritonReadiness
 from adapters.triton_config import TritonConfigs
@@ -70,6 +72,10 @@ from router.models.pulls import Pulls
 from router.models.recovery import Recovery
 from router.models.settings import RegistrySettings
 from router.models.settings_file import settings_in
+from router.models.supply import CachedSupply
+from router.models.transfer import Transfer
+from router.models.watch_metrics import watch_metrics
+from router.models.watcher import Watcher, WatchSurroundings
 from router.operations import Operations
 from router.plan import Rules
 from router.ports import Runtime
@@ -163,14 +169,30 @@ class ControlPlane:
             _now,
         )
         self.catalogue = Catalogue(self.pulling, Pulls(self.pulling, self.events, _now), self.desired, self.events)
+        self.transfer = Transfer(
+            self.pulling, self.catalogue, ArchiveDisk(config.models_dir / "archives"), registries.limits
+        )
         self.recovery = Recovery(commits, self.reconciler, self.pulling, _now)
+        gate = GatedModels(self.pulling, _admission(registries), _now)
         self.operations = Operations(
             commits,
-            GatedModels(self.pulling, _admission(registries), _now),
+            gate,
             self.reconciler,
             self.rollouts,
             quotas,
             Rules(must_allow_anonymous=not config.is_loopback),
+        )
+        self.watcher = Watcher(
+            WatchSurroundings(
+                supply=CachedSupply(self.pulling, gate),
+                store=SqliteWatches(self.store),
+                operations=self.operations,
+                rollouts=self.rollouts,
+                events=self.events,
+                hears=self.webhooks,
+                clock=SystemClock(),
+                gateway=config.gateway_id,
+            )
         )
         replica_metrics = ReplicaMetrics(config.gateway_token, lambda: self.reconciler.replicas)
         self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics, replica_metrics.gather)
@@ -203,6 +225,8 @@ class ControlPlane:
                     self,
                     ReplicaLogs(config.replica_log_dir, config.gateway_id),
                     self.oversight,
+                    self.watcher,
+                    self.transfer,
                 ),
                 host=LOOPBACK,
                 port=config.ports.admin,
@@ -219,11 +243,12 @@ class ControlPlane:
         comparing = _named(self.agreement.run(), "agreement")
         recovering = _named(self.recovery.run(), "recovery of models")
         asking = _named(self.tritons.run(self.reconciler.status_changed), "tritons")
+        watching = _named(self.watcher.run(), "watcher")
         stopped = asyncio.create_task(stopping.wait())
-        waited = {serving, reconciling, rolling, comparing, asking, stopped}
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        vital = (rolling, comparing, asking, watching)
+        await asyncio.wait({serving, reconciling, *vital, stopped}, return_when=asyncio.FIRST_COMPLETED)
         code = 0
-        for background in (rolling, comparing, asking):
+        for background in vital:
             if background.done():
                 background.result()
         if reconciling.done():
@@ -234,10 +259,10 @@ class ControlPlane:
             await asyncio.sleep(_LAST_WORDS_S)
         admin.should_exit = True
         reconciling.cancel()
-        for background in (rolling, telling, comparing, recovering, asking):
+        behind = (*vital, telling, recovering)
+        for background in behind:
             background.cancel()
-        everybody = (serving, reconciling, rolling, telling, comparing, recovering, asking)
-        await asyncio.gather(*everybody, return_exceptions=True)
+        await asyncio.gather(serving, reconciling, *behind, return_exceptions=True)
         await self.catalogue.pulls.close()
         await self.transport.close()
         await self.http.close()
@@ -288,7 +313,14 @@ class ControlPlane:
             self.xds.proxies(),
             self._ray_status().is_connected,
         )
-        return gateway + agreement_metrics(self.agreement.all_pairs()) + freshness_metrics(self.catalogue.asked())
+        return "".join(
+            (
+                gateway,
+                agreement_metrics(self.agreement.all_pairs()),
+                freshness_metrics(self.catalogue.asked()),
+                watch_metrics(self.watcher.standings()),
+            )
+        )
 
 
 def _measurer(http: HttpExchange) -> Measurer:

@@ -2,7 +2,8 @@
 
 A rollout owns its endpoint's traffic. So `traffic` and `mirror_traffic` beside a rollout say where a new endpoint
 begins; of one that has traffic the rollout alone moves it, and applying the same file again does not move it back. For
-the same reason the old deployment of a rollout that is done keeps the size that the rollout gave it.
+the same reason the old deployment of a rollout that is done keeps the size that the rollout gave it. All of this holds
+for an endpoint with a watch, too, which starts rollouts by itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from router.domain.endpoint import Deployment, Endpoint
 from router.domain.errors import Conflict, NotFound
 from router.domain.rollout import Phase, Rollout, RolloutSpec
 from router.domain.traffic import Traffic
+from router.interference import watch_of
 from router.operations import Operations
 from router.plan import Action
 from router.rollout_ports import Rollouts
@@ -69,7 +71,7 @@ async def apply_documents(
     if problems := [problem for document in wanted for problem in _obstacles(operations, document, documents)]:
         raise SpecProblems(problems)
     notes: list[str] = []
-    reduced = [_without_what_rollouts_own(operations, rollouts, document, asked, notes) for document in documents]
+    reduced = [_without_what_rollouts_own(operations, rollouts, document, documents, notes) for document in documents]
     done = await operations.apply(
         reduced,
         is_dry_run=is_dry_run,
@@ -153,21 +155,29 @@ def _obstacles(operations: Operations, document: Document, documents: Sequence[D
         yield document.problem("to", message, "give it an instance_count of 1 or more")
 
 
+def _owner_of_traffic(endpoint: str, documents: Sequence[Document], operations: Operations) -> str:
+    """What moves the traffic of an endpoint that has some, beside operators; empty when nothing does."""
+    if any(isinstance(other.content, RolloutSpec) and other.endpoint_name == endpoint for other in documents):
+        return "rollout"
+    return "watch" if watch_of(endpoint, documents, operations.desired) is not None else ""
+
+
 def _without_what_rollouts_own(
-    operations: Operations, rollouts: Rollouts, document: Document, asked: Sequence[Document], notes: list[str]
+    operations: Operations, rollouts: Rollouts, document: Document, documents: Sequence[Document], notes: list[str]
 ) -> Document:
     """Nothing is left out in silence: `notes` gets a line for everything that was to be changed and is not."""
     name = document.endpoint_name
     state = operations.desired.states.get(name)
-    if state is None or not any(other.endpoint_name == name for other in asked):
+    owner = _owner_of_traffic(name, documents, operations)
+    if state is None or not owner:
         return document
     match document.content:
         case Endpoint(traffic=traffic, mirror=mirror) if not state.endpoint.traffic.is_empty:
             present = state.endpoint
             if "traffic" in document.given and traffic != present.traffic:
-                notes.append(f"traffic of endpoint {name!r} is left to its rollout, and stays as it is")
+                notes.append(f"traffic of endpoint {name!r} is left to its {owner}, and stays as it is")
             if "mirror_traffic" in document.given and mirror != present.mirror:
-                notes.append(f"mirror_traffic of endpoint {name!r} is left to its rollout, and stays as it is")
+                notes.append(f"mirror_traffic of endpoint {name!r} is left to its {owner}, and stays as it is")
             return replace(document, given=document.given - {"traffic", "mirror_traffic"})
         case Deployment(name=deployment, instance_count=count) if deployment in state.deployments:
             rollout = latest_of(rollouts, name)

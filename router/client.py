@@ -19,6 +19,8 @@ from router.domain.errors import CrossfadeError
 _CONNECT_TIMEOUT_S = 5.0
 _REPLY_TIMEOUT_S = 120.0  # applying hashes the models first
 _VERIFY_TIMEOUT_S = 3600.0
+_STREAM_TIMEOUT = httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S)  # models may be large, and are hashed
+_STREAM_BYTES = 1024 * 1024
 _MAX_CALLER_LENGTH = 64
 
 Json = dict[str, Any]
@@ -26,6 +28,10 @@ Json = dict[str, Any]
 
 class Unreachable(CrossfadeError):
     """Nobody who speaks the admin API answers, or there is no token to ask with."""
+
+
+class LocalFile(CrossfadeError):
+    """A file on the caller's side that cannot be read or written."""
 
 
 class Refused(CrossfadeError):
@@ -270,6 +276,60 @@ class AdminClient:
 
     def verify_audit(self) -> Json:
         return self._call("GET", "/api/v1/audit/verified")
+
+    def watches(self) -> list[Json]:
+        """Every watched reference."""
+        watches: list[Json] = self._call("GET", "/api/v1/watches")["watches"]
+        return watches
+
+    def accept_model(self, endpoint: str, *, may_change_signature: bool = False) -> Json:
+        body = {"allow_signature_change": may_change_signature}
+        return self._call("POST", f"{_endpoint(endpoint)}/watch/accept", body)
+
+    def export_models(self, models: Sequence[str], target: Path) -> int:
+        """Write an archive of them. `target` appears when it is whole. Returns its size. Raises `LocalFile`."""
+        part = target.with_name(f".{target.name}.part")
+        query = {"model": list(models)}
+        try:
+            with self._http.stream("GET", "/api/v1/model-archive", params=query, timeout=_STREAM_TIMEOUT) as reply:
+                if reply.status_code != 200:
+                    reply.read()
+                    raise _refusal(reply)
+                with part.open("wb") as file:
+                    for chunk in reply.iter_raw():
+                        file.write(chunk)
+                    file.flush()
+                    os.fsync(file.fileno())
+            part.replace(target)
+            return target.stat().st_size
+        except httpx.RemoteProtocolError as error:
+            raise LocalFile(f"the export ended early ({error}): the gateway's log tells why") from None
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+        except OSError as error:
+            raise LocalFile(f"{target} cannot be written: {error.strerror or error}") from None
+        finally:
+            part.unlink(missing_ok=True)
+
+    def import_models(self, source: Path, name: str = "") -> list[Json]:
+        """Have the gateway keep the models of an archive. Raises `LocalFile`."""
+        try:
+            with source.open("rb") as file:
+                reply = self._http.post(
+                    "/api/v1/model-archive",
+                    params={"name": name} if name else {},
+                    content=iter(lambda: file.read(_STREAM_BYTES), b""),
+                    headers={"content-length": str(source.stat().st_size), "content-type": "application/x-tar"},
+                    timeout=_STREAM_TIMEOUT,
+                )
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+        except OSError as error:
+            raise LocalFile(f"{source} cannot be read: {error.strerror or error}") from None
+        if not reply.is_success:
+            raise _refusal(reply)
+        models: list[Json] = _decoded(reply)["models"]
+        return models
 
     def follow_events(self, after: int = 0) -> Iterator[Json]:
         """Events with a greater id as they come; ends when the control plane closes the stream."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from router.desired import Desired
-from router.domain.endpoint import EndpointState
+from router.domain.endpoint import Endpoint, EndpointState
 from router.domain.errors import Conflict
 from router.domain.rollout import Phase, Rollout
+from router.domain.watching import Watch
 from router.plan import Plan
+from router.spec import Document
 
 
 def crossed_rollouts(plan: Plan, desired: Desired) -> tuple[tuple[Rollout, str], ...]:
@@ -23,6 +27,15 @@ def crossed_rollouts(plan: Plan, desired: Desired) -> tuple[tuple[Rollout, str],
         if what := _crossing(rollout, desired.state(name), new):
             found.append((rollout, what))
     return tuple(found)
+
+
+def watch_of(endpoint: str, documents: Iterable[Document], desired: Desired) -> Watch | None:
+    """The endpoint's watch as it is once the documents are applied."""
+    for document in documents:
+        if isinstance(document.content, Endpoint) and document.content.name == endpoint:
+            return document.content.watch
+    state = desired.states.get(endpoint)
+    return state.endpoint.watch if state else None
 
 
 def refusal(rollout: Rollout, what: str) -> Conflict:

@@ -16,7 +16,7 @@ from router.domain.endpoint import DeployedModel, Deployment, EndpointState
 from router.domain.errors import Conflict, Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.rollout import Rollout
-from router.interference import crossed_rollouts, refusal
+from router.interference import crossed_rollouts, refusal, watch_of
 from router.plan import (
     Models,
     Plan,
@@ -31,7 +31,7 @@ from router.plan import (
 from router.ports import ModelSource
 from router.quotas import Quotas
 from router.rollout_ports import MakesWay
-from router.spec import Document, Problem, SpecProblems
+from router.spec import Document, Problem, SpecProblems, read_documents, to_plain
 from router.spec.changes import Scale, TrafficChange
 
 _MAX_MODELS_AT_ONCE = 4  # hashing is bound by the disk and by cores
@@ -82,11 +82,13 @@ class Operations:
         `SpecProblems`, `RevisionConflict` against `expected`, or `Conflict` with a rollout that is under way.
         """
         notes: list[str] = []
+        followed = self._followed(documents)
         specs = [doc.content for doc in documents if isinstance(doc.content, Deployment)]
-        models = await self._resolved([spec for spec in specs if isinstance(spec.model, ModelRef)], by, notes)
+        asked = [it for it in specs if not it.is_elsewhere and (it.endpoint, it.name) not in followed]
+        models = await self._resolved(asked, by, notes)
 
         def decide() -> Plan:
-            return plan_apply(self.desired.states, documents, models, self._rules)
+            return plan_apply(self.desired.states, documents, models, self._rules, followed)
 
         names = {document.endpoint_name for document in documents}
         if is_dry_run:
@@ -100,6 +102,18 @@ class Operations:
         await self._approve(decide(), documents, is_signature_change_allowed)
         done = await self._commit(decide, names, expected or {}, is_forced, by)
         return replace(done, notes=tuple(notes))
+
+    async def deploy(self, deployment: Deployment, model: ResolvedModel, *, by: str) -> Done:
+        """Make the deployment run this very model, whatever its reference names by now.
+
+        Raises `SpecProblems`, `NotFound`, or `Conflict` with a rollout that is under way.
+        """
+        (document,) = read_documents([to_plain(deployment)])
+
+        def decide(state: EndpointState) -> Plan:
+            return plan_apply({deployment.endpoint: state}, [document], {deployment.reference: model}, self._rules)
+
+        return await self._commit_one(deployment.endpoint, None, decide, by=by)
 
     async def change_traffic(
         self,
@@ -197,6 +211,16 @@ class Operations:
         notes.append(note)
         self.events.publish("model_not_resolved", note, endpoint=deployed.spec.endpoint, deployment=deployed.spec.name)
         return deployed.content
+
+    def _followed(self, documents: Sequence[Document]) -> frozenset[tuple[str, str]]:
+        """Deployments of watched endpoints whose reference stays: what that names is the watch's business, which rolls
+        it out beside them. Applying the same file again changes no model in place."""
+        found = (item.content for item in documents if isinstance(item.content, Deployment))
+        return frozenset(
+            (item.endpoint, item.name)
+            for item in found
+            if watch_of(item.endpoint, documents, self.desired) is not None and self._present(item) is not None
+        )
 
     def _present(self, deployment: Deployment) -> DeployedModel | None:
         """The deployment of that name as it is, when it has the same reference."""

@@ -7,7 +7,7 @@ stand instead of `instance_count`: a spec that names neither keeps whichever the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from router.domain.endpoint import AuthMode, DeployedModel, Deployment, Endpoint
 from router.domain.errors import Conflict, Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.rollout import RolloutSpec
+from router.domain.triton import RunningTriton
 from router.models.ports import AccessDenied, SourceUnavailable
 from router.spec import Document, OutOfReach, Problem, SpecProblems, to_plain
 from router.spec.changes import Keep, TrafficChange
@@ -89,9 +90,14 @@ Models = Mapping[ModelRef, ResolvedModel | ModelUnavailable]
 
 
 def plan_apply(
-    states: Mapping[str, EndpointState], documents: Sequence[Document], models: Models, rules: Rules
+    states: Mapping[str, EndpointState],
+    documents: Sequence[Document],
+    models: Models,
+    rules: Rules,
+    followed: Collection[tuple[str, str]] = (),
 ) -> Plan:
-    """The plan that makes `documents` true. `models` has an entry for every reference in them.
+    """The plan that makes `documents` true. `models` has an entry for every reference in them, but for those of
+    `followed` (endpoint, deployment): they keep the model that they have.
 
     Raises `SpecProblems` with everything that does not fit the present states, the models or the rules; it is
     `OutOfReach` when nothing is wrong but that sources of models do not answer.
@@ -103,8 +109,8 @@ def plan_apply(
     changed, changes = [], []
     for name, group in by_endpoint.items():
         state = states.get(name)
-        found = [*_misfits(states, state, group), *_model_problems(group, models)]
-        planned = None if found else _planned(state, group, models)
+        found = [*_misfits(states, state, group), *_model_problems(group, models, followed)]
+        planned = None if found else _planned(state, group, models, followed)
         if isinstance(planned, EndpointState):
             found += _broken_rules(planned, group, rules)
             difference = _difference(state, planned, group)
@@ -152,16 +158,20 @@ def _misfits(
             yield endpoint.problem(f"{key}.{name}", message, did_you_mean(name, deployments))
 
 
-def _model_problems(group: Sequence[Document], models: Models) -> Iterator[Problem]:
+def _model_problems(
+    group: Sequence[Document], models: Models, followed: Collection[tuple[str, str]]
+) -> Iterator[Problem]:
     for document in group:
-        if isinstance(document.content, Deployment):
-            ref = document.content.model
-            model = models[ref] if isinstance(ref, ModelRef) else ref
+        spec = document.content
+        if isinstance(spec, Deployment) and (spec.endpoint, spec.name) not in followed:
+            model = models[spec.model] if isinstance(spec.model, ModelRef) else spec.model
             if isinstance(model, ModelUnavailable):
                 yield document.problem("model", str(model))
 
 
-def _planned(state: EndpointState | None, group: Sequence[Document], models: Models) -> EndpointState | Problem:
+def _planned(
+    state: EndpointState | None, group: Sequence[Document], models: Models, followed: Collection[tuple[str, str]]
+) -> EndpointState | Problem:
     """The endpoint with the documents merged in, still at its present revision."""
     deployments = dict(state.deployments) if state else {}
     for document in group:
@@ -170,7 +180,14 @@ def _planned(state: EndpointState | None, group: Sequence[Document], models: Mod
             if not document.given & {"instance_count", "scale_settings"} and spec.name in deployments:
                 old = deployments[spec.name].spec
                 spec = replace(spec, instance_count=old.instance_count, scale_settings=old.scale_settings)
-            model = models[spec.model] if isinstance(spec.model, ModelRef) else spec.model
+            is_followed = (spec.endpoint, spec.name) in followed
+            if is_followed and spec.name not in deployments:
+                return document.problem("name", f"deployment {spec.name!r} was deleted meanwhile", "apply it again")
+            model: ResolvedModel | RunningTriton | ModelUnavailable
+            if is_followed:
+                model = deployments[spec.name].model
+            else:
+                model = models[spec.model] if isinstance(spec.model, ModelRef) else spec.model
             assert not isinstance(model, ModelUnavailable)
             deployments[spec.name] = DeployedModel(spec, model)
     document = _endpoint_document(group) or group[0]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime
 
 from router.desired import Desired
@@ -79,6 +80,48 @@ class MemoryRecords:
 
     async def append(self, record: Record) -> None:
         self._history = self._history.with_(record)
+
+
+class MemoryDisk:
+    """Implements `Disk`. `files`: by the last part of their paths."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self.files = files
+
+    @asynccontextmanager
+    async def stage(self) -> AsyncIterator[MemoryStage]:
+        yield MemoryStage()
+
+    def read(self, path: str) -> AsyncIterator[bytes]:
+        return _halves(self.files[path.rpartition("/")[2]])
+
+
+class MemoryStage:
+    """Implements `Stage`."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[str, bytes] = {}
+        self._part = b""
+
+    async def begin(self, size: int) -> None:
+        self._part = b""
+
+    async def write(self, data: bytes) -> None:
+        self._part += data
+
+    async def end(self) -> str:
+        digest = hashlib.sha256(self._part).hexdigest()
+        self._blobs[digest] = self._part
+        return digest
+
+    def read(self, sha256: str, offset: int) -> AsyncIterator[bytes]:
+        return _halves(self._blobs[sha256][offset:])
+
+
+async def _halves(content: bytes) -> AsyncIterator[bytes]:
+    middle = len(content) // 2
+    yield content[:middle]
+    yield content[middle:]
 
 
 class ModelBench:

@@ -33,15 +33,18 @@ from router.domain.quota import Quota
 from router.domain.rollout import Announce, Rollout
 from router.domain.routing import Replica
 from router.domain.traffic import Traffic
+from router.domain.watching import Watched
 from router.events import EventLog
-from router.models.ports import SourceUnavailable
+from router.models.ports import SourceLimits, SourceUnavailable
+from router.models.transfer import Transfer
 from router.operations import Operations
 from router.plan import Rules
 from router.ports import ProxyStatus
 from router.quotas import Quotas
 from router.rollout_ports import Entry, record_of
-from tests.fake_models import ModelBench
+from tests.fake_models import MemoryDisk, ModelBench
 from tests.fake_rollouts import MemoryRollouts
+from tests.fake_watching import MemoryWatching
 from tests.scripted_source import ScriptedSource
 
 TOKEN = "correct-horse"
@@ -90,9 +93,10 @@ class MemoryAccess:
 
 
 class MemoryStore:
-    """Implements `Store`, `RolloutStore` and `Outbox`, without durability."""
+    """Implements `Store`, `RolloutStore`, `Outbox` and `WatchStore`, without durability."""
 
     def __init__(self) -> None:
+        self._watched: dict[str, Watched] = {}
         self._rollouts: dict[str, tuple[Rollout, Evidence]] = {}
         self._entries: dict[tuple[str, int], Entry] = {}
         self._untold: dict[tuple[str, str, int], Entry] = {}
@@ -109,6 +113,7 @@ class MemoryStore:
         for name in deleted:
             states.pop(name, None)
             self._in_force.pop(name, None)
+            self._watched.pop(name, None)
             self._rollouts = {key: it for key, it in self._rollouts.items() if it[0].endpoint != name}
             self._entries = {key: it for key, it in self._entries.items() if it.endpoint != name}
             self._untold = {key: it for key, it in self._untold.items() if it.endpoint != name}
@@ -119,6 +124,13 @@ class MemoryStore:
             states[state.endpoint.name] = state
         self._states = states
         self.access.add(records)
+
+    def load_watched(self) -> tuple[Watched, ...]:
+        return tuple(self._watched[name] for name in sorted(self._watched))
+
+    def save_watched(self, watched: Watched) -> None:
+        if watched.endpoint in self._states:
+            self._watched[watched.endpoint] = watched
 
     def load_replicas(self) -> tuple[Replica, ...]:
         return self._replicas
@@ -297,4 +309,12 @@ class Bench:
         self.source = ScriptedSource({"m.onnx": b"graph"})
         self.pulled = ModelBench(self.source, self.desired, self.events, lambda: NOON)
         self.rollouts = MemoryRollouts(self.desired, self.store, NOON)
+        self.disk = MemoryDisk(self.source.files)
+        self.transfer = Transfer(
+            self.pulled.pulling,
+            self.pulled.catalogue,
+            self.disk,
+            SourceLimits(max_files=10, max_bytes=10**6),
+        )
+        self.watching = MemoryWatching(self.desired, NOON)
         self.way.ends = lambda endpoint: self.rollouts.end(endpoint, self.way.asked[-1][1])

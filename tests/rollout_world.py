@@ -27,6 +27,7 @@ from router.domain.routing import Replica, Routing, TcpAddress
 from router.domain.scaling import ScaleSettings
 from router.domain.strategy import Analyze, SetWeight, Strategy
 from router.domain.traffic import Traffic
+from router.domain.watching import Watched
 from router.events import EventLog
 from router.measuring import Measurer
 from router.operations import Operations
@@ -175,6 +176,12 @@ class MortalStore:
 
     def trail(self, endpoint: str, limit: int) -> tuple[Entry, ...]:
         return self.disk.trail(endpoint, limit)
+
+    def load_watched(self) -> tuple[Watched, ...]:
+        return self.disk.load_watched()
+
+    def save_watched(self, watched: Watched) -> None:
+        self._write(lambda: self.disk.save_watched(watched))
 
     @property
     def is_dead(self) -> bool:
@@ -330,10 +337,12 @@ class World:
 
 
 @asynccontextmanager
-async def a_life(outside: Outside, store: MortalStore | None = None, life: int = 1) -> AsyncIterator[World]:
+async def a_life(
+    outside: Outside, store: MortalStore | None = None, life: int = 1, kind: type[World] = World
+) -> AsyncIterator[World]:
     """The control plane runs, until the block ends or its process dies."""
     asyncio.get_running_loop().set_default_executor(Inline())
-    world = World(outside, store, life)
+    world = kind(outside, store, life)
     await world.reconciler.start_routing()
     vigil = Vigil(world.lookout, world.desired.is_rolling, world.clock)
     tasks = [asyncio.create_task(world.reconciler.run(world.ray, vigil)), asyncio.create_task(world.engine.run())]

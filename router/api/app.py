@@ -14,8 +14,12 @@ from router.api.guards import Guards
 from router.api.models import lineage_routes, model_routes
 from router.api.oversight import Oversight, oversight_routes
 from router.api.rollouts import rollout_routes
+from router.api.transfers import transfer_routes
 from router.api.visibility import only_visible
+from router.api.watches import watch_routes
 from router.models.catalogue import Catalogue
+from router.models.transfer import Transfer
+from router.models.watch_ports import Watching
 from router.operations import Operations
 from router.rollout_ports import Comparer, Rollouts
 
@@ -36,6 +40,8 @@ def create_app(
     gateway: Gateway,
     logs: Logs,
     oversight: Oversight,
+    watching: Watching,
+    transfer: Transfer,
 ) -> ASGIApp:
     """The ASGI application."""
     app = FastAPI(
@@ -50,6 +56,8 @@ def create_app(
     app.include_router(gateway_routes(operations, gateway, rollouts, catalogue), prefix="/api")
     app.include_router(oversight_routes(oversight), prefix="/api/v1")
     app.include_router(model_routes(catalogue, operations.desired), prefix="/api/v1")
+    app.include_router(transfer_routes(transfer), prefix="/api/v1")
+    app.include_router(watch_routes(operations.desired, watching), prefix="/api/v1")
     visible = [Depends(only_visible(operations.desired))]
     for routes in (
         endpoint_routes(operations, rollouts),

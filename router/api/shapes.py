@@ -86,6 +86,7 @@ class EndpointView(Shape):
     allow_anonymous: bool
     group: str
     sticky: dict[str, str | bool] = Field(description="As in a spec; empty when every request is drawn anew.")
+    watch: dict[str, Any] = Field(description="As in a spec; empty when nobody looks. /watch tells how it is.")
     traffic: dict[str, int] = Field(description="Asked for.")
     mirror_traffic: dict[str, int] = Field(description="Asked for.")
     in_force: InForceView = Field(description="What the proxies have acknowledged.")

@@ -44,6 +44,7 @@ def endpoint_view(state: EndpointState, status: EndpointStatus, rollout: Rollout
         auth_mode=str(endpoint.auth_mode),
         allow_anonymous=endpoint.allow_anonymous,
         sticky=to_plain(endpoint).get("sticky", {}),
+        watch=to_plain(endpoint).get("watch", {}),
         group=endpoint.group,
         traffic=endpoint.traffic.as_dict(),
         mirror_traffic=_mirror(endpoint.mirror),

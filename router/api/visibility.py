@@ -11,6 +11,7 @@ from router.desired import Desired
 from router.domain.access import Operator, Role
 from router.domain.endpoint import Endpoint
 from router.domain.errors import Forbidden, NotFound
+from router.domain.policy import Policy
 from router.domain.rollout import RolloutSpec
 from router.domain.sources import CommandOutput
 from router.events import Event
@@ -45,6 +46,9 @@ def is_for(operator: Operator, event: Event, desired: Desired) -> bool:
 def check_documents(documents: Sequence[Document], desired: Desired, operator: Operator) -> None:
     """Raises `Forbidden` when the documents touch an endpoint outside the token's groups, or move one there."""
     check_rollouts((item.content for item in documents if isinstance(item.content, RolloutSpec)), operator)
+    for item in documents:
+        if isinstance(item.content, Endpoint) and item.content.watch is not None:
+            _check_programs(f"the watch of {item.content.name!r}", item.content.watch.rollout.policy, operator)
     new_groups = {item.content.name: item.content.group for item in documents if isinstance(item.content, Endpoint)}
     for name in sorted({document.endpoint_name for document in documents}):
         groups = {new_groups[name]} if name in new_groups else set()
@@ -60,9 +64,12 @@ def check_documents(documents: Sequence[Document], desired: Desired, operator: O
 def check_rollouts(rollouts: Iterable[RolloutSpec], operator: Operator) -> None:
     """Raises `Forbidden` when a rollout runs programs and no admin asks: they run as the control plane does."""
     for rollout in rollouts:
-        runs_programs = any(isinstance(metric.source, CommandOutput) for metric in rollout.policy.metrics)
-        if runs_programs and not operator.may(Role.ADMIN):
-            raise Forbidden(
-                f"the rollout of {rollout.endpoint!r} has a metric with a command, which runs as the control plane:"
-                " that takes an admin's token"
-            )
+        _check_programs(f"the rollout of {rollout.endpoint!r}", rollout.policy, operator)
+
+
+def _check_programs(whose: str, policy: Policy, operator: Operator) -> None:
+    runs_programs = any(isinstance(metric.source, CommandOutput) for metric in policy.metrics)
+    if runs_programs and not operator.may(Role.ADMIN):
+        raise Forbidden(
+            f"{whose} has a metric with a command, which runs as the control plane: that takes an admin's token"
+        )

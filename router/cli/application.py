@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from router.cli import apply, deployment, doctor, endpoint, invoke, model, oversight, rollout, schema, status, up
+from router.cli import (
+    apply,
+    deployment,
+    doctor,
+    endpoint,
+    invoke,
+    model,
+    oversight,
+    rollout,
+    schema,
+    status,
+    transfer,
+    up,
+    watch,
+)
 
 _HELP = """Serve models, and crossfade live traffic from one version to the next.
 
@@ -50,6 +64,8 @@ def build() -> typer.Typer:
         app.add_typer(group, name=name)
         register(group)
     model.register(models)
+    watch.register(models)
+    transfer.register(models)
     status.register(app)
     doctor.register(app)
     schema.register(app)

@@ -12,6 +12,7 @@ from router.cli.output import listing, percents, table
 from router.cli.rollout_text import one_line
 from router.cli.session import Session, command
 from router.cli.waiting import DEFAULT_TIMEOUT_S, IfRevision, Timeout, Wait
+from router.cli.watch import watch_line
 from router.domain.errors import Invalid
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The endpoint.", show_default=False)]
@@ -53,6 +54,8 @@ def show(session: Session, name: Name) -> None:
     """
     with session.client() as client:
         endpoint = client.endpoint(name)
+        watches = client.watches() if endpoint["watch"] else []
+    endpoint["watched"] = next((watch for watch in watches if watch["endpoint"] == name), None)
     session.show(endpoint, lambda: _text(endpoint))
 
 
@@ -154,6 +157,8 @@ def _text(endpoint: Mapping[str, Any]) -> str:
     ]
     if endpoint["rollout"]:
         facts.append(("rollout", one_line(endpoint["name"], endpoint["rollout"])))
+    if endpoint["watched"]:
+        facts.append(("watch", watch_line(endpoint["watched"])))
     if endpoint["error"]:
         facts.append(("error", endpoint["error"]))
     return f"{listing(facts)}\n\n{deployment_table(endpoint['deployments'])}"

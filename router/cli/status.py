@@ -10,6 +10,7 @@ import typer
 from router.cli.endpoint import endpoint_table
 from router.cli.output import duration, listing
 from router.cli.session import Session, command
+from router.cli.watch import watches_text
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +28,8 @@ def status(session: Session) -> None:
     """
     with session.client() as client:
         reply = client.status()
+        watches = client.watches() if any(endpoint["watch"] for endpoint in reply["endpoints"]) else []
+    reply["watches"] = watches
     session.show(reply, lambda: _text(reply))
 
 
@@ -47,4 +50,7 @@ def _text(reply: Mapping[str, Any]) -> str:
             facts.append(("stale", f"{asked['reference']}: {asked['trouble']} (since {asked['trouble_since']})"))
     if not reply["proxies"]:
         facts.append(("proxy", "none is connected"))
-    return f"{listing(facts)}\n\n{endpoint_table(reply['endpoints'])}"
+    parts = [listing(facts), endpoint_table(reply["endpoints"])]
+    if reply["watches"]:
+        parts.append(watches_text(reply["watches"]))
+    return "\n\n".join(parts)

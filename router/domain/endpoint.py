@@ -15,6 +15,7 @@ from router.domain.scaling import ScaleSettings
 from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton
+from router.domain.watching import Watch
 
 MIB = 1024 * 1024
 MAX_REQUEST_BYTES = 1024 * MIB  # no deployment may accept more
@@ -260,6 +261,7 @@ class Endpoint:
     allow_anonymous: bool = False
     sticky: Sticky | None = None
     group: str = ""  # the team that it belongs to; empty: nobody's in particular
+    watch: Watch | None = None
 
     def __post_init__(self) -> None:
         checked_name("name", self.name)

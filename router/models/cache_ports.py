@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -97,3 +97,27 @@ class Records(Protocol):
 
     async def append(self, record: Record) -> None:
         """Returns when it is durable. Raises `StoreFailed`."""
+
+
+class Stage(Protocol):
+    """A folder that is filled with blobs and goes when it is left. Raises `ModelUnavailable`, `NoRoom`."""
+
+    async def begin(self, size: int) -> None:
+        """A blob of so many bytes is to come."""
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def end(self) -> str:
+        """The blob is whole. Returns its sha256."""
+
+    def read(self, sha256: str, offset: int) -> AsyncIterator[bytes]:
+        """A blob that is whole."""
+
+
+class Disk(Protocol):
+    """Files as they lie, for what enters and leaves the cache in an archive."""
+
+    def stage(self) -> AbstractAsyncContextManager[Stage]: ...
+
+    def read(self, path: str) -> AsyncIterator[bytes]:
+        """Raises `ModelUnavailable`."""

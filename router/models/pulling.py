@@ -6,15 +6,16 @@ is here; else its source. What the source then names is not fetched when it is h
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from router.domain.errors import Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.model_tree import entry_of
 from router.domain.provenance import Pulled
-from router.models.cache_ports import Cache, Kept, Progress, Records
+from router.models.cache_ports import Cache, Kept, Progress, Read, Records
 from router.models.freshness import Freshness
 from router.models.ports import Resolution, Source
 
@@ -71,12 +72,36 @@ class Pulling:
         self.freshness.answered(str(ref.whole), self._now())
         return resolution
 
+    async def has_moved(self, ref: ModelRef, revision: str) -> bool:
+        """Whether it names something else than `revision` by now. Raises `ModelUnavailable`."""
+        try:
+            has_moved = await self.source.has_moved(ref, revision)
+        except ModelUnavailable as error:
+            self.freshness.failed(str(ref.whole), str(error), self._now())
+            raise
+        self.freshness.answered(str(ref.whole), self._now())
+        return has_moved
+
     async def pull(self, ref: ModelRef, by: str, progress: Progress | None = None) -> Model:
         """Have the model here, and record where it came from. Raises `ModelUnavailable`, `StoreFailed`."""
         origin = self.records.history.named_for_good(str(ref.whole))
         if origin and (kept := await self.cache.find(origin.digest)):
-            return Model(_resolved(kept, ref), kept, origin, is_fetched=False)
+            return Model(located(kept, ref), kept, origin, is_fetched=False)
         return await self._keep(await self.look_up(ref), ref, by, progress or Silent())
+
+    async def take_in(self, resolution: Resolution, read: Read, by: str) -> Kept:
+        """Keep a model that came another way than from its source, under the names that it came with.
+
+        Whoever names it by its pinned form gets it from here on without asking anybody. Raises as `pull` does.
+        """
+        kept = await self.cache.known(resolution)
+        if kept is None:
+            kept = await self.cache.fetch(resolution, read, Silent())
+        await self._recorded(resolution, kept.tree.digest, by)
+        with contextlib.suppress(Invalid):  # its source has words of its own for it
+            pinned = replace(resolution, ref=ModelRef.parse(resolution.pinned))
+            await self._recorded(pinned, kept.tree.digest, by)
+        return kept
 
     async def pull_again(self, origin: Pulled, by: str, progress: Progress | None = None) -> Kept:
         """Have exactly this model here once more. Raises `ModelUnavailable`, also when another one came."""
@@ -94,7 +119,7 @@ class Pulling:
         is_fetched = kept is None
         if kept is None:
             kept = await self.cache.fetch(resolution, lambda file, at: self.source.read(resolution, file, at), progress)
-        resolved = _resolved(kept, ref)
+        resolved = located(kept, ref)
         return Model(resolved, kept, await self._recorded(resolution, resolved.sha256, by), is_fetched)
 
     async def _recorded(self, resolution: Resolution, digest: str, by: str) -> Pulled:
@@ -126,7 +151,8 @@ def _same(one: Pulled, other: Pulled) -> bool:
     )
 
 
-def _resolved(kept: Kept, ref: ModelRef) -> ResolvedModel:
+def located(kept: Kept, ref: ModelRef) -> ResolvedModel:
+    """What a backend is given of it. Raises `ModelUnavailable` when no file of it can be that."""
     try:
         entry = entry_of(kept.tree, ref.entry)
     except Invalid as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from router.domain.errors import Invalid
 from router.domain.policy import MAX_METRICS, MAX_NOTIFIED, AtLeast, AtMost, CustomMetric, Policy
@@ -151,10 +152,10 @@ ANALYSIS = Section(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _WrittenRollout:
-    endpoint: str
-    candidate: str
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenRecipe:
+    """What a rollout's spec says beside from where to where it goes."""
+
     strategy: str = ""
     steps: tuple[Step, ...] | None = None
     analysis: Policy = field(default_factory=Policy)
@@ -162,31 +163,62 @@ class _WrittenRollout:
     keep_old_s: float = 600.0
     notify: tuple[str, ...] = ()
 
-    @classmethod
-    def of(cls, spec: RolloutSpec) -> _WrittenRollout:
-        name, policy = spec.strategy.name, spec.policy
-        is_named = name in STRATEGIES and spec.strategy == named_strategy(name)
-        return cls(
-            endpoint=spec.endpoint,
-            candidate=spec.candidate,
-            strategy=name if is_named else "",
-            steps=None if is_named else spec.strategy.steps,
-            analysis=policy,
-            shield=policy.shield,
-            keep_old_s=policy.keep_old_s,
-            notify=policy.notify,
-        )
+    @staticmethod
+    def parts(strategy: Strategy, policy: Policy) -> dict[str, Any]:
+        is_named = strategy.name in STRATEGIES and strategy == named_strategy(strategy.name)
+        return {
+            "strategy": strategy.name if is_named else "",
+            "steps": None if is_named else strategy.steps,
+            "analysis": policy,
+            "shield": policy.shield,
+            "keep_old_s": policy.keep_old_s,
+            "notify": policy.notify,
+        }
 
-    def spec(self) -> RolloutSpec:
+    def asked_strategy(self) -> Strategy:
         if self.strategy and self.steps is not None:
             raise Invalid("steps", "stand beside a strategy", "keep one of the two")
         if self.steps is not None:
-            strategy = Strategy(OWN_STEPS, self.steps)
-        else:
-            strategy = named_strategy(self.strategy or DEFAULT_STRATEGY)
-        policy = replace(self.analysis, shield=self.shield, keep_old_s=self.keep_old_s, notify=self.notify)
-        return RolloutSpec(self.endpoint, self.candidate, strategy, policy)
+            return Strategy(OWN_STEPS, self.steps)
+        return named_strategy(self.strategy or DEFAULT_STRATEGY)
 
+    def asked_policy(self) -> Policy:
+        return replace(self.analysis, shield=self.shield, keep_old_s=self.keep_old_s, notify=self.notify)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WrittenRollout(WrittenRecipe):
+    endpoint: str
+    candidate: str
+
+    @classmethod
+    def of(cls, spec: RolloutSpec) -> _WrittenRollout:
+        parts = WrittenRecipe.parts(spec.strategy, spec.policy)
+        return cls(endpoint=spec.endpoint, candidate=spec.candidate, **parts)
+
+    def spec(self) -> RolloutSpec:
+        return RolloutSpec(self.endpoint, self.candidate, self.asked_strategy(), self.asked_policy())
+
+
+RECIPE_KEYS = (
+    Key(
+        "strategy",
+        "strategy",
+        Word(tuple(STRATEGIES)),
+        "canary: a mirror, then 1, 5, 10, 25, 50 and 100%. linear: steps of 10%. all_at_once: switch, then "
+        "watch. shadow: a mirror only. Left out, and without steps: canary.",
+    ),
+    Key("steps", "steps", Maybe(ListOf(StepKind(), MAX_STEPS)), "Your own steps, instead of a strategy."),
+    Key("analysis", "analysis", ANALYSIS, "What is tolerated, and how sure the analysis must be."),
+    Key("shield", "shield", Flag(), "Stable answers the requests that fail on the candidate."),
+    Key(
+        "keep_old",
+        "keep_old_s",
+        Duration(0, 30 * _DAY_S),
+        "So long the old deployment keeps its replicas after the rollout succeeded.",
+    ),
+    Key("notify", "notify", ListOf(Url(), MAX_NOTIFIED), "URLs that are told of everything that happens."),
+)
 
 ROLLOUT = Translated(
     Section(
@@ -194,23 +226,7 @@ ROLLOUT = Translated(
         (
             Key("endpoint", "endpoint", Name(), "The endpoint whose traffic is moved.", is_required=True),
             Key("to", "candidate", Name(), "The deployment that the traffic is moved to.", is_required=True),
-            Key(
-                "strategy",
-                "strategy",
-                Word(tuple(STRATEGIES)),
-                "canary: a mirror, then 1, 5, 10, 25, 50 and 100%. linear: steps of 10%. all_at_once: switch, then "
-                "watch. shadow: a mirror only. Left out, and without steps: canary.",
-            ),
-            Key("steps", "steps", Maybe(ListOf(StepKind(), MAX_STEPS)), "Your own steps, instead of a strategy."),
-            Key("analysis", "analysis", ANALYSIS, "What is tolerated, and how sure the analysis must be."),
-            Key("shield", "shield", Flag(), "Stable answers the requests that fail on the candidate."),
-            Key(
-                "keep_old",
-                "keep_old_s",
-                Duration(0, 30 * _DAY_S),
-                "So long the old deployment keeps its replicas after the rollout succeeded.",
-            ),
-            Key("notify", "notify", ListOf(Url(), MAX_NOTIFIED), "URLs that are told of everything that happens."),
+            *RECIPE_KEYS,
         ),
     ),
     _WrittenRollout.spec,

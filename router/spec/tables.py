@@ -25,7 +25,7 @@ from router.domain.endpoint import (
 from router.domain.names import RESERVED_ENDPOINT_NAMES
 from router.domain.scaling import ScaleSettings
 from router.spec.rollout_tables import ROLLOUT
-from router.spec.rollout_values import Translated
+from router.spec.rollout_values import Maybe, Translated
 from router.spec.sections import Key, Section
 from router.spec.triton_tables import TritonBlock
 from router.spec.values import (
@@ -41,6 +41,7 @@ from router.spec.values import (
     StickyKey,
     Whole,
 )
+from router.spec.watch_tables import WATCH
 
 RESOURCES = Section(
     Resources,
@@ -229,6 +230,13 @@ ENDPOINT = Section(
             "group",
             Name(),
             "The group of endpoints that it belongs to, such as a team: tokens and quotas can be limited to groups.",
+        ),
+        Key(
+            "watch",
+            "watch",
+            Maybe(WATCH),
+            "Follow the reference of the deployment that has the traffic: when it names another model, roll that out, "
+            "propose it, or tell. Left out: nobody looks.",
         ),
     ),
 )

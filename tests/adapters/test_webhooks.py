@@ -13,7 +13,9 @@ from adapters.http_exchange import HttpExchange
 from adapters.webhooks import Webhooks
 from router.domain.errors import StoreFailed
 from router.domain.rollout import Announce, Page, Phase
+from router.domain.watching import News
 from router.events import EventLog
+from router.models.watch_ports import Notice
 from router.rollout_ports import Entry
 from tests.adapters.http_server import HttpServer, http_server
 
@@ -176,3 +178,19 @@ async def test_a_disk_that_is_full_holds_up_nobody() -> None:
         told.webhooks.tell(entry(2))
         told.webhooks.tell(entry(3))
         assert await revisions(server, 2) == [2, 3]
+
+
+async def test_news_of_a_watched_reference_are_posted_to_the_urls_that_they_name() -> None:
+    news = News("model_moved", 3, NOON, "models:/fraud@champion names models:/fraud/2 now")
+    async with http_server((200, b"ok")) as server, telling() as told:
+        told.webhooks.hear(Notice("fraud", (server.url,), news))
+        async with asyncio.timeout(30):
+            body = (await server.asked.get()).body
+    assert body == {
+        "text": "fraud: models:/fraud@champion names models:/fraud/2 now",
+        "kind": "model_moved",
+        "endpoint": "fraud",
+        "revision": 3,
+        "at": NOON.isoformat(),
+        "message": "models:/fraud@champion names models:/fraud/2 now",
+    }

@@ -23,9 +23,17 @@ class Admin:
     def __init__(self) -> None:
         self.bench = Bench()
         self.gateway = FixedGateway()
-        bench, catalogue = self.bench, self.bench.pulled.catalogue
+        bench = self.bench
         self.app = create_app(
-            bench.operations, bench.rollouts, TwoPairs(), catalogue, self.gateway, FixedLogs(), bench.oversight
+            bench.operations,
+            bench.rollouts,
+            TwoPairs(),
+            bench.pulled.catalogue,
+            self.gateway,
+            FixedLogs(),
+            bench.oversight,
+            bench.watching,
+            bench.transfer,
         )
         self.http = self.client({"authorization": f"Bearer {TOKEN}"})
 

@@ -112,6 +112,14 @@ async def test_only_an_admin_may_have_programs_run(admin: Admin) -> None:
     assert (await admin.http.post("/api/v1/endpoints/e/rollouts", json=rollout)).status_code == 200
 
 
+async def test_a_watch_whose_rollouts_run_programs_takes_an_admin_too(admin: Admin) -> None:
+    watch = {"policy": "auto", "rollout": {"analysis": {"metrics": [COMMAND]}}}
+    documents = [{"kind": "Endpoint", "name": "fraud", "watch": watch}]
+    async with await token(admin, "ci") as operator:
+        error_of(await operator.post("/api/v1/apply", json={"documents": documents}), 403, "forbidden")
+    assert (await admin.apply(*documents)).status_code == 200
+
+
 async def test_a_revoked_and_an_expired_token_are_refused(admin: Admin) -> None:
     async with await token(admin, "ci") as revoked, await token(admin, "brief", valid_for_s=60) as brief:
         assert (await brief.get("/api/v1/endpoints")).status_code == 200

@@ -87,9 +87,17 @@ class Terminal:
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     bench, gateway = Bench(), FixedGateway()
     (tmp_path / "admin.token").write_text(f"{TOKEN}\n")
-    catalogue = bench.pulled.catalogue
-    served = Served(
-        create_app(bench.operations, bench.rollouts, TwoPairs(), catalogue, gateway, FixedLogs(), bench.oversight)
+    app = create_app(
+        bench.operations,
+        bench.rollouts,
+        TwoPairs(),
+        bench.pulled.catalogue,
+        gateway,
+        FixedLogs(),
+        bench.oversight,
+        bench.watching,
+        bench.transfer,
     )
+    served = Served(app)
     yield Terminal(served.url, tmp_path, bench, gateway)
     served.stop()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC
 from functools import partial
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import jsonschema
 import pytest
@@ -23,10 +25,14 @@ from router.domain.endpoint import (
 )
 from router.domain.errors import Invalid
 from router.domain.model_ref import ModelRef
+from router.domain.policy import Policy
 from router.domain.scaling import ScaleSettings
 from router.domain.sticky import Sticky, StickyBy
+from router.domain.strategy import named_strategy
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton, TritonServer
+from router.domain.watching import Recipe, Watch, WatchPolicy
+from router.domain.window import Window
 from router.spec import SpecProblems, SpecSource, json_schema, read_documents, read_specs, to_plain, to_yaml
 from router.spec.changes import KEEP, Scale, TrafficChange, read_scale, read_traffic_change
 from router.spec.tables import (
@@ -62,6 +68,22 @@ stickies = (
 )
 
 
+windows = st.builds(
+    lambda days, begins, length, zone: Window(days, begins, (begins + length) % 1440, zone),
+    st.frozensets(st.integers(0, 6), min_size=1),
+    st.integers(0, 1439),
+    st.integers(1, 1439),
+    st.sampled_from([UTC, ZoneInfo("Europe/Berlin")]),
+)
+watches = st.builds(
+    Watch,
+    st.sampled_from(WatchPolicy),
+    st.integers(1, 7 * 86_400).map(float),
+    st.none() | windows,
+    st.sampled_from([Recipe(), Recipe(named_strategy("linear"), Policy(notify=("http://h/x",), keep_old_s=0.0))]),
+)
+
+
 @st.composite
 def traffics(draw: st.DrawFn) -> Traffic:
     some = draw(st.lists(names, max_size=4, unique=True))
@@ -83,6 +105,7 @@ def endpoints(draw: st.DrawFn) -> Endpoint:
         mirror,
         allow_anonymous=draw(st.booleans()),
         sticky=draw(stickies),
+        watch=draw(st.none() | watches),
         group=draw(st.sampled_from(["", "fraud-team"])),
     )
 
@@ -257,6 +280,11 @@ def test_the_schema_is_a_schema_and_describes_every_key() -> None:
         {"kind": "Endpoint", "name": "a", "sticky": {"header": "two words"}},
         {"kind": "Endpoint", "name": "a", "sticky": {"body": "x"}},
         {"kind": "Endpoint", "name": "a", "sticky": "client"},
+        {"kind": "Endpoint", "name": "a", "watch": "auto"},
+        {"kind": "Endpoint", "name": "a", "watch": {"policy": "always"}},
+        {"kind": "Endpoint", "name": "a", "watch": {"every": 60}},
+        {"kind": "Endpoint", "name": "a", "watch": {"window": "8-17"}},
+        {"kind": "Endpoint", "name": "a", "watch": {"rollout": {"to": "green"}}},
         {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "ftp://x"},
         {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:/x", "resources": {"cpu": 0}},
         {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:/x", "execution": {"options": {"a b": 1}}},
