@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 import uvloop
 
+from adapters.certificates import PemFiles
 from adapters.commands import CommandSampler
 from adapters.http_exchange import HttpExchange
 from adapters.local_models import FileModels, PackageModels
@@ -27,6 +28,7 @@ from adapters.prometheus import PrometheusSampler
 from adapters.ray.logs import ReplicaLogs
 from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_access import SqliteAccess
+from adapters.sqlite_keys import SqliteKeys
 from adapters.sqlite_store import SqliteStore
 from adapters.webhooks import Webhooks, WebhookSampler
 from router.access import Access
@@ -35,12 +37,14 @@ from router.agreement.collector import Agreement
 from router.agreement.metrics import agreement_metrics
 from router.api import create_app
 from router.api.oversight import Oversight
+from router.certificates import Certificates, certificate_metrics
 from router.commits import Commits
 from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, LOOPBACK, GatewayConfig, kept_secret, reachable
 from router.desired import Desired
 from router.domain.errors import Invalid, StoreFailed
 from router.domain.sources import CommandOutput, PrometheusQuery, WebhookAnswer
 from router.events import EventLog
+from router.keys import Keys
 from router.measuring import Measurer
 from router.metrics import MetricsPage, gateway_metrics
 from router.operations import Operations
@@ -90,8 +94,11 @@ class ControlPlane:
                 token=config.gateway_token,
                 access_log=str(config.access_log),
                 server_socket=str(config.server_socket),
+                tls=config.tls,
+                redirect_port=config.ports.redirect_http,
             )
         )
+        self.certificates = Certificates(config.tls, PemFiles(), self.xds, self.events) if config.tls else None
         self.meter = AttemptMeter()
         self.waiting_room = WaitingRoom(config.waiting_room_dir, config.gateway_token)
         self.reconciler = Reconciler(
@@ -130,6 +137,7 @@ class ControlPlane:
             quotas,
             Rules(must_allow_anonymous=not config.is_loopback),
         )
+        self.keys = Keys(commits, SqliteKeys(self.store), self.reconciler, self.xds)
         replica_metrics = ReplicaMetrics(config.gateway_token, lambda: self.reconciler.replicas)
         self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics, replica_metrics.gather)
 
@@ -146,6 +154,8 @@ class ControlPlane:
         )
         metrics = Listener(self.metrics.handler(), token=b"", max_body_bytes=_MAX_SERVER_BODY_BYTES)
         await server_calls.open_unix(str(config.server_socket))
+        if self.certificates is not None:
+            self.certificates.look()
         await self.reconciler.start_routing()
         await self.xds.start(str(config.xds_socket), reports_service(self.meter.take))
         self.xds.release()
@@ -159,6 +169,7 @@ class ControlPlane:
                     self,
                     ReplicaLogs(config.replica_log_dir, config.gateway_id),
                     self.oversight,
+                    self.keys,
                 ),
                 host=LOOPBACK,
                 port=config.ports.admin,
@@ -173,10 +184,13 @@ class ControlPlane:
         rolling = _named(self.rollouts.run(), "rollouts")
         telling = _named(self.webhooks.run(), "webhooks")
         comparing = _named(self.agreement.run(), "agreement")
+        needed = {rolling, comparing}
+        if self.certificates is not None:
+            needed.add(_named(self.certificates.run(), "certificates"))
         stopped = asyncio.create_task(stopping.wait())
-        await asyncio.wait({serving, reconciling, rolling, comparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({serving, reconciling, stopped, *needed}, return_when=asyncio.FIRST_COMPLETED)
         code = 0
-        for background in (rolling, comparing):
+        for background in needed:
             if background.done():
                 background.result()
         if reconciling.done():
@@ -187,9 +201,9 @@ class ControlPlane:
             await asyncio.sleep(_LAST_WORDS_S)
         admin.should_exit = True
         reconciling.cancel()
-        for background in (rolling, telling, comparing):
+        for background in (telling, *needed):
             background.cancel()
-        await asyncio.gather(serving, reconciling, rolling, telling, comparing, return_exceptions=True)
+        await asyncio.gather(serving, reconciling, telling, *needed, return_exceptions=True)
         await self.http.close()
         self.reconciler.close()
         await self.waiting_room.close()
@@ -214,6 +228,7 @@ class ControlPlane:
             ),
             proxies=self.xds.proxies(),
             ray=self._ray_status(),
+            certificates=self.certificates.status() if self.certificates else (),
         )
 
     def _told(self, entry: Entry) -> tuple[str, ...]:
@@ -237,7 +252,8 @@ class ControlPlane:
             self.xds.proxies(),
             self._ray_status().is_connected,
         )
-        return gateway + agreement_metrics(self.agreement.all_pairs())
+        certificates = certificate_metrics(self.certificates.status()) if self.certificates else ""
+        return gateway + certificates + agreement_metrics(self.agreement.all_pairs())
 
 
 def _measurer(http: HttpExchange) -> Measurer:

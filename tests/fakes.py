@@ -25,6 +25,7 @@ from router.commits import Commits
 from router.desired import Desired
 from router.domain.access import Token
 from router.domain.audit import Link, Record, linked
+from router.domain.callers import ApiKey, KeySlot
 from router.domain.endpoint import EndpointState
 from router.domain.errors import Conflict, ModelUnavailable
 from router.domain.evidence import Evidence
@@ -34,9 +35,10 @@ from router.domain.rollout import Announce, Rollout
 from router.domain.routing import Replica
 from router.domain.traffic import Traffic
 from router.events import EventLog
+from router.keys import Keys
 from router.operations import Operations
 from router.plan import Rules
-from router.ports import ProxyStatus
+from router.ports import Acknowledged, Outcome, ProxyStatus, Unconfirmed
 from router.quotas import Quotas
 from router.rollout_ports import Entry, record_of
 from tests.fake_rollouts import MemoryRollouts
@@ -226,6 +228,37 @@ class ObedientReconciler:
         return DeploymentStatus(name, DeploymentCondition.READY, wanted, wanted)
 
 
+class MemoryKeys:
+    """Implements `KeyStore`."""
+
+    def __init__(self, log: MemoryAccess) -> None:
+        self._log = log
+        self._keys: dict[str, dict[KeySlot, ApiKey]] = {}
+
+    def load(self) -> dict[str, tuple[ApiKey, ...]]:
+        return {
+            endpoint: tuple(slots[slot] for slot in sorted(slots)) for endpoint, slots in self._keys.items() if slots
+        }
+
+    def put(self, endpoint: str, key: ApiKey, record: Record) -> None:
+        self._keys.setdefault(endpoint, {})[key.slot] = key
+        self._log.add([record])
+
+    def remove(self, endpoint: str, slot: KeySlot, record: Record) -> None:
+        self._keys.get(endpoint, {}).pop(slot, None)
+        self._log.add([record])
+
+
+class Proxies:
+    """Implements `Confirming`: all acknowledge at once, or none answers."""
+
+    def __init__(self) -> None:
+        self.are_silent = False
+
+    async def applied(self, endpoint: str, timeout_s: float) -> Outcome:
+        return Unconfirmed("no answer") if self.are_silent else Acknowledged()
+
+
 class WayMaker:
     """Implements `MakesWay`: notes whom it was asked to end."""
 
@@ -276,5 +309,8 @@ class Bench:
         self.operations = Operations(
             self.commits, self.models, self.reconciler, self.way, self.quotas, rules or Rules()
         )
+        self.proxies = Proxies()
+        self.key_store = MemoryKeys(self.store.access)
+        self.keys = Keys(self.commits, self.key_store, self.reconciler, self.proxies)
         self.rollouts = MemoryRollouts(self.desired, self.store, NOON)
         self.way.ends = lambda endpoint: self.rollouts.end(endpoint, self.way.asked[-1][1])

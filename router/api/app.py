@@ -11,9 +11,11 @@ from router.api.endpoints import endpoint_routes
 from router.api.errors import add_error_replies
 from router.api.gateway import gateway_routes
 from router.api.guards import Guards
+from router.api.keys import key_routes
 from router.api.oversight import Oversight, oversight_routes
 from router.api.rollouts import rollout_routes
 from router.api.visibility import only_visible
+from router.keys import Keys
 from router.operations import Operations
 from router.rollout_ports import Comparer, Rollouts
 
@@ -33,6 +35,7 @@ def create_app(
     gateway: Gateway,
     logs: Logs,
     oversight: Oversight,
+    keys: Keys,
 ) -> ASGIApp:
     """The ASGI application."""
     app = FastAPI(
@@ -51,6 +54,7 @@ def create_app(
         endpoint_routes(operations, rollouts),
         rollout_routes(operations.desired, rollouts, comparer),
         deployment_routes(operations, logs),
+        key_routes(keys),
     ):
         app.include_router(routes, prefix="/api/v1", dependencies=visible)
     return Guards(app, oversight.access, oversight.audit)

@@ -11,6 +11,7 @@ from router.admin_ports import DeploymentCondition
 from router.api.operator import CROSSES
 from router.api.rollout_shapes import RolloutLineView
 from router.api.shape import Shape
+from router.domain.callers import KeySlot
 from router.plan import Action
 
 
@@ -107,6 +108,29 @@ class LogsView(Shape):
     lines: list[str]
 
 
+class KeyView(Shape):
+    slot: KeySlot
+    fingerprint: str = Field(description="The first 12 hex digits of the key's sha256.")
+    created_at: datetime
+    created_by: str
+
+
+class KeysView(Shape):
+    keys: list[KeyView]
+
+
+class IssuedKeyView(Shape):
+    key: str = Field(description="Shown this once.")
+    kept: KeyView
+    in_force: bool = Field(description="Every proxy has acknowledged it.")
+
+
+class RevokedKeyView(Shape):
+    endpoint: str
+    slot: KeySlot
+    in_force: bool = Field(description="Every proxy has acknowledged that it is gone.")
+
+
 class EventView(Shape):
     id: int
     at: datetime
@@ -145,6 +169,14 @@ class AddressesView(Shape):
     admin_url: str
 
 
+class CertificateView(Shape):
+    file: str
+    names: list[str]
+    not_after: datetime | None = Field(description="null: it has not been read since the control plane started.")
+    fingerprint: str = Field(description="sha256, in hex.")
+    warning: str = Field(description="What an operator should know: it runs out, or its files cannot be used.")
+
+
 class StatusView(Shape):
     version: str
     started_at: datetime
@@ -152,6 +184,7 @@ class StatusView(Shape):
     addresses: AddressesView
     proxies: list[ProxyView]
     ray: RayView
+    certificates: list[CertificateView] = Field(description="Of the scoring ports; empty without TLS.")
     endpoints: list[EndpointView]
 
 

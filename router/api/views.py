@@ -22,6 +22,7 @@ from router.commits import Done
 from router.domain.access import Operator
 from router.domain.endpoint import EndpointState
 from router.domain.rollout import Rollout
+from router.domain.tls import CertificateStatus
 from router.domain.traffic import Mirror
 from router.events import Event
 from router.operations import Operations
@@ -160,7 +161,19 @@ def status_view(info: GatewayInfo, endpoints: list[shapes.EndpointView], now: da
         ),
         proxies=[_proxy_view(proxy) for proxy in info.proxies],
         ray=shapes.RayView(is_connected=info.ray.is_connected, address=info.ray.address, reason=info.ray.reason),
+        certificates=[_certificate_view(status, now) for status in info.certificates],
         endpoints=endpoints,
+    )
+
+
+def _certificate_view(status: CertificateStatus, now: datetime) -> shapes.CertificateView:
+    facts = status.facts
+    return shapes.CertificateView(
+        file=status.files.certificate,
+        names=list(facts.names) if facts else [],
+        not_after=facts.not_after if facts else None,
+        fingerprint=facts.fingerprint if facts else "",
+        warning=status.refused or (facts.warning(now) if facts else ""),
     )
 
 

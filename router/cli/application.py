@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli import apply, deployment, doctor, endpoint, invoke, oversight, rollout, schema, status, up
+from router.cli import apply, deployment, doctor, endpoint, invoke, keys, oversight, rollout, schema, status, tls, up
 
 _HELP = """Serve models, and crossfade live traffic from one version to the next.
 
@@ -30,11 +30,15 @@ def build() -> typer.Typer:
     endpoints = _group("Endpoints: the stable names that clients call.")
     deployments = _group("Deployments: the model versions behind an endpoint.")
     rollouts = _group("Rollouts: traffic that moves to another deployment by itself, and back when it must.")
+    credentials = _group("Keys: what callers of a protected endpoint show.")
+    certificates = _group("TLS: certificates of your own, for a start.")
     up.register(app)
     apply.register(app)
     app.add_typer(endpoints, name="endpoint")
     app.add_typer(deployments, name="deployment")
     app.add_typer(rollouts, name="rollout")
+    app.add_typer(credentials, name="keys")
+    app.add_typer(certificates, name="tls")
     endpoint.register(endpoints)
     invoke.register(endpoints)
     deployment.register(deployments)
@@ -47,6 +51,8 @@ def build() -> typer.Typer:
         group = _group(what)
         app.add_typer(group, name=name)
         register(group)
+    keys.register(credentials)
+    tls.register(certificates)
     status.register(app)
     doctor.register(app)
     schema.register(app)

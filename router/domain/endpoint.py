@@ -20,7 +20,8 @@ MAX_REQUEST_BYTES = 1024 * MIB  # no deployment may accept more
 
 
 class AuthMode(StrEnum):
-    NONE = "none"
+    NONE = "none"  # everybody
+    KEY = "key"
 
 
 class Backend(StrEnum):

@@ -196,7 +196,12 @@ ENDPOINT = Section(
             "The stable public name that clients call: /v2/models/<name>/infer.",
             is_required=True,
         ),
-        Key("auth_mode", "auth_mode", OneOf(AuthMode, later=("key", "jwt")), "Who may call: none means everybody."),
+        Key(
+            "auth_mode",
+            "auth_mode",
+            OneOf(AuthMode, later=("jwt",)),
+            "Who may call. none: everybody; key: whoever shows one of the endpoint's two keys (crossfade keys create).",
+        ),
         Key(
             "allow_anonymous",
             "allow_anonymous",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from router.domain.endpoint import MIB
+from router.domain.tls import ListenerTls
 
 # Between Envoy and whoever answers. Replicas refuse a request without the token.
 TOKEN_HEADER = "x-crossfade-gateway"
@@ -34,6 +35,7 @@ class Gateway:
     `access_log`: a file, or /dev/stdout.
     `server_socket`: unix socket on which the control plane answers server-level calls (live, ready, index …).
     `max_request_bytes`: no endpoint accepts more, whatever its deployments say.
+    `tls`: of both ports; without it they speak plain text. `redirect_port`: sends plain HTTP there; 0: no such port.
     """
 
     bind: str
@@ -48,3 +50,5 @@ class Gateway:
     health_interval_ms: int = 2000
     health_timeout_ms: int = 5000
     server_timeout_ms: int = 10_000
+    tls: ListenerTls | None = None
+    redirect_port: int = 0

@@ -52,6 +52,7 @@ _RULES = (
     # The model's name cannot be read from a compressed message (a per-call choice of gRPC clients, seldom made).
     _Rule(12, status=400, grpc_header="grpc-encoding", text="compressed gRPC messages are not supported"),
     _Rule(3, status=400),
+    _Rule(16, status=401),
     _Rule(7, status=403),
     _Rule(4, status=408, text="the request did not arrive in time"),
     _Rule(8, status=413, text=f"the request body is larger than the {MAX_BODY_FORMAT} bytes that the endpoint accepts"),

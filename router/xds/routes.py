@@ -32,6 +32,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 
 from router.domain.routing import Routing, Shield, Upstream
 from router.domain.sticky import Sticky, StickyBy
+from router.xds.access import CREDENTIAL_HEADERS, access_config
 from router.xds.clusters import token_header
 from router.xds.gateway import (
     DEPLOYMENT_HEADER,
@@ -129,13 +130,15 @@ class _Routes:
                     buffer_pb2.BufferPerRoute(
                         buffer=buffer_pb2.Buffer(max_request_bytes=UInt32Value(value=self._max_request_bytes))
                     )
-                )
+                ),
+                **access_config(self._endpoint, self._routing.access),
             },
         )
         return route_pb2.RouteConfiguration(
             name=routes_name(self._endpoint),
             virtual_hosts=[host],
             request_headers_to_add=[token_header(self._gateway)],
+            request_headers_to_remove=CREDENTIAL_HEADERS,
             response_headers_to_remove=[RETRY_HEADER],
         )
 

@@ -24,7 +24,13 @@ class Admin:
         self.bench = Bench()
         self.gateway = FixedGateway()
         self.app = create_app(
-            self.bench.operations, self.bench.rollouts, TwoPairs(), self.gateway, FixedLogs(), self.bench.oversight
+            self.bench.operations,
+            self.bench.rollouts,
+            TwoPairs(),
+            self.gateway,
+            FixedLogs(),
+            self.bench.oversight,
+            self.bench.keys,
         )
         self.http = self.client({"authorization": f"Bearer {TOKEN}"})
 

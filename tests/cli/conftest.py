@@ -87,6 +87,8 @@ class Terminal:
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     bench, gateway = Bench(), FixedGateway()
     (tmp_path / "admin.token").write_text(f"{TOKEN}\n")
-    served = Served(create_app(bench.operations, bench.rollouts, TwoPairs(), gateway, FixedLogs(), bench.oversight))
+    served = Served(
+        create_app(bench.operations, bench.rollouts, TwoPairs(), gateway, FixedLogs(), bench.oversight, bench.keys)
+    )
     yield Terminal(served.url, tmp_path, bench, gateway)
     served.stop()
