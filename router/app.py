@@ -135,7 +135,7 @@ class ControlPlane:
             self.reconciler,
             self.rollouts,
             quotas,
-            Rules(must_allow_anonymous=not config.is_loopback),
+            Rules(not config.is_loopback, config.tls is not None and config.tls.has_client_ca),
         )
         self.keys = Keys(commits, SqliteKeys(self.store), self.reconciler, self.xds)
         replica_metrics = ReplicaMetrics(config.gateway_token, lambda: self.reconciler.replicas)

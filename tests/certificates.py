@@ -49,6 +49,12 @@ class TestCa:
     def certificate(self, stem: str) -> str:
         return Path(self.files(stem).certificate).read_text()
 
+    def chain(self, files: CertificateFiles) -> bytes:
+        return Path(files.certificate).read_bytes()
+
+    def key(self, files: CertificateFiles) -> bytes:
+        return Path(files.key).read_bytes()
+
     def key_lines(self, stem: str) -> list[str]:
         """What must be seen nowhere."""
         return Path(self.files(stem).key).read_text().splitlines()[1:-1]

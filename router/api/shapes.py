@@ -81,6 +81,7 @@ class EndpointView(Shape):
     state: str = Field(description="ready, updating, failed, rejected or idle (no traffic asked for).")
     auth_mode: str
     allow_anonymous: bool
+    client_names: list[str] = Field(description="With auth_mode mtls.")
     group: str
     sticky: dict[str, str | bool] = Field(description="As in a spec; empty when every request is drawn anew.")
     traffic: dict[str, int] = Field(description="Asked for.")

@@ -41,6 +41,7 @@ def endpoint_view(state: EndpointState, status: EndpointStatus, rollout: Rollout
         state=summary(state, status),
         auth_mode=str(endpoint.auth_mode),
         allow_anonymous=endpoint.allow_anonymous,
+        client_names=list(endpoint.client_names),
         sticky=to_plain(endpoint).get("sticky", {}),
         group=endpoint.group,
         traffic=endpoint.traffic.as_dict(),

@@ -50,6 +50,12 @@ CaFile = Annotated[
         help="CA that signed the gateway's certificate; else <data-dir>/tls/ca.pem, else the system's.",
     ),
 ]
+CertFile = Annotated[
+    str | None,
+    typer.Option(
+        "--certificate", metavar="FILE", help="Client certificate for auth_mode mtls; its key beside it, .key."
+    ),
+]
 KeyFile = Annotated[
     str | None,
     typer.Option("--key-file", metavar="FILE", help="A key of the endpoint, or - for stdin; else CROSSFADE_KEY."),
@@ -77,6 +83,7 @@ def invoke(
     scoring_url: ScoringUrl = None,
     ca_file: CaFile = None,
     key_file: KeyFile = None,
+    certificate: CertFile = None,
     timeout: Timeout = 60.0,
 ) -> None:
     """Send one scoring request and show the answer and who gave it.
@@ -103,7 +110,7 @@ def invoke(
             headers=headers,
             timeout=timeout,
             trust_env=not is_loopback(url),
-            verify=_trusted(ca_file, session) if url.startswith("https:") else True,
+            verify=_trusted(ca_file, certificate, session) if url.startswith("https:") else True,
         ) as http:
             body = _sampled(http, name) if request_file is None else _read(request_file)
             if print_request:
@@ -136,15 +143,22 @@ def _key(file: str | None) -> str:
     return key
 
 
-def _trusted(ca_file: str | None, session: Session) -> ssl.SSLContext:
-    """Whose certificates are believed. Raises `Invalid` for a file that holds none."""
+def _trusted(ca_file: str | None, certificate: str | None, session: Session) -> ssl.SSLContext:
+    """Whose certificates are believed, and which is shown. Raises `Invalid` for a file that holds none."""
     own = TlsFolder.of(Path(session.data_dir)).authority
     file = ca_file or (str(own) if own.exists() else None)
     try:
-        return ssl.create_default_context(cafile=file)
+        context = ssl.create_default_context(cafile=file)
     except OSError as error:
         words = "holds no CA certificate" if isinstance(error, ssl.SSLError) else str(error.strerror).lower()
         raise Invalid("--ca-file", f"{file} {words}", "give the CA's certificate in PEM") from None
+    if certificate is not None:
+        try:
+            context.load_cert_chain(certificate, Path(certificate).with_suffix(".key"))
+        except OSError as error:
+            words = "do not fit together" if isinstance(error, ssl.SSLError) else str(error.strerror).lower()
+            raise Invalid("--certificate", f"{certificate} and its .key: {words}", "`crossfade tls client`") from None
+    return context
 
 
 def _scoring_url(session: Session) -> str:

@@ -48,7 +48,14 @@ class KeyHolders:
     keys: tuple[tuple[KeySlot, str], ...] = ()
 
 
-Access = Anyone | KeyHolders
+@dataclass(frozen=True, slots=True)
+class CertificateHolders:
+    """Whoever shows a certificate, signed by a CA that the listener trusts, with one of these names (SAN); sorted."""
+
+    names: tuple[str, ...]
+
+
+Access = Anyone | KeyHolders | CertificateHolders
 
 
 def access_of(endpoint: Endpoint, keys: Iterable[ApiKey]) -> Access:
@@ -58,3 +65,5 @@ def access_of(endpoint: Endpoint, keys: Iterable[ApiKey]) -> Access:
             return Anyone()
         case AuthMode.KEY:
             return KeyHolders(tuple(sorted((key.slot, key.sha256) for key in keys)))
+        case AuthMode.MTLS:
+            return CertificateHolders(tuple(sorted(set(endpoint.client_names))))

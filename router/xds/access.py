@@ -28,7 +28,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.type.matcher.v3 import metadata_pb2, string_pb2, value_pb2
 from google.protobuf.struct_pb2 import Struct
 
-from router.domain.callers import Access, Anyone, KeyHolders
+from router.domain.callers import Access, Anyone, CertificateHolders, KeyHolders
 from router.xds.gateway import ORIGINAL_PATH_HEADER
 from router.xds.resources import packed
 
@@ -39,7 +39,8 @@ CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 ACCESS_METADATA = "crossfade.access"
 ADMITTED_FORMAT = f"%DYNAMIC_METADATA({ACCESS_METADATA}:admitted)%"
 
-_FRONT, _BACK, _GATE = "crossfade.key.front", "crossfade.key.back", "crossfade.gate"
+_FRONT, _BACK = "crossfade.key.front", "crossfade.key.back"
+_FRONT_GATE, _GATE = "crossfade.gate.front", "crossfade.gate"
 _SCRIPT_NAME = "key"
 _KEY_LENGTH = 47  # router/keys.py: a prefix of 4, and 32 bytes in base64
 
@@ -126,13 +127,12 @@ _ONLY_TRANSLATED = f"""if not headers:get("{ORIGINAL_PATH_HEADER}") then
 
 def front_filters() -> list[Any]:
     """Before anything is done for a request."""
-    return [_key_filter(_FRONT, "")]
+    return [_key_filter(_FRONT, ""), _gate(_FRONT_GATE)]
 
 
 def back_filters() -> list[Any]:
     """After a call has found its endpoint."""
-    gate = hcm_pb2.HttpFilter(name=_GATE, typed_config=packed(filter_rbac_pb2.RBAC()))
-    return [_key_filter(_BACK, _ONLY_TRANSLATED), gate]
+    return [_key_filter(_BACK, _ONLY_TRANSLATED), _gate(_GATE)]
 
 
 def nobody_filter() -> Any:
@@ -150,7 +150,10 @@ def access_config(endpoint: str, access: Access) -> Mapping[str, Any]:
             hashes = Struct()
             hashes.update({sha256: f"{endpoint}/{slot}" for slot, sha256 in keys})
             check = packed(lua_pb2.LuaPerRoute(name=_SCRIPT_NAME, filter_context=hashes))
-            return {_FRONT: check, _BACK: check, _GATE: packed(_only_admitted(endpoint))}
+            return {_FRONT: check, _BACK: check, _GATE: packed(_allowing([_admitted(endpoint)]))}
+        case CertificateHolders(names):
+            only_these = packed(_allowing([_certified(name) for name in names]))
+            return {_FRONT_GATE: only_these, _GATE: only_these}
 
 
 def _key_filter(name: str, when: str) -> Any:
@@ -161,17 +164,28 @@ def _key_filter(name: str, when: str) -> Any:
     return hcm_pb2.HttpFilter(name=name, typed_config=packed(script))
 
 
-def _only_admitted(endpoint: str) -> Any:
+def _gate(name: str) -> Any:
+    return hcm_pb2.HttpFilter(name=name, typed_config=packed(filter_rbac_pb2.RBAC()))
+
+
+def _admitted(endpoint: str) -> Any:
+    """The script's note."""
     segment = metadata_pb2.MetadataMatcher.PathSegment(key="admitted")
     matcher = metadata_pb2.MetadataMatcher(
         filter=ACCESS_METADATA,
         path=[segment],
         value=value_pb2.ValueMatcher(string_match=string_pb2.StringMatcher(prefix=f"{endpoint}/")),
     )
-    return _allowing(rbac_pb2.Principal(metadata=matcher))
+    return rbac_pb2.Principal(metadata=matcher)
 
 
-def _allowing(principal: Any) -> Any:
-    policy = rbac_pb2.Policy(permissions=[rbac_pb2.Permission(any=True)], principals=[principal])
+def _certified(name: str) -> Any:
+    """A certificate with this name; the handshake has verified it. (Envoy looks at URIs first, then at DNS names.)"""
+    exactly = string_pb2.StringMatcher(exact=name)
+    return rbac_pb2.Principal(authenticated=rbac_pb2.Principal.Authenticated(principal_name=exactly))
+
+
+def _allowing(principals: list[Any]) -> Any:
+    policy = rbac_pb2.Policy(permissions=[rbac_pb2.Permission(any=True)], principals=principals)
     rules = rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW, policies={"admitted": policy})
     return filter_rbac_pb2.RBACPerRoute(rbac=filter_rbac_pb2.RBAC(rules=rules))

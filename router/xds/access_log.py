@@ -32,6 +32,7 @@ _FIELDS = {
     "upstream": "%UPSTREAM_HOST%",
     "request_id": "%STREAM_ID%",
     "admitted": ADMITTED_FORMAT,
+    "client_certificate": "%DOWNSTREAM_PEER_FINGERPRINT_256%",
     "client": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
     "user_agent": "%REQ(USER-AGENT)%",
 }

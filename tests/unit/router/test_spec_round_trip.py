@@ -11,7 +11,16 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from router.domain.endpoint import Batching, Deployment, Endpoint, Execution, Provider, RequestSettings, Resources
+from router.domain.endpoint import (
+    AuthMode,
+    Batching,
+    Deployment,
+    Endpoint,
+    Execution,
+    Provider,
+    RequestSettings,
+    Resources,
+)
 from router.domain.errors import Invalid
 from router.domain.model_ref import ModelRef
 from router.domain.scaling import ScaleSettings
@@ -67,10 +76,13 @@ def endpoints(draw: st.DrawFn) -> Endpoint:
     mirror = draw(st.none() | st.builds(Mirror, names, st.integers(1, 100)))
     if mirror is not None and mirror.deployment in traffic.deployments:
         mirror = None
+    clients = tuple(draw(st.lists(st.sampled_from(["app.example", "spiffe://bank/app"]), max_size=2)))
     return Endpoint(
         draw(names),
         traffic,
         mirror,
+        AuthMode.MTLS if clients else draw(st.sampled_from([AuthMode.NONE, AuthMode.KEY])),
+        client_names=clients,
         allow_anonymous=draw(st.booleans()),
         sticky=draw(stickies),
         group=draw(st.sampled_from(["", "fraud-team"])),
