@@ -19,6 +19,7 @@ PIN_HEADERS = (DEPLOYMENT_HEADER, "azureml-model-deployment")
 # Set by the gateway while it translates a request, never accepted from clients.
 MODEL_HEADER = "x-crossfade-model"  # the model that a gRPC call names in its body
 ORIGINAL_PATH_HEADER = "x-crossfade-original-path"
+ADMITTED_HEADER = "x-crossfade-admitted"  # whose key opened the endpoint: `<endpoint>/<which key>`
 # On a request that is mirrored, when it reaches a replica, and on its copy. Never accepted from clients.
 MIRROR_HEADER = "x-crossfade-mirrored"
 

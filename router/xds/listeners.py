@@ -20,7 +20,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 from router.xds.access import back_filters, front_filters, nobody_filter
 from router.xds.access_log import json_access_log
 from router.xds.attempts import attempt_logs, timeout_log
-from router.xds.gateway import MIRROR_HEADER, MODEL_HEADER, ORIGINAL_PATH_HEADER, TOKEN_HEADER, Gateway
+from router.xds.gateway import ADMITTED_HEADER, MIRROR_HEADER, MODEL_HEADER, ORIGINAL_PATH_HEADER, TOKEN_HEADER, Gateway
 from router.xds.local_replies import local_reply_config
 from router.xds.names import LISTENER_NAME
 from router.xds.resources import Resource, packed, resource
@@ -31,7 +31,7 @@ from router.xds.translation import translation_filters, unless_streaming
 
 STAT_PREFIX = "scoring"  # statistics are called http.scoring.…
 
-_INTERNAL_HEADERS = (MIRROR_HEADER, MODEL_HEADER, ORIGINAL_PATH_HEADER, TOKEN_HEADER)
+_INTERNAL_HEADERS = (ADMITTED_HEADER, MIRROR_HEADER, MODEL_HEADER, ORIGINAL_PATH_HEADER, TOKEN_HEADER)
 
 _Hcm = hcm_pb2.HttpConnectionManager
 
