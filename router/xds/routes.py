@@ -32,9 +32,10 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 
 from router.domain.routing import Routing, Shield, Upstream
 from router.domain.sticky import Sticky, StickyBy
-from router.xds.access import CREDENTIAL_HEADERS, access_config
+from router.xds.access import access_config
 from router.xds.clusters import token_header
 from router.xds.gateway import (
+    CREDENTIAL_HEADERS,
     DEPLOYMENT_HEADER,
     LIMITS_METADATA,
     MIRROR_HEADER,

@@ -7,9 +7,8 @@ from typing import Any
 from envoy.config.route.v3 import route_components_pb2 as rc
 from envoy.config.route.v3 import route_pb2
 
-from router.xds.access import CREDENTIAL_HEADERS
 from router.xds.clusters import token_header
-from router.xds.gateway import ORIGINAL_PATH_HEADER, RETRY_HEADER, Gateway
+from router.xds.gateway import CREDENTIAL_HEADERS, ORIGINAL_PATH_HEADER, RETRY_HEADER, Gateway
 from router.xds.names import SERVER_CLUSTER, SERVER_ROUTES
 from router.xds.resources import Resource, milliseconds
 from router.xds.resources import resource as make_resource
