@@ -17,7 +17,7 @@ Measured (2-core machine, CPU of Envoy per JSON request, 32 connections of wrk):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2
@@ -32,7 +32,6 @@ from google.protobuf.struct_pb2 import Struct
 from router.domain.callers import Access, Anyone, CertificateHolders, KeyHolders
 from router.xds.gateway import ADMITTED_HEADER
 from router.xds.resources import packed
-from router.xds.translation import if_translated
 
 _FRONT, _BACK = "crossfade.key.front", "crossfade.key.back"
 _FRONT_GATE, _GATE = "crossfade.gate.front", "crossfade.gate"
@@ -120,9 +119,9 @@ def front_filters() -> list[Any]:
     return [hcm_pb2.HttpFilter(name=_FRONT, typed_config=packed(_script())), _gate(_FRONT_GATE)]
 
 
-def back_filters() -> list[Any]:
-    """After a call has found its endpoint."""
-    return [if_translated(_BACK, packed(_script())), _gate(_GATE)]
+def back_filters(only_if: Callable[[str, Any], Any]) -> list[Any]:
+    """After a call has found its endpoint. `only_if` limits a filter to calls that were translated to do so."""
+    return [only_if(_BACK, packed(_script())), _gate(_GATE)]
 
 
 def nobody_filter() -> Any:
