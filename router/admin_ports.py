@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from router.domain.tls import CertificateStatus
 from router.domain.traffic import Mirror, Traffic
 from router.ports import ProxyStatus
 
@@ -128,6 +129,7 @@ class GatewayInfo:
     addresses: Addresses
     proxies: tuple[ProxyStatus, ...]
     ray: RayStatus
+    certificates: tuple[CertificateStatus, ...] = ()
 
 
 class Gateway(Protocol):

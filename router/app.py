@@ -20,6 +20,7 @@ import uvicorn
 import uvloop
 
 from adapters.candidate_files import CandidateFiles
+from adapters.certificates import PemFiles
 from adapters.commands import CommandSampler
 from adapters.http_exchange import HttpExchange
 from adapters.http_registry import HttpModels
@@ -40,6 +41,7 @@ from adapters.registries.docker_credentials import DockerCredentials
 from adapters.registries.oci import OciModels
 from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_access import SqliteAccess
+from adapters.sqlite_keys import SqliteKeys
 from adapters.sqlite_store import SqliteStore
 from adapters.sqlite_watches import SqliteWatches
 from adapters.transport import HttpTransport
@@ -50,14 +52,16 @@ from router.access import Access
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
 from router.agreement.collector import Agreement
 from router.agreement.metrics import agreement_metrics
-from router.api import create_app
+from router.api import Services, create_app
 from router.api.oversight import Oversight
+from router.certificates import Certificates, certificate_metrics
 from router.commits import Commits
 from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, LOOPBACK, GatewayConfig, kept_secret, reachable
 from router.desired import Desired
 from router.domain.errors import Invalid, StoreFailed
 from router.domain.sources import CommandOutput, PrometheusQuery, WebhookAnswer
 from router.events import EventLog
+from router.keys import Keys
 from router.measuring import Measurer
 from router.metrics import MetricsPage, gateway_metrics
 from router.models.admission import AdmissionRules, Eyes, ModelAdmission
@@ -125,8 +129,11 @@ class ControlPlane:
                 token=config.gateway_token,
                 access_log=str(config.access_log),
                 server_socket=str(config.server_socket),
+                tls=config.tls,
+                redirect_port=config.ports.redirect_http,
             )
         )
+        self.certificates = Certificates(config.tls, PemFiles(), self.xds, self.events) if config.tls else None
         self.meter = AttemptMeter()
         self.waiting_room = WaitingRoom(config.waiting_room_dir, config.gateway_token)
         self.reconciler = Reconciler(
@@ -180,7 +187,7 @@ class ControlPlane:
             self.reconciler,
             self.rollouts,
             quotas,
-            Rules(must_allow_anonymous=not config.is_loopback),
+            Rules(not config.is_loopback, config.tls is not None and config.tls.has_client_ca),
         )
         self.watcher = Watcher(
             WatchSurroundings(
@@ -194,6 +201,7 @@ class ControlPlane:
                 gateway=config.gateway_id,
             )
         )
+        self.keys = Keys(commits, SqliteKeys(self.store), self.reconciler, self.xds)
         replica_metrics = ReplicaMetrics(config.gateway_token, lambda: self.reconciler.replicas)
         self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics, replica_metrics.gather)
 
@@ -210,6 +218,8 @@ class ControlPlane:
         )
         metrics = Listener(self.metrics.handler(), token=b"", max_body_bytes=_MAX_SERVER_BODY_BYTES)
         await server_calls.open_unix(str(config.server_socket))
+        if self.certificates is not None:
+            self.certificates.look()
         await self.reconciler.start_routing()
         self.tritons.restore(self.reconciler.tritons)
         await self.xds.start(str(config.xds_socket), reports_service(self.meter.take))
@@ -217,17 +227,7 @@ class ControlPlane:
         await metrics.open_tcp(config.bind, config.ports.metrics)
         admin = uvicorn.Server(
             uvicorn.Config(
-                create_app(
-                    self.operations,
-                    self.rollouts,
-                    self.agreement,
-                    self.catalogue,
-                    self,
-                    ReplicaLogs(config.replica_log_dir, config.gateway_id),
-                    self.oversight,
-                    self.watcher,
-                    self.transfer,
-                ),
+                create_app(self._services()),
                 host=LOOPBACK,
                 port=config.ports.admin,
                 log_level="warning",
@@ -244,8 +244,10 @@ class ControlPlane:
         recovering = _named(self.recovery.run(), "recovery of models")
         asking = _named(self.tritons.run(self.reconciler.status_changed), "tritons")
         watching = _named(self.watcher.run(), "watcher")
+        vital = {rolling, comparing, asking, watching}
+        if self.certificates is not None:
+            vital.add(_named(self.certificates.run(), "certificates"))
         stopped = asyncio.create_task(stopping.wait())
-        vital = (rolling, comparing, asking, watching)
         await asyncio.wait({serving, reconciling, *vital, stopped}, return_when=asyncio.FIRST_COMPLETED)
         code = 0
         for background in vital:
@@ -276,6 +278,21 @@ class ControlPlane:
         self.store.close()
         return code
 
+    def _services(self) -> Services:
+        config = self.config
+        return Services(
+            operations=self.operations,
+            rollouts=self.rollouts,
+            comparer=self.agreement,
+            catalogue=self.catalogue,
+            gateway=self,
+            logs=ReplicaLogs(config.replica_log_dir, config.gateway_id),
+            oversight=self.oversight,
+            watching=self.watcher,
+            transfer=self.transfer,
+            keys=self.keys,
+        )
+
     def info(self) -> GatewayInfo:
         """Implements `router.admin_ports.Gateway`."""
         config = self.config
@@ -290,6 +307,7 @@ class ControlPlane:
             ),
             proxies=self.xds.proxies(),
             ray=self._ray_status(),
+            certificates=self.certificates.status() if self.certificates else (),
         )
 
     def _told(self, entry: Entry) -> tuple[str, ...]:
@@ -316,6 +334,7 @@ class ControlPlane:
         return "".join(
             (
                 gateway,
+                certificate_metrics(self.certificates.status()) if self.certificates else "",
                 agreement_metrics(self.agreement.all_pairs()),
                 freshness_metrics(self.catalogue.asked()),
                 watch_metrics(self.watcher.standings()),

@@ -331,6 +331,19 @@ class AdminClient:
         models: list[Json] = _decoded(reply)["models"]
         return models
 
+    def keys(self, endpoint: str) -> list[Json]:
+        keys: list[Json] = self._call("GET", f"{_endpoint(endpoint)}/keys")["keys"]
+        return keys
+
+    def create_key(self, endpoint: str) -> Json:
+        return self._call("POST", f"{_endpoint(endpoint)}/keys")
+
+    def regenerate_key(self, endpoint: str, slot: str) -> Json:
+        return self._call("POST", f"{_endpoint(endpoint)}/keys/{slot}/regenerate")
+
+    def revoke_key(self, endpoint: str, slot: str) -> Json:
+        return self._call("DELETE", f"{_endpoint(endpoint)}/keys/{slot}")
+
     def follow_events(self, after: int = 0) -> Iterator[Json]:
         """Events with a greater id as they come; ends when the control plane closes the stream."""
         query = {"after": str(after), "follow": "true"}

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from router.domain.errors import Invalid
+from router.domain.plain import from_plain
+from router.domain.tls import ListenerTls
 
 LOOPBACK = "127.0.0.1"
 
@@ -27,15 +29,16 @@ EXIT_RAY_LOST = 75
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The four ports of the contract."""
+    """The four ports of the contract, and one that need not be."""
 
     http: int = 8000
     grpc: int = 8001
     metrics: int = 8002
     admin: int = 8003
+    redirect_http: int = 0  # plain HTTP that is sent to TLS; 0: no such port
 
     def __post_init__(self) -> None:
-        named = asdict(self)
+        named = {name.replace("_", "-"): port for name, port in asdict(self).items() if name != "redirect_http" or port}
         for name, port in named.items():
             if not 1 <= port <= 65535:
                 raise Invalid(f"--{name}-port", f"{port} is not a port", "use 1 to 65535")
@@ -50,6 +53,7 @@ class GatewayConfig:
     """`data_dir` survives restarts, `run_dir` does not. `ray_address` is where the Ray head listens (host:port).
 
     `registries`: the settings file that the operator named, "" when none was.
+    `tls`: of the scoring ports; None: they speak plain text.
     """
 
     gateway_id: str
@@ -60,6 +64,7 @@ class GatewayConfig:
     ray_address: str
     is_ray_ours: bool
     registries: str = ""
+    tls: ListenerTls | None = None
 
     @property
     def is_loopback(self) -> bool:
@@ -147,7 +152,8 @@ class GatewayConfig:
 
     @property
     def scoring_url(self) -> str:
-        return f"http://{reachable(self.bind)}:{self.ports.http}"
+        scheme = "https" if self.tls else "http"
+        return f"{scheme}://{reachable(self.bind)}:{self.ports.http}"
 
     @property
     def admin_url(self) -> str:
@@ -165,7 +171,8 @@ class GatewayConfig:
     @classmethod
     def read(cls, path: str) -> GatewayConfig:
         fields = json.loads(Path(path).read_text())
-        return cls(**{**fields, "ports": Ports(**fields["ports"])})
+        tls = from_plain(ListenerTls, fields["tls"]) if fields.get("tls") else None
+        return cls(**{**fields, "ports": Ports(**fields["ports"]), "tls": tls})
 
 
 def reachable(bind: str) -> str:

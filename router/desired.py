@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from router.domain.callers import ApiKey
 from router.domain.endpoint import EndpointState
 from router.domain.errors import NotFound
 from router.domain.rollout import Rollout
@@ -12,10 +13,10 @@ from router.domain.routing import Shield
 
 
 class Desired:
-    """Endpoint name → `EndpointState`, and its rollouts, exactly as the store has them.
+    """Endpoint name → `EndpointState`, its rollouts and its keys, exactly as the store has them.
 
     Only `Commits` writes the states, and only the rollout engine the rollouts and the shields, which are derived from
-    them. An endpoint that is deleted takes its rollouts with it.
+    them. Only `Keys` writes the keys. An endpoint that is deleted takes all of it with it.
     """
 
     def __init__(self, states: Mapping[str, EndpointState], rollouts: Iterable[Rollout] = ()) -> None:
@@ -23,6 +24,7 @@ class Desired:
         self._states = dict(states)
         self._rollouts: dict[str, dict[str, Rollout]] = {}  # endpoint → id → rollout, the latest last
         self._shields: dict[str, Shield] = {}
+        self._keys: dict[str, tuple[ApiKey, ...]] = {}
         for rollout in rollouts:
             self.publish_rollout(rollout)
 
@@ -46,6 +48,7 @@ class Desired:
             del self._states[name]
             self._rollouts.pop(name, None)
             self._shields.pop(name, None)
+            self._keys.pop(name, None)
 
     def rollout(self, endpoint: str) -> Rollout | None:
         """The endpoint's present or last rollout."""
@@ -62,6 +65,13 @@ class Desired:
 
     def publish_rollout(self, rollout: Rollout) -> None:
         self._rollouts.setdefault(rollout.endpoint, {})[rollout.id] = rollout
+
+    def keys(self, endpoint: str) -> tuple[ApiKey, ...]:
+        """Primary first."""
+        return self._keys.get(endpoint, ())
+
+    def publish_keys(self, endpoint: str, keys: Iterable[ApiKey]) -> None:
+        self._keys[endpoint] = tuple(sorted(keys, key=lambda key: key.slot))
 
     def shield(self, endpoint: str) -> Shield | None:
         return self._shields.get(endpoint)

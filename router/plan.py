@@ -65,6 +65,7 @@ class Rules:
     """What the gateway's surroundings demand of every endpoint."""
 
     must_allow_anonymous: bool = False  # scoring is offered beyond this machine
+    verifies_clients: bool = False  # the listener asks clients for certificates
 
     def broken_by(self, endpoint: Endpoint) -> Invalid | None:
         if self.must_allow_anonymous and endpoint.auth_mode is AuthMode.NONE and not endpoint.allow_anonymous:
@@ -72,6 +73,12 @@ class Rules:
                 "auth_mode",
                 f"everybody on the network could call {endpoint.name!r}: scoring is offered beyond this machine",
                 "set allow_anonymous: true when that is what you want, or bind to 127.0.0.1",
+            )
+        if endpoint.auth_mode is AuthMode.MTLS and not self.verifies_clients:
+            return Invalid(
+                "auth_mode",
+                f"nobody could call {endpoint.name!r}: this gateway takes no certificates from clients",
+                "start it with --tls-client-ca FILE",
             )
         return None
 

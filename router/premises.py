@@ -50,12 +50,14 @@ def locked(data_dir: Path) -> Iterator[None]:
 
 def check_ports(bind: str, ports: Ports) -> None:
     """Raises `CannotStart` naming every port that somebody else has."""
-    wanted = (
+    wanted = [
         ("http", bind, ports.http),
         ("grpc", bind, ports.grpc),
         ("metrics", bind, ports.metrics),
         ("admin", LOOPBACK, ports.admin),
-    )
+    ]
+    if ports.redirect_http:
+        wanted.append(("redirect-http", bind, ports.redirect_http))
     taken = []
     for name, address, port in wanted:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET

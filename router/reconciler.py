@@ -236,7 +236,8 @@ class Reconciler:
         in_force = self._in_force.get(state.endpoint.name, Traffic()).restricted_to(state.deployments)
         replicas = self._replicas_of.get(state.endpoint.name, ())
         traffic = traffic_to_apply(state.endpoint.traffic, in_force, ready_deployments(state, replicas))
-        return routing_for(state, traffic, replicas, self._desired.shield(state.endpoint.name))
+        name = state.endpoint.name
+        return routing_for(state, traffic, replicas, self._desired.shield(name), self._desired.keys(name))
 
     async def _confirm(self, name: str, routed: _Routed) -> None:
         """Wait until Envoy has what it was told; only then is it in force."""

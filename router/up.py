@@ -20,9 +20,11 @@ from router.cli.pulling import line
 from router.client import caller
 from router.config import GatewayConfig, Ports, kept_secret
 from router.domain.errors import CrossfadeError
+from router.domain.tls import ListenerTls
 from router.log_files import keep_small
 from router.premises import begin_run, check_ports, end_run, last_run, locked, prepare
 from router.supervisor import Child, GaveUp, sweep
+from router.tls_folder import TlsFolder
 from router.version import VERSION
 
 START_TIMEOUT_S = 180.0
@@ -44,7 +46,7 @@ class StartFailed(CrossfadeError):
 class Wanted:
     """What the command line asked for. `ray_address` None: start a Ray head of our own. `documents`: specs to apply.
 
-    `registries`: the settings file that was named, "" for the usual one.
+    `registries`: the settings file that was named, "" for the usual one. `tls` None: scoring speaks plain text.
     """
 
     data_dir: Path
@@ -53,6 +55,7 @@ class Wanted:
     ray_address: str | None
     documents: list[dict[str, Any]]
     registries: str = ""
+    tls: ListenerTls | None = None
 
 
 def run_gateway(wanted: Wanted, say: Say) -> int:
@@ -78,8 +81,9 @@ class _Gateway:
         if left_over is not None and (ended := await sweep(left_over)):
             self._say(f"ended {len(ended)} processes that an earlier run left behind")
         check_ports(self._wanted.bind, self._wanted.ports)
-        prepared = prepare(data_dir, self._wanted.bind, self._wanted.ports, self._wanted.ray_address)
-        config = replace(prepared, registries=self._wanted.registries)
+        wanted = self._wanted
+        prepared = prepare(data_dir, wanted.bind, wanted.ports, wanted.ray_address)
+        config = replace(prepared, registries=wanted.registries, tls=wanted.tls)
         run_id = begin_run(data_dir)
         self._say(f"crossfade {VERSION}, data in {data_dir}")
         self._children = {name: Child(spec, self._say) for name, spec in children(config, run_id).items()}
@@ -252,13 +256,15 @@ class _Gateway:
         self._say(
             f"  scoring  {config.scoring_url}  (HTTP/1.1, HTTP/2, gRPC; gRPC on port {config.ports.grpc} as well)"
         )
+        if config.ports.redirect_http:
+            self._say(f"           plain HTTP on port {config.ports.redirect_http} is sent there")
         self._say(f"  metrics  {config.metrics_url}")
         self._say(f"  admin    {config.admin_url}/api/v1  (token: {config.admin_token_file})")
         if endpoints:
             self._say("")
             self._say("  try it in another terminal:")
             self._say(f"    {_crossfade()} endpoint invoke {endpoints[0]} --sample{_elsewhere(config)}")
-            self._say(f"    curl {config.scoring_url}/v2/models/{endpoints[0]}")
+            self._say(f"    curl {_trusting(config)}{config.scoring_url}/v2/models/{endpoints[0]}")
         self._say("")
         self._say("  Ctrl-C stops everything.")
 
@@ -345,5 +351,15 @@ def _crossfade() -> str:
     return sys.argv[0] if "/" in sys.argv[0] else "crossfade"
 
 
+def _trusting(config: GatewayConfig) -> str:
+    """curl's option for a CA of our own."""
+    folder = TlsFolder.of(Path(config.data_dir))
+    is_own = config.tls is not None and folder.server in config.tls.certificates
+    return f"--cacert {folder.authority} " if is_own else ""
+
+
 def _elsewhere(config: GatewayConfig) -> str:
-    return "" if config.ports.http == Ports().http else f" --scoring-url {config.scoring_url}"
+    where = "" if config.ports.http == Ports().http else f" --scoring-url {config.scoring_url}"
+    if _trusting(config):
+        where += f" --ca-file {TlsFolder.of(Path(config.data_dir)).authority}"
+    return where

@@ -14,17 +14,21 @@ from router.admin_ports import (
     DeploymentStatus,
     EndpointStatus,
     Failed,
+    Gateway,
     GatewayInfo,
     InForce,
+    Logs,
     Pending,
     RayStatus,
     Settlement,
 )
+from router.api import Services
 from router.api.oversight import Oversight
 from router.commits import Commits
 from router.desired import Desired
 from router.domain.access import Token
 from router.domain.audit import Link, Record, linked
+from router.domain.callers import ApiKey, KeySlot
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.errors import Conflict, ModelUnavailable
 from router.domain.evidence import Evidence
@@ -35,13 +39,14 @@ from router.domain.routing import Replica
 from router.domain.traffic import Traffic
 from router.domain.watching import Watched
 from router.events import EventLog
+from router.keys import Keys
 from router.models.ports import SourceLimits, SourceUnavailable
 from router.models.transfer import Transfer
 from router.operations import Operations
 from router.plan import Rules
-from router.ports import ProxyStatus
+from router.ports import Acknowledged, Outcome, ProxyStatus, Unconfirmed
 from router.quotas import Quotas
-from router.rollout_ports import Entry, record_of
+from router.rollout_ports import Comparer, Entry, record_of
 from tests.fake_models import MemoryDisk, ModelBench
 from tests.fake_rollouts import MemoryRollouts
 from tests.fake_watching import MemoryWatching
@@ -256,6 +261,37 @@ class ObedientReconciler:
         return DeploymentStatus(name, DeploymentCondition.READY, wanted, wanted)
 
 
+class MemoryKeys:
+    """Implements `KeyStore`."""
+
+    def __init__(self, log: MemoryAccess) -> None:
+        self._log = log
+        self._keys: dict[str, dict[KeySlot, ApiKey]] = {}
+
+    def load(self) -> dict[str, tuple[ApiKey, ...]]:
+        return {
+            endpoint: tuple(slots[slot] for slot in sorted(slots)) for endpoint, slots in self._keys.items() if slots
+        }
+
+    def put(self, endpoint: str, key: ApiKey, record: Record) -> None:
+        self._keys.setdefault(endpoint, {})[key.slot] = key
+        self._log.add([record])
+
+    def remove(self, endpoint: str, slot: KeySlot, record: Record) -> None:
+        self._keys.get(endpoint, {}).pop(slot, None)
+        self._log.add([record])
+
+
+class Proxies:
+    """Implements `Confirming`: all acknowledge at once, or none answers."""
+
+    def __init__(self) -> None:
+        self.are_silent = False
+
+    async def applied(self, endpoint: str, timeout_s: float) -> Outcome:
+        return Unconfirmed("no answer") if self.are_silent else Acknowledged()
+
+
 class WayMaker:
     """Implements `MakesWay`: notes whom it was asked to end."""
 
@@ -308,6 +344,9 @@ class Bench:
         )
         self.source = ScriptedSource({"m.onnx": b"graph"})
         self.pulled = ModelBench(self.source, self.desired, self.events, lambda: NOON)
+        self.proxies = Proxies()
+        self.key_store = MemoryKeys(self.store.access)
+        self.keys = Keys(self.commits, self.key_store, self.reconciler, self.proxies)
         self.rollouts = MemoryRollouts(self.desired, self.store, NOON)
         self.disk = MemoryDisk(self.source.files)
         self.transfer = Transfer(
@@ -318,3 +357,18 @@ class Bench:
         )
         self.watching = MemoryWatching(self.desired, NOON)
         self.way.ends = lambda endpoint: self.rollouts.end(endpoint, self.way.asked[-1][1])
+
+    def services(self, gateway: Gateway, logs: Logs, comparer: Comparer) -> Services:
+        """For `create_app`."""
+        return Services(
+            operations=self.operations,
+            rollouts=self.rollouts,
+            comparer=comparer,
+            catalogue=self.pulled.catalogue,
+            gateway=gateway,
+            logs=logs,
+            oversight=self.oversight,
+            watching=self.watching,
+            transfer=self.transfer,
+            keys=self.keys,
+        )

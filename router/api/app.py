@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp
 
@@ -11,12 +13,14 @@ from router.api.endpoints import endpoint_routes
 from router.api.errors import add_error_replies
 from router.api.gateway import gateway_routes
 from router.api.guards import Guards
+from router.api.keys import key_routes
 from router.api.models import lineage_routes, model_routes
 from router.api.oversight import Oversight, oversight_routes
 from router.api.rollouts import rollout_routes
 from router.api.transfers import transfer_routes
 from router.api.visibility import only_visible
 from router.api.watches import watch_routes
+from router.keys import Keys
 from router.models.catalogue import Catalogue
 from router.models.transfer import Transfer
 from router.models.watch_ports import Watching
@@ -32,38 +36,46 @@ for the audit log, beside the name of the token. A viewer's token may look, an o
 one that is limited to groups of endpoints sees no others."""
 
 
-def create_app(
-    operations: Operations,
-    rollouts: Rollouts,
-    comparer: Comparer,
-    catalogue: Catalogue,
-    gateway: Gateway,
-    logs: Logs,
-    oversight: Oversight,
-    watching: Watching,
-    transfer: Transfer,
-) -> ASGIApp:
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes ask."""
+
+    operations: Operations
+    rollouts: Rollouts
+    comparer: Comparer
+    catalogue: Catalogue
+    gateway: Gateway
+    logs: Logs
+    oversight: Oversight
+    watching: Watching
+    transfer: Transfer
+    keys: Keys
+
+
+def create_app(services: Services) -> ASGIApp:
     """The ASGI application."""
+    operations, rollouts, catalogue = services.operations, services.rollouts, services.catalogue
     app = FastAPI(
         title="Crossfade admin API",
-        version=gateway.info().version,
+        version=services.gateway.info().version,
         description=_DESCRIPTION,
         openapi_url="/api/openapi.json",
         docs_url=None,  # both pages would load scripts from a CDN
         redoc_url=None,
     )
     add_error_replies(app, operations, rollouts)
-    app.include_router(gateway_routes(operations, gateway, rollouts, catalogue), prefix="/api")
-    app.include_router(oversight_routes(oversight), prefix="/api/v1")
+    app.include_router(gateway_routes(operations, services.gateway, rollouts, catalogue), prefix="/api")
+    app.include_router(oversight_routes(services.oversight), prefix="/api/v1")
     app.include_router(model_routes(catalogue, operations.desired), prefix="/api/v1")
-    app.include_router(transfer_routes(transfer), prefix="/api/v1")
-    app.include_router(watch_routes(operations.desired, watching), prefix="/api/v1")
+    app.include_router(transfer_routes(services.transfer), prefix="/api/v1")
+    app.include_router(watch_routes(operations.desired, services.watching), prefix="/api/v1")
     visible = [Depends(only_visible(operations.desired))]
     for routes in (
         endpoint_routes(operations, rollouts),
-        rollout_routes(operations.desired, rollouts, comparer),
-        deployment_routes(operations, logs),
+        rollout_routes(operations.desired, rollouts, services.comparer),
+        deployment_routes(operations, services.logs),
         lineage_routes(catalogue, operations.desired),
+        key_routes(services.keys),
     ):
         app.include_router(routes, prefix="/api/v1", dependencies=visible)
-    return Guards(app, oversight.access, oversight.audit)
+    return Guards(app, services.oversight.access, services.oversight.audit)

@@ -12,6 +12,7 @@ from router.api.model_shapes import AskedView
 from router.api.operator import CROSSES
 from router.api.rollout_shapes import RolloutLineView
 from router.api.shape import Shape
+from router.domain.callers import KeySlot
 from router.plan import Action
 
 
@@ -84,6 +85,7 @@ class EndpointView(Shape):
     state: str = Field(description="ready, updating, failed, rejected or idle (no traffic asked for).")
     auth_mode: str
     allow_anonymous: bool
+    client_names: list[str] = Field(description="With auth_mode mtls.")
     group: str
     sticky: dict[str, str | bool] = Field(description="As in a spec; empty when every request is drawn anew.")
     watch: dict[str, Any] = Field(description="As in a spec; empty when nobody looks. /watch tells how it is.")
@@ -110,6 +112,29 @@ class SettlementView(Shape):
 
 class LogsView(Shape):
     lines: list[str]
+
+
+class KeyView(Shape):
+    slot: KeySlot
+    fingerprint: str = Field(description="The first 12 hex digits of the key's sha256.")
+    created_at: datetime
+    created_by: str
+
+
+class KeysView(Shape):
+    keys: list[KeyView]
+
+
+class IssuedKeyView(Shape):
+    key: str = Field(description="Shown this once.")
+    kept: KeyView
+    in_force: bool = Field(description="Every proxy has acknowledged it.")
+
+
+class RevokedKeyView(Shape):
+    endpoint: str
+    slot: KeySlot
+    in_force: bool = Field(description="Every proxy has acknowledged that it is gone.")
 
 
 class EventView(Shape):
@@ -150,6 +175,14 @@ class AddressesView(Shape):
     admin_url: str
 
 
+class CertificateView(Shape):
+    file: str
+    names: list[str]
+    not_after: datetime | None = Field(description="null: it has not been read since the control plane started.")
+    fingerprint: str = Field(description="sha256, in hex.")
+    warning: str = Field(description="What an operator should know: it runs out, or its files cannot be used.")
+
+
 class StatusView(Shape):
     version: str
     started_at: datetime
@@ -157,6 +190,7 @@ class StatusView(Shape):
     addresses: AddressesView
     proxies: list[ProxyView]
     ray: RayView
+    certificates: list[CertificateView] = Field(description="Of the scoring ports; empty without TLS.")
     endpoints: list[EndpointView]
     sources: list[AskedView] = Field(description="How well the sources of the deployments' models can be asked.")
 

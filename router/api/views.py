@@ -24,6 +24,7 @@ from router.commits import Done
 from router.domain.access import Operator
 from router.domain.endpoint import EndpointState
 from router.domain.rollout import Rollout
+from router.domain.tls import CertificateStatus
 from router.domain.traffic import Mirror
 from router.events import Event
 from router.models.freshness import Asked
@@ -43,6 +44,7 @@ def endpoint_view(state: EndpointState, status: EndpointStatus, rollout: Rollout
         state=summary(state, status),
         auth_mode=str(endpoint.auth_mode),
         allow_anonymous=endpoint.allow_anonymous,
+        client_names=list(endpoint.client_names),
         sticky=to_plain(endpoint).get("sticky", {}),
         watch=to_plain(endpoint).get("watch", {}),
         group=endpoint.group,
@@ -166,8 +168,20 @@ def status_view(
         ),
         proxies=[_proxy_view(proxy) for proxy in info.proxies],
         ray=shapes.RayView(is_connected=info.ray.is_connected, address=info.ray.address, reason=info.ray.reason),
+        certificates=[_certificate_view(status, now) for status in info.certificates],
         endpoints=endpoints,
         sources=[asked_view(item) for item in asked],
+    )
+
+
+def _certificate_view(status: CertificateStatus, now: datetime) -> shapes.CertificateView:
+    facts = status.facts
+    return shapes.CertificateView(
+        file=status.files.certificate,
+        names=list(facts.names) if facts else [],
+        not_after=facts.not_after if facts else None,
+        fingerprint=facts.fingerprint if facts else "",
+        warning=status.refused or (facts.warning(now) if facts else ""),
     )
 
 

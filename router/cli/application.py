@@ -13,11 +13,13 @@ from router.cli import (
     doctor,
     endpoint,
     invoke,
+    keys,
     model,
     oversight,
     rollout,
     schema,
     status,
+    tls,
     transfer,
     up,
     watch,
@@ -45,12 +47,16 @@ def build() -> typer.Typer:
     deployments = _group("Deployments: the model versions behind an endpoint.")
     rollouts = _group("Rollouts: traffic that moves to another deployment by itself, and back when it must.")
     models = _group("Models: fetched once, verified, kept by digest. Deployments run from here.")
+    credentials = _group("Keys: what callers of a protected endpoint show.")
+    certificates = _group("TLS: certificates of your own, for a start.")
     up.register(app)
     apply.register(app)
     app.add_typer(endpoints, name="endpoint")
     app.add_typer(deployments, name="deployment")
     app.add_typer(rollouts, name="rollout")
     app.add_typer(models, name="model")
+    app.add_typer(credentials, name="keys")
+    app.add_typer(certificates, name="tls")
     endpoint.register(endpoints)
     invoke.register(endpoints)
     deployment.register(deployments)
@@ -66,6 +72,8 @@ def build() -> typer.Typer:
     model.register(models)
     watch.register(models)
     transfer.register(models)
+    keys.register(credentials)
+    tls.register(certificates)
     status.register(app)
     doctor.register(app)
     schema.register(app)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import ssl
 import sys
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ import typer
 from router.cli.output import listing, say
 from router.cli.session import Session, command
 from router.domain.errors import CrossfadeError, Invalid
+from router.tls_folder import TlsFolder
 
 if TYPE_CHECKING:
     import httpx
@@ -38,6 +41,25 @@ ScoringUrl = Annotated[
         help=f"Where to score; else what the gateway says, else {DEFAULT_SCORING_URL}.",
     ),
 ]
+CaFile = Annotated[
+    str | None,
+    typer.Option(
+        "--ca-file",
+        envvar="CROSSFADE_CA_FILE",
+        metavar="FILE",
+        help="CA that signed the gateway's certificate; else <data-dir>/tls/ca.pem, else the system's.",
+    ),
+]
+CertFile = Annotated[
+    str | None,
+    typer.Option(
+        "--certificate", metavar="FILE", help="Client certificate for auth_mode mtls; its key beside it, .key."
+    ),
+]
+KeyFile = Annotated[
+    str | None,
+    typer.Option("--key-file", metavar="FILE", help="A key of the endpoint, or - for stdin; else CROSSFADE_KEY."),
+]
 Timeout = Annotated[
     float, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="How long to wait for the answer.")
 ]
@@ -59,6 +81,9 @@ def invoke(
     print_request: PrintRequest = False,
     deployment: DeploymentName = None,
     scoring_url: ScoringUrl = None,
+    ca_file: CaFile = None,
+    key_file: KeyFile = None,
+    certificate: CertFile = None,
     timeout: Timeout = 60.0,
 ) -> None:
     """Send one scoring request and show the answer and who gave it.
@@ -67,6 +92,7 @@ def invoke(
       crossfade endpoint invoke filetype --sample
       crossfade endpoint invoke filetype --sample --print-request > r.json
       crossfade endpoint invoke filetype --request-file r.json --deployment green
+      crossfade endpoint invoke filetype --sample --key-file filetype.key
     """
     from router.client import Unreachable, is_loopback
 
@@ -76,8 +102,16 @@ def invoke(
 
     url = (scoring_url or _scoring_url(session)).rstrip("/")
     headers = {"x-crossfade-deployment": deployment} if deployment else {}
+    if key := _key(key_file):
+        headers["x-api-key"] = key
     try:
-        with httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=not is_loopback(url)) as http:
+        with httpx.Client(
+            base_url=url,
+            headers=headers,
+            timeout=timeout,
+            trust_env=not is_loopback(url),
+            verify=_trusted(ca_file, certificate, session) if url.startswith("https:") else True,
+        ) as http:
             body = _sampled(http, name) if request_file is None else _read(request_file)
             if print_request:
                 print(body)
@@ -86,9 +120,45 @@ def invoke(
     except httpx.TimeoutException:
         raise NotAnswered(f"{url} gave no answer within {timeout:g} s") from None
     except (httpx.TransportError, httpx.InvalidURL) as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise Unreachable(
+                f"the certificate of {url} is not trusted ({error}): give its CA with --ca-file, and with --scoring-url"
+                " a name that is in the certificate"
+            ) from None
         raise Unreachable(
             f"the scoring port at {url} cannot be reached ({error}). Is `crossfade up` running?"
         ) from None
+
+
+def _key(file: str | None) -> str:
+    """Not an option of its own: everybody on this machine can read the options of a process."""
+    if file is None:
+        return os.environ.get("CROSSFADE_KEY", "")
+    try:
+        key = (sys.stdin.read() if file == "-" else Path(file).read_text()).strip()
+    except OSError as error:
+        raise Invalid("--key-file", f"{file}: {error.strerror}") from None
+    if not key or not key.isascii() or not key.isprintable():
+        raise Invalid("--key-file", f"{file} holds no key", "`crossfade keys create` prints one")
+    return key
+
+
+def _trusted(ca_file: str | None, certificate: str | None, session: Session) -> ssl.SSLContext:
+    """Whose certificates are believed, and which is shown. Raises `Invalid` for a file that holds none."""
+    own = TlsFolder.of(Path(session.data_dir)).authority
+    file = ca_file or (str(own) if own.exists() else None)
+    try:
+        context = ssl.create_default_context(cafile=file)
+    except OSError as error:
+        words = "holds no CA certificate" if isinstance(error, ssl.SSLError) else str(error.strerror).lower()
+        raise Invalid("--ca-file", f"{file} {words}", "give the CA's certificate in PEM") from None
+    if certificate is not None:
+        try:
+            context.load_cert_chain(certificate, Path(certificate).with_suffix(".key"))
+        except OSError as error:
+            words = "do not fit together" if isinstance(error, ssl.SSLError) else str(error.strerror).lower()
+            raise Invalid("--certificate", f"{certificate} and its .key: {words}", "`crossfade tls client`") from None
+    return context
 
 
 def _scoring_url(session: Session) -> str:

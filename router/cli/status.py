@@ -42,6 +42,10 @@ def _text(reply: Mapping[str, Any]) -> str:
         ("admin", addresses["admin_url"]),
         ("ray", f"connected ({ray['address']})" if ray["is_connected"] else f"not connected: {ray['reason']}"),
     ]
+    for item in reply["certificates"]:
+        until = f"valid until {item['not_after'][:10]}" if item["not_after"] else item["file"]
+        warning = f"; WARNING: {item['warning']}" if item["warning"] else ""
+        facts.append(("certificate", f"{', '.join(item['names']) or 'no name'}: {until}{warning}"))
     for proxy in reply["proxies"]:
         facts.append(("proxy", f"{proxy['proxy']}: {'up to date' if proxy['is_up_to_date'] else 'updating'}"))
         facts += [("  rejected", f"{item['resource']}: {item['reason']}") for item in proxy["rejected"]]

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from router.domain.errors import Conflict, Invalid, NotFound
 from router.domain.model_ref import ModelRef, ResolvedModel
-from router.domain.names import RESERVED_ENDPOINT_NAMES, checked_name
+from router.domain.names import RESERVED_ENDPOINT_NAMES, checked_client_name, checked_name
 from router.domain.scaling import ScaleSettings
 from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
@@ -25,7 +25,9 @@ _TRITON_EXAMPLE = "such as triton: {mode: direct, servers: [{host: 10.0.0.7}], m
 
 
 class AuthMode(StrEnum):
-    NONE = "none"
+    NONE = "none"  # everybody
+    KEY = "key"  # whoever shows one of its keys
+    MTLS = "mtls"  # whoever shows a certificate with one of `client_names`
 
 
 class Backend(StrEnum):
@@ -260,6 +262,7 @@ class Endpoint:
     auth_mode: AuthMode = AuthMode.NONE
     allow_anonymous: bool = False
     sticky: Sticky | None = None
+    client_names: tuple[str, ...] = ()
     group: str = ""  # the team that it belongs to; empty: nobody's in particular
     watch: Watch | None = None
 
@@ -267,6 +270,7 @@ class Endpoint:
         checked_name("name", self.name)
         if self.group:
             checked_name("group", self.group)
+        self._check_clients()
         if self.name in RESERVED_ENDPOINT_NAMES:
             raise Invalid("name", f"{self.name!r} is reserved by the protocol", "choose another name")
         if self.mirror is not None and self.traffic.percent(self.mirror.deployment) > 0:
@@ -275,6 +279,16 @@ class Endpoint:
                 f"{self.mirror.deployment!r} already has live traffic",
                 "mirror to a deployment whose traffic is 0",
             )
+
+    def _check_clients(self) -> None:
+        for name in self.client_names:
+            checked_client_name("client_names", name)
+        if self.auth_mode is AuthMode.MTLS and not self.client_names:
+            raise Invalid(
+                "client_names", "auth_mode mtls lets nobody in without them", "name the clients' certificates"
+            )
+        if self.client_names and self.auth_mode is not AuthMode.MTLS:
+            raise Invalid("client_names", f"mean nothing to auth_mode {self.auth_mode}", "set auth_mode: mtls")
 
 
 @dataclass(frozen=True, slots=True)

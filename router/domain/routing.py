@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from router.domain.callers import Access, Anyone, ApiKey, access_of
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
@@ -117,6 +118,7 @@ class Routing:
     upstreams: tuple[Upstream, ...]
     shield: Shield | None = None
     sticky: Sticky | None = None
+    access: Access = field(default_factory=Anyone)
 
     @property
     def ways(self) -> tuple[bool, ...]:
@@ -154,11 +156,15 @@ def is_asleep(deployed: DeployedModel, replicas: Iterable[Replica]) -> bool:
 
 
 def routing_for(
-    state: EndpointState, traffic: Traffic, replicas: Iterable[Replica], shield: Shield | None = None
+    state: EndpointState,
+    traffic: Traffic,
+    replicas: Iterable[Replica],
+    shield: Shield | None = None,
+    keys: Iterable[ApiKey] = (),
 ) -> Routing:
     """The routing that puts `traffic` in force over the replicas that are ready.
 
-    A shield that names a deployment that is gone is left out.
+    A shield that names a deployment that is gone is left out. `keys` are those of the endpoint.
     """
     of_endpoint = [replica for replica in replicas if replica.endpoint == state.endpoint.name]
     upstreams = tuple(_upstream(deployed, of_endpoint) for _, deployed in sorted(state.deployments.items()))
@@ -172,6 +178,7 @@ def routing_for(
         upstreams=upstreams,
         shield=shield if shield and {shield.candidate, shield.stable} <= state.deployments.keys() else None,
         sticky=state.endpoint.sticky,
+        access=access_of(state.endpoint, keys),
     )
 
 

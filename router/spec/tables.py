@@ -25,10 +25,11 @@ from router.domain.endpoint import (
 from router.domain.names import RESERVED_ENDPOINT_NAMES
 from router.domain.scaling import ScaleSettings
 from router.spec.rollout_tables import ROLLOUT
-from router.spec.rollout_values import Maybe, Translated
+from router.spec.rollout_values import ListOf, Maybe, Translated
 from router.spec.sections import Key, Section
 from router.spec.triton_tables import TritonBlock
 from router.spec.values import (
+    ClientName,
     Flag,
     InputName,
     Model,
@@ -198,12 +199,24 @@ ENDPOINT = Section(
             "The stable public name that clients call: /v2/models/<name>/infer.",
             is_required=True,
         ),
-        Key("auth_mode", "auth_mode", OneOf(AuthMode, later=("key", "jwt")), "Who may call: none means everybody."),
+        Key(
+            "auth_mode",
+            "auth_mode",
+            OneOf(AuthMode, later=("jwt",)),
+            "Who may call. none: everybody; key: whoever shows one of the endpoint's two keys (crossfade keys create); "
+            "mtls: whoever shows a certificate with one of client_names.",
+        ),
         Key(
             "allow_anonymous",
             "allow_anonymous",
             Flag(),
             "Must be true for auth_mode none when scoring is offered beyond this machine.",
+        ),
+        Key(
+            "client_names",
+            "client_names",
+            ListOf(ClientName(), 1000),
+            "With auth_mode mtls: names (SAN) of clients' certificates, such as app.example.com or spiffe://bank/app.",
         ),
         Key(
             "traffic",

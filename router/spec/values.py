@@ -11,7 +11,7 @@ from typing import Any
 
 from router.domain.errors import Invalid
 from router.domain.model_ref import SCHEMES, ModelRef
-from router.domain.names import checked_name
+from router.domain.names import checked_client_name, checked_name
 from router.domain.sticky import Sticky, StickyBy
 from router.domain.traffic import Mirror, Traffic
 from router.spec.nodes import MapNode, Node, ScalarNode, describe
@@ -43,6 +43,25 @@ class Name:
     def schema(self) -> dict[str, Any]:
         schema: dict[str, Any] = {"type": "string", "pattern": NAME_PATTERN}
         return schema | ({"not": {"enum": sorted(self.reserved)}} if self.reserved else {})
+
+
+@dataclass(frozen=True, slots=True)
+class ClientName:
+    """The name of a client in its certificate."""
+
+    def read(self, node: Node, at: At) -> Any:
+        if not (isinstance(node, ScalarNode) and isinstance(node.value, str)):
+            return at.wrong(node, f"must be text, not {describe(node)}", "such as app.example.com")
+        try:
+            return checked_client_name(at.path, node.value)
+        except Invalid as error:
+            return at.wrong(node, error.message, error.hint)
+
+    def plain(self, value: str) -> Any:
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:/@+~%-]{0,252}$"}
 
 
 @dataclass(frozen=True, slots=True)

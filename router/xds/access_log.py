@@ -9,7 +9,7 @@ from envoy.config.core.v3 import substitution_format_string_pb2
 from envoy.extensions.access_loggers.file.v3 import file_pb2
 from google.protobuf.struct_pb2 import Struct
 
-from router.xds.gateway import DEPLOYMENT_HEADER, ORIGINAL_PATH_HEADER
+from router.xds.gateway import ADMITTED_HEADER, DEPLOYMENT_HEADER, ORIGINAL_PATH_HEADER
 from router.xds.resources import packed
 
 _FIELDS = {
@@ -30,6 +30,8 @@ _FIELDS = {
     "deployment": f"%RESP({DEPLOYMENT_HEADER})%",
     "upstream": "%UPSTREAM_HOST%",
     "request_id": "%STREAM_ID%",
+    "admitted": f"%REQ({ADMITTED_HEADER})%",
+    "client_certificate": "%DOWNSTREAM_PEER_FINGERPRINT_256%",
     "client": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
     "user_agent": "%REQ(USER-AGENT)%",
 }

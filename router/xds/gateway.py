@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from router.domain.endpoint import MIB
+from router.domain.tls import ListenerTls
 
 # The gRPC service of the protocol.
 SERVICE = "inference.GRPCInferenceService"
@@ -18,6 +19,8 @@ NO_RETRY_HEADER = "x-crossfade-no-retry"
 # On a reply: who answered. On a request: who shall answer.
 DEPLOYMENT_HEADER = "x-crossfade-deployment"
 PIN_HEADERS = (DEPLOYMENT_HEADER, "azureml-model-deployment")
+# What a client may show of itself. It ends in Envoy, for every endpoint, protected or not.
+CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 # Set by the gateway while it translates a request, never accepted from clients.
 MODEL_HEADER = "x-crossfade-model"  # the model that a gRPC call names in its body
 ORIGINAL_PATH_HEADER = "x-crossfade-original-path"
@@ -25,6 +28,7 @@ ORIGINAL_PATH_HEADER = "x-crossfade-original-path"
 # that the route chose.
 UPSTREAM_HEADER = "x-crossfade-upstream"
 ROUTED_PATH_HEADER = "x-crossfade-routed-path"
+ADMITTED_HEADER = "x-crossfade-admitted"  # whose key opened the endpoint: `<endpoint>/<which key>`
 # On a request that is mirrored, when it reaches a replica, and on its copy. Never accepted from clients.
 MIRROR_HEADER = "x-crossfade-mirrored"
 
@@ -41,6 +45,7 @@ class Gateway:
     `access_log`: a file, or /dev/stdout.
     `server_socket`: unix socket on which the control plane answers server-level calls (live, ready, index …).
     `max_request_bytes`: no endpoint accepts more, whatever its deployments say.
+    `tls`: of both ports; without it they speak plain text. `redirect_port`: sends plain HTTP there; 0: no such port.
     """
 
     bind: str
@@ -55,3 +60,5 @@ class Gateway:
     health_interval_ms: int = 2000
     health_timeout_ms: int = 5000
     server_timeout_ms: int = 10_000
+    tls: ListenerTls | None = None
+    redirect_port: int = 0

@@ -13,12 +13,15 @@ from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
 from envoy.extensions.request_id.uuid.v3 import uuid_pb2
+from envoy.type.matcher.v3 import regex_pb2, string_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from router.xds.access import back_filters, front_filters, nobody_filter
 from router.xds.access_log import json_access_log
 from router.xds.attempts import attempt_logs, timeout_log
 from router.xds.gateway import (
+    ADMITTED_HEADER,
     MIRROR_HEADER,
     MODEL_HEADER,
     ORIGINAL_PATH_HEADER,
@@ -32,11 +35,13 @@ from router.xds.names import LISTENER_NAME
 from router.xds.resources import Resource, packed, resource
 from router.xds.routes import BUFFER_FILTER, SHIELD_FILTER
 from router.xds.scopes import scoped_routes
-from router.xds.translation import translation_filters, unless_streaming
+from router.xds.secrets import secret_keys, tls_socket
+from router.xds.translation import if_translated, translation_filters, unless_streaming
 
 STAT_PREFIX = "scoring"  # statistics are called http.scoring.…
 
 _INTERNAL_HEADERS = (
+    ADMITTED_HEADER,
     MIRROR_HEADER,
     MODEL_HEADER,
     ORIGINAL_PATH_HEADER,
@@ -54,7 +59,8 @@ def gateway_listener(gateway: Gateway) -> Resource:
             listener_components_pb2.Filter(
                 name="envoy.filters.network.http_connection_manager", typed_config=packed(_connection_manager(gateway))
             )
-        ]
+        ],
+        transport_socket=tls_socket(gateway.tls) if gateway.tls else None,
     )
     message = listener_pb2.Listener(
         name=LISTENER_NAME,
@@ -68,7 +74,7 @@ def gateway_listener(gateway: Gateway) -> Resource:
             exact_balance=listener_pb2.Listener.ConnectionBalanceConfig.ExactBalance()
         ),
     )
-    return resource(LISTENER_NAME, message)
+    return resource(LISTENER_NAME, message, keeps=secret_keys(gateway.tls) if gateway.tls else frozenset())
 
 
 def _address(ip: str, port: int) -> Any:
@@ -98,7 +104,12 @@ def _connection_manager(gateway: Gateway) -> Any:
         normalize_path=BoolValue(value=True),
         merge_slashes=True,
         path_with_escaped_slashes_action=_Hcm.REJECT_REQUEST,
-        http_protocol_options=protocol_pb2.Http1ProtocolOptions(enable_trailers=True),
+        http_protocol_options=protocol_pb2.Http1ProtocolOptions(
+            enable_trailers=True,
+            # Nothing here upgrades. Such a request would have no end, and the buffer would wait for it.
+            ignore_http_11_upgrade=[string_pb2.StringMatcher(safe_regex=regex_pb2.RegexMatcher(regex=".*"))],
+        ),
+        upgrade_configs=[_no_tunnels()],
         http2_protocol_options=protocol_pb2.Http2ProtocolOptions(
             max_concurrent_streams=UInt32Value(value=1000),
             initial_stream_window_size=UInt32Value(value=1024 * 1024),
@@ -113,17 +124,26 @@ def _connection_manager(gateway: Gateway) -> Any:
 
 
 def _http_filters(gateway: Gateway) -> list[Any]:
-    """The buffer first: a replica never waits for a slow client, and limits are kept before it sees a byte."""
+    """Strangers are turned away first. Then the buffer: a replica never waits for a slow client, and limits are kept
+    before it sees a byte."""
     whole_request = buffer_pb2.Buffer(max_request_bytes=UInt32Value(value=gateway.max_request_bytes))
     return [
+        *front_filters(),
         unless_streaming(BUFFER_FILTER, packed(whole_request)),
         *translation_filters(),
+        *back_filters(if_translated),
         # Does what a route says. Not `disabled` until then: that is decided before a gRPC call has found its route.
         hcm_pb2.HttpFilter(name=SHIELD_FILTER, typed_config=packed(filter_mutation_pb2.HeaderMutation())),
         hcm_pb2.HttpFilter(
             name="envoy.filters.http.router", typed_config=packed(router_pb2.Router(upstream_log=attempt_logs()))
         ),
     ]
+
+
+def _no_tunnels() -> Any:
+    """CONNECT is refused at once, for the same reason. A kind of upgrade has filters of its own."""
+    router = hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router_pb2.Router()))
+    return _Hcm.UpgradeConfig(upgrade_type="CONNECT", filters=[nobody_filter(), router])
 
 
 def _without_internal_headers() -> Any:

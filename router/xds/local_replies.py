@@ -19,6 +19,7 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 from router.xds.gateway import MAX_BODY_FORMAT, MODEL_HEADER
 
 _NOT_READY = "the model is not ready: no replica can answer now"
+_NOT_ADMITTED = "access denied: this needs a client's certificate with a name that is allowed here"
 _OVERLOADED = "overloaded: too many requests are under way, try again later"
 _TIMED_OUT = "the deadline passed before the model answered"
 
@@ -52,7 +53,8 @@ _RULES = (
     # The model's name cannot be read from a compressed message (a per-call choice of gRPC clients, seldom made).
     _Rule(12, status=400, grpc_header="grpc-encoding", text="compressed gRPC messages are not supported"),
     _Rule(3, status=400),
-    _Rule(7, status=403),
+    _Rule(16, status=401),
+    _Rule(7, status=403, text=_NOT_ADMITTED),
     _Rule(4, status=408, text="the request did not arrive in time"),
     _Rule(8, status=413, text=f"the request body is larger than the {MAX_BODY_FORMAT} bytes that the endpoint accepts"),
     _Rule(8, status=429),

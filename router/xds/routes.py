@@ -33,8 +33,10 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 from router.domain.routing import Routing, Shield, Upstream
 from router.domain.sticky import Sticky, StickyBy
 from router.domain.traffic import Mirror
+from router.xds.access import access_config
 from router.xds.clusters import reached_by, token_header
 from router.xds.gateway import (
+    CREDENTIAL_HEADERS,
     DEPLOYMENT_HEADER,
     LIMITS_METADATA,
     MIRROR_HEADER,
@@ -140,13 +142,15 @@ class _Routes:
                     buffer_pb2.BufferPerRoute(
                         buffer=buffer_pb2.Buffer(max_request_bytes=UInt32Value(value=self._max_request_bytes))
                     )
-                )
+                ),
+                **access_config(self._endpoint, self._routing.access),
             },
         )
         return route_pb2.RouteConfiguration(
             name=routes_name(self._endpoint),
             virtual_hosts=[host],
             request_headers_to_add=[token_header(self._gateway)],
+            request_headers_to_remove=CREDENTIAL_HEADERS,
             response_headers_to_remove=[RETRY_HEADER],
         )
 

@@ -16,9 +16,11 @@ import grpc
 from envoy.service.discovery.v3 import discovery_pb2
 
 from router.domain.routing import Routing
+from router.domain.tls import CertificatePair, ClientTrust
 from router.ports import Acknowledged, Outcome, ProxyStatus, Rejected, Unconfirmed
 from router.xds.gateway import Gateway
 from router.xds.names import GATEWAY_GROUP, SEND_ORDER, Key, group_of
+from router.xds.secrets import certificate_secret, trust_secret
 from router.xds.snapshot import Snapshot
 from router.xds.stream import Stream
 from router.xds.wire import decoded, encoded
@@ -114,6 +116,13 @@ class XdsServer:
 
     def remove_endpoint(self, name: str) -> None:
         self._changed(self._snapshot.remove_endpoint(name))
+
+    def set_certificate(self, index: int, pair: CertificatePair) -> None:
+        """Implements `router.certificates.Secrets`, as the next does."""
+        self._changed(self._snapshot.set_secret(certificate_secret(index, pair)))
+
+    def set_client_trust(self, trust: ClientTrust) -> None:
+        self._changed(self._snapshot.set_secret(trust_secret(trust)))
 
     async def applied(self, endpoint: str, timeout_s: float) -> Outcome:
         try:

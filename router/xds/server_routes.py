@@ -8,7 +8,7 @@ from envoy.config.route.v3 import route_components_pb2 as rc
 from envoy.config.route.v3 import route_pb2
 
 from router.xds.clusters import token_header
-from router.xds.gateway import ORIGINAL_PATH_HEADER, RETRY_HEADER, Gateway
+from router.xds.gateway import CREDENTIAL_HEADERS, ORIGINAL_PATH_HEADER, RETRY_HEADER, Gateway
 from router.xds.names import SERVER_CLUSTER, SERVER_ROUTES
 from router.xds.resources import Resource, milliseconds
 from router.xds.resources import resource as make_resource
@@ -44,6 +44,7 @@ def server_routes(gateway: Gateway) -> Resource:
             )
         ],
         request_headers_to_add=[token_header(gateway)],
+        request_headers_to_remove=CREDENTIAL_HEADERS,
         response_headers_to_remove=[RETRY_HEADER],
     )
     return make_resource(SERVER_ROUTES, message, needs=_NEEDS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from router.domain.callers import Anyone
 from router.domain.routing import Address, Routing, TritonAddress
 from router.xds.clusters import deployment_clusters, reached_by, server_cluster, shield_clusters
 from router.xds.endpoints import Standby, addresses_of, server_addresses
@@ -15,6 +16,7 @@ from router.xds.gateway import Gateway
 from router.xds.listeners import gateway_listener
 from router.xds.mirror_listener import mirror_cluster, mirror_listener
 from router.xds.names import CLUSTER, ENDPOINTS, GATEWAY_GROUP, Key
+from router.xds.redirect_listener import redirect_listener
 from router.xds.resources import Resource
 from router.xds.routes import endpoint_routes, endpoint_scope
 from router.xds.server_routes import server_routes, server_scopes
@@ -40,6 +42,7 @@ class Snapshot:
                 gateway_listener(gateway),
                 server_routes(gateway),
                 *server_scopes(),
+                *([redirect_listener(gateway)] if gateway.redirect_port else []),
             ],
         )
 
@@ -63,6 +66,13 @@ class Snapshot:
         changed = self._replace(name, [])
         del self._groups[name]
         return changed | self._move_standby(before, None)
+
+    def set_secret(self, secret: Resource) -> frozenset[Key]:
+        if self._wanted.get(secret.key) == secret:
+            return frozenset()
+        self._wanted[secret.key] = secret
+        self._groups[GATEWAY_GROUP] |= {secret.key}
+        return frozenset({secret.key})
 
     def _built(self, routing: Routing, before: Routing | None) -> list[Resource]:
         known = {upstream.deployment: upstream for upstream in before.upstreams} if before else {}
@@ -103,7 +113,8 @@ class Snapshot:
 
 
 def _addresses(routing: Routing | None) -> frozenset[Address]:
-    if routing is None:
+    # Whoever answers for protected endpoints tells nobody their names.
+    if routing is None or routing.access != Anyone():
         return frozenset()
     # A waiting room is the control plane's own: it cannot stand in for it. A Triton would speak of itself.
     replicas = (upstream.addresses for upstream in routing.upstreams if not upstream.is_held)

@@ -27,6 +27,7 @@ from router.xds.names import (
     REMOVE_ORDER,
     ROUTES,
     SCOPE,
+    SECRET,
     SEND_ORDER,
     WILDCARD_TYPES,
     Key,
@@ -43,6 +44,7 @@ _DEPENDANTS = {
     ROUTES: (SCOPE,),
     SCOPE: (),
     LISTENER: (),
+    SECRET: (LISTENER,),
 }
 
 

@@ -125,6 +125,12 @@ def unless_streaming(name: str, config: Any) -> Any:
     return _unless(_path("exact", STREAMING_PATH), name, config)
 
 
+def if_translated(name: str, config: Any) -> Any:
+    """The filter, for calls alone whose path was translated; it stands behind these filters."""
+    predicate = matcher_pb2.Matcher.MatcherList.Predicate
+    return _unless(predicate(not_matcher=_path("prefix", "/", ORIGINAL_PATH_HEADER)), name, config)
+
+
 def _script() -> str:
     fields = ", ".join(f'{method} = {{"{name}", "{version}"}}' for method, (name, version) in MODEL_METHODS.items())
     marks = {
@@ -181,13 +187,13 @@ def _is_hot() -> Any:
     )
 
 
-def _path(how: str, text: str) -> Any:
+def _path(how: str, text: str, header: str = ":path") -> Any:
     predicate = matcher_pb2.Matcher.MatcherList.Predicate
     return predicate(
         single_predicate=predicate.SinglePredicate(
             input=xds_extension_pb2.TypedExtensionConfig(
                 name="path",
-                typed_config=packed(http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=":path")),
+                typed_config=packed(http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=header)),
             ),
             value_match=string_pb2.StringMatcher(**{how: text}),
         )

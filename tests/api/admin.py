@@ -23,18 +23,7 @@ class Admin:
     def __init__(self) -> None:
         self.bench = Bench()
         self.gateway = FixedGateway()
-        bench = self.bench
-        self.app = create_app(
-            bench.operations,
-            bench.rollouts,
-            TwoPairs(),
-            bench.pulled.catalogue,
-            self.gateway,
-            FixedLogs(),
-            bench.oversight,
-            bench.watching,
-            bench.transfer,
-        )
+        self.app = create_app(self.bench.services(self.gateway, FixedLogs(), TwoPairs()))
         self.http = self.client({"authorization": f"Bearer {TOKEN}"})
 
     def client(self, headers: dict[str, str]) -> httpx.AsyncClient:

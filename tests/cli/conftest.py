@@ -87,17 +87,6 @@ class Terminal:
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     bench, gateway = Bench(), FixedGateway()
     (tmp_path / "admin.token").write_text(f"{TOKEN}\n")
-    app = create_app(
-        bench.operations,
-        bench.rollouts,
-        TwoPairs(),
-        bench.pulled.catalogue,
-        gateway,
-        FixedLogs(),
-        bench.oversight,
-        bench.watching,
-        bench.transfer,
-    )
-    served = Served(app)
+    served = Served(create_app(bench.services(gateway, FixedLogs(), TwoPairs())))
     yield Terminal(served.url, tmp_path, bench, gateway)
     served.stop()

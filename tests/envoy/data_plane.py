@@ -7,17 +7,24 @@ import contextlib
 import json
 import shutil
 import socket
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 
+from adapters.certificates import PemFiles
+from router.certificates import Certificates
+from router.domain.callers import Access, Anyone
 from router.domain.routing import Routing, Shield, Upstream
 from router.domain.sticky import Sticky
+from router.domain.tls import ListenerTls
 from router.domain.traffic import Mirror, Traffic
+from router.events import EventLog
 from router.ports import Acknowledged
 from router.telemetry import AttemptMeter
 from router.xds.bootstrap import EnvoyProcess, envoy_command
@@ -26,6 +33,8 @@ from router.xds.reports import reports_service
 from router.xds.server import XdsServer
 from tests.envoy.replica import MAX_BODY_BYTES, TOKEN, Replica
 from tests.envoy.waiting import DEADLINE_S
+
+EVERYBODY = Anyone()
 
 
 @dataclass(slots=True)
@@ -39,11 +48,12 @@ class DataPlane:
     http: httpx.AsyncClient
     envoy: asyncio.subprocess.Process
     meter: AttemptMeter
+    certificates: Certificates | None = None
     _replicas: list[Replica] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway.http_port}"
+        return url_of(self.gateway)
 
     @property
     def grpc_address(self) -> str:
@@ -66,9 +76,12 @@ class DataPlane:
         mirror: Mirror | None = None,
         shield: Shield | None = None,
         sticky: Sticky | None = None,
+        access: Access = EVERYBODY,
     ) -> None:
         """Set it and wait until Envoy has it."""
-        self.xds.set_endpoint(routing(name, *upstreams, traffic=traffic, mirror=mirror, shield=shield, sticky=sticky))
+        self.xds.set_endpoint(
+            routing(name, *upstreams, traffic=traffic, mirror=mirror, shield=shield, sticky=sticky, access=access)
+        )
         outcome = await self.xds.applied(name, DEADLINE_S)
         assert outcome == Acknowledged(), outcome
 
@@ -110,10 +123,19 @@ def routing(
     mirror: Mirror | None = None,
     shield: Shield | None = None,
     sticky: Sticky | None = None,
+    access: Access = EVERYBODY,
 ) -> Routing:
     shares = {upstreams[0].deployment: 100} if traffic is None else traffic
     ordered = tuple(sorted(upstreams, key=lambda upstream: upstream.deployment))
-    return Routing(name, Traffic.of(shares), mirror, ordered, shield, sticky)
+    return Routing(name, Traffic.of(shares), mirror, ordered, shield, sticky, access)
+
+
+def url_of(gateway: Gateway) -> str:
+    return f"{'https' if gateway.tls else 'http'}://127.0.0.1:{gateway.http_port}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def free_ports(count: int) -> list[int]:
@@ -179,16 +201,27 @@ async def short_folder() -> AsyncIterator[Path]:
 
 
 @asynccontextmanager
-async def data_plane(endpoints: Iterable[Routing] = ()) -> AsyncIterator[DataPlane]:
-    """Starts with `endpoints`, and with the replica that answers server-level calls."""
+async def data_plane(
+    endpoints: Iterable[Routing] = (), tls: ListenerTls | None = None, authority: Path | None = None
+) -> AsyncIterator[DataPlane]:
+    """Starts with `endpoints`, and with the replica that answers server-level calls.
+
+    With `tls`, clients trust the CA in the file `authority`, and there is a port that redirects plain HTTP.
+    """
     async with contextlib.AsyncExitStack() as stack:
         folder = await stack.enter_async_context(short_folder())
         gateway = gateway_in(folder)
+        if tls is not None:
+            gateway = replace(gateway, tls=tls, redirect_port=free_ports(1)[0])
         server = await Replica("control-plane", gateway.server_socket).start()
         stack.push_async_callback(server.kill)
         xds = XdsServer(gateway)
         for one in endpoints:
             xds.set_endpoint(one)
+        certificates = None
+        if tls is not None:
+            certificates = Certificates(tls, PemFiles(), xds, EventLog(_now))
+            certificates.look()
         meter = AttemptMeter()
         await xds.start(str(folder / "xds"), reports_service(meter.take))
         xds.release()
@@ -196,9 +229,10 @@ async def data_plane(endpoints: Iterable[Routing] = ()) -> AsyncIterator[DataPla
         stack.callback(lambda: print(log.read_text()))  # pytest shows it when a test fails
         envoy = await stack.enter_async_context(started_envoy(process_of(folder), log))
         await listening(gateway.http_port)
-        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.http_port}", timeout=DEADLINE_S)
+        trusted = ssl.create_default_context(cafile=authority) if authority else True
+        client = httpx.AsyncClient(base_url=url_of(gateway), timeout=DEADLINE_S, verify=trusted)
         http = await stack.enter_async_context(client)
-        plane = DataPlane(folder, gateway, xds, server, http, envoy, meter)
+        plane = DataPlane(folder, gateway, xds, server, http, envoy, meter, certificates)
         yield plane
         await plane.xds.stop()
         for replica in plane._replicas:

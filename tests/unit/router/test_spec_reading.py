@@ -260,8 +260,8 @@ MISTAKES = [
     ),
     # what a later version brings is refused, never ignored
     (
-        "kind: Endpoint\nname: a\nauth_mode: key\n",
-        ["s.yaml:3:12: auth_mode: 'key' is not in this version of Crossfade yet (use none)"],
+        "kind: Endpoint\nname: a\nauth_mode: jwt\n",
+        ["s.yaml:3:12: auth_mode: 'jwt' is not in this version of Crossfade yet (use none or key or mtls)"],
     ),
     (
         DEPLOYMENT + "backend: triton\n",

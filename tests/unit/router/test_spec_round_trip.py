@@ -14,6 +14,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from router.domain.endpoint import (
+    AuthMode,
     Backend,
     Batching,
     Deployment,
@@ -99,10 +100,13 @@ def endpoints(draw: st.DrawFn) -> Endpoint:
     mirror = draw(st.none() | st.builds(Mirror, names, st.integers(1, 100)))
     if mirror is not None and mirror.deployment in traffic.deployments:
         mirror = None
+    clients = tuple(draw(st.lists(st.sampled_from(["app.example", "spiffe://bank/app"]), max_size=2)))
     return Endpoint(
         draw(names),
         traffic,
         mirror,
+        AuthMode.MTLS if clients else draw(st.sampled_from([AuthMode.NONE, AuthMode.KEY])),
+        client_names=clients,
         allow_anonymous=draw(st.booleans()),
         sticky=draw(stickies),
         watch=draw(st.none() | watches),

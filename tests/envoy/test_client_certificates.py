@@ -1,0 +1,128 @@
+"""Endpoints for clients with certificates, in a real Envoy."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+import pytest_asyncio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from router.domain.callers import CertificateHolders
+from router.domain.tls import CertificateFiles, ListenerTls
+from router.ports import Acknowledged
+from router.xds.names import GATEWAY_GROUP
+from tests.certificates import TestCa
+from tests.envoy.data_plane import DataPlane, data_plane, upstream
+from tests.envoy.replica import Replica
+from tests.envoy.waiting import DEADLINE_S
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+APP, URI = "app.example", "spiffe://bank/batch"
+INFER = "/v2/models/locked/infer"
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> TestCa:
+    return TestCa.in_folder(tmp_path_factory.mktemp("mtls"))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def plane(ca: TestCa) -> AsyncIterator[DataPlane]:
+    tls = ListenerTls((ca.server("server"),), str(ca.file), str(ca.revoke()))
+    async with data_plane(tls=tls, authority=ca.file) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def replica(plane: DataPlane) -> Replica:
+    blue = await plane.replica("blue")
+    await plane.endpoint("locked", upstream("blue", blue), access=CertificateHolders((APP, URI)))
+    return blue
+
+
+async def status(plane: DataPlane, ca: TestCa, client: CertificateFiles | None, path: str = INFER) -> int:
+    """0: the connection was refused."""
+    async with httpx.AsyncClient(base_url=plane.url, verify=ca.trusting(client), timeout=DEADLINE_S) as http:
+        try:
+            return (await http.post(path, content=b"{}")).status_code
+        except (httpx.TransportError, ssl.SSLError):  # the alert is seen while one writes, or reads
+            return 0
+
+
+@pytest.mark.parametrize("names", [[APP], [URI], ["other.example", APP]])
+async def test_a_certificate_with_an_allowed_name_is_let_in(
+    plane: DataPlane, replica: Replica, ca: TestCa, names: list[str]
+) -> None:
+    replica.requests.clear()
+    assert await status(plane, ca, ca.client("good", names)) == 200
+    assert b"x-forwarded-client-cert" not in replica.requests[0].headers
+
+
+@pytest.mark.parametrize("path", [INFER, "/endpoints/locked/score", "/v2/models/locked", "/v2/models/locked/ready?x"])
+async def test_no_certificate_and_another_name_get_nowhere(
+    plane: DataPlane, replica: Replica, ca: TestCa, path: str
+) -> None:
+    replica.requests.clear()
+    for names in ([f"x{APP}"], [f"{APP}.evil"], ["spiffe://bank/batch/x"], ["*.example"], [f"CN={APP}"]):
+        assert await status(plane, ca, ca.client("other", names), path) == 403
+    assert await status(plane, ca, None, path) == 403
+    assert not replica.requests
+
+
+async def test_a_certificate_of_another_ca_or_a_servers_is_turned_away(
+    plane: DataPlane, replica: Replica, ca: TestCa, tmp_path: Path
+) -> None:
+    replica.requests.clear()
+    assert await status(plane, ca, TestCa.in_folder(tmp_path, "another CA").client("app", [APP])) == 0
+    assert await status(plane, ca, ca.server("posing", [APP])) == 0
+    assert not replica.requests
+
+
+async def test_grpc_calls_are_judged_alike(plane: DataPlane, replica: Replica, ca: TestCa) -> None:
+    def channel(client: CertificateFiles | None) -> grpc.aio.Channel:
+        shown = [ca.key(client), ca.chain(client)] if client else [None, None]
+        credentials = grpc.ssl_channel_credentials(ca.file.read_bytes(), *shown)
+        return grpc.aio.secure_channel(f"localhost:{plane.gateway.grpc_port}", credentials)
+
+    message = service_pb2.ModelInferRequest(model_name="locked")
+    for client in (None, ca.client("other", ["other.example"])):
+        async with channel(client) as refused:
+            with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                await service_pb2_grpc.GRPCInferenceServiceStub(refused).ModelInfer(message, timeout=DEADLINE_S)
+            assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert "client's certificate" in (refusal.value.details() or "")
+    async with channel(ca.client("good", [URI])) as good:
+        reply = await service_pb2_grpc.GRPCInferenceServiceStub(good).ModelInfer(message, timeout=DEADLINE_S)
+        assert reply.model_name == "blue"
+
+
+async def test_a_revoked_certificate_opens_no_connection_any_more(
+    plane: DataPlane, replica: Replica, ca: TestCa
+) -> None:
+    app = ca.client("leaver", [APP])
+    assert await status(plane, ca, app) == 200
+    ca.revoke("leaver")
+    assert plane.certificates is not None
+    plane.certificates.look()
+    assert await plane.xds.applied(GATEWAY_GROUP, DEADLINE_S) == Acknowledged()
+
+    assert await status(plane, ca, app) == 0
+    assert await status(plane, ca, ca.client("stayer", [APP])) == 200
+
+
+async def test_over_plain_text_nobody_has_a_certificate() -> None:
+    async with data_plane() as plain:
+        blue = await plain.replica("blue")
+        await plain.endpoint("locked", upstream("blue", blue), access=CertificateHolders((APP,)))
+        reply = await plain.infer("locked", {"x-forwarded-client-cert": f"DNS={APP}"})
+        assert reply.status_code == 403
+        assert reply.json() == {
+            "error": "access denied: this needs a client's certificate with a name that is allowed here"
+        }
+        assert not blue.requests

@@ -1,0 +1,60 @@
+"""TLS and keys on a whole gateway, as an operator sets them up: one command each."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.payloads import Payload
+from router.tls_folder import TlsFolder
+from tests.system.gateway import SETTLE_TIMEOUT_S, Gateway, a_gateway, deployment, endpoint, eventually, write_spec
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    with a_gateway(tmp_path) as gateway:
+        yield gateway
+
+
+def test_a_gateway_with_a_certificate_and_a_key_is_used_from_the_command_line_and_leaks_neither(
+    gateway: Gateway, models: Path, payload: Payload, tmp_path: Path
+) -> None:
+    assert gateway.run("tls", "init").returncode == 0
+    spec = [endpoint("mlp", {"blue": 100}) | {"auth_mode": "key"}, deployment("mlp", "blue", models / "mlp.onnx")]
+    gateway.start(write_spec(tmp_path / "spec.yaml", spec))
+    key = gateway.run("keys", "create", "mlp").stdout.strip()
+    (tmp_path / "key").write_text(key)
+    folder = TlsFolder.of(gateway.data_dir)
+
+    assert f"https://{gateway.scoring}" in gateway.said
+    invoked = gateway.run("endpoint", "invoke", "mlp", "--sample", "--key-file", str(tmp_path / "key"))
+    assert (invoked.returncode, "answered by blue" in invoked.stderr) == (0, True), invoked.stderr
+    refused = gateway.run("endpoint", "invoke", "mlp", "--sample")
+    assert (refused.returncode, "needs a key" in refused.stderr) == (1, True), refused.stderr
+
+    with httpx.Client(
+        base_url=f"https://{gateway.scoring}", verify=ssl.create_default_context(cafile=folder.authority)
+    ) as client:
+        infer = "/v2/models/mlp/infer"
+        assert client.post(infer, content=payload.body, headers={"x-api-key": key}).status_code == 200
+        assert client.post("/v2/repository/index", content=b"").json() == []
+
+        before = gateway.admin.status()["certificates"][0]["fingerprint"]
+        assert gateway.run("tls", "init", "--renew").returncode == 0
+        eventually(lambda: gateway.admin.status()["certificates"][0]["fingerprint"] != before, SETTLE_TIMEOUT_S)
+        assert client.post(infer, content=payload.body, headers={"x-api-key": key}).status_code == 200
+
+        assert gateway.run("keys", "revoke", "mlp", "primary").returncode == 0
+        assert client.post(infer, content=payload.body, headers={"x-api-key": key}).status_code == 401
+
+    secrets = [key.encode(), Path(folder.server.key).read_bytes().splitlines()[1]]
+    places = {str(path): path.read_bytes() for path in gateway.data_dir.rglob("*") if path.is_file()}
+    places |= {f"process {process.pid}": " ".join(process.cmdline()).encode() for process in gateway.processes()}
+    places |= {"up": gateway.said.encode(), "audit": str(gateway.admin.audit(100)).encode()}
+    places.pop(folder.server.key)
+    assert [name for name, content in places.items() if any(secret in content for secret in secrets)] == []
+    assert [line["action"] for line in gateway.admin.audit(100)][-2:] == ["key_created", "key_revoked"]
