@@ -14,14 +14,16 @@ SCHEMES = ("package", "file", "models", "oci", "hf", "https", "http", "s3", "gs"
 _WITHOUT_SLASHES = ("file", "models")  # MLflow writes models:/name/3
 
 _REFERENCE = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*):(?://)?(?P<rest>.+)")
-_PIN = "sha256="  # https://host/m.onnx#sha256=… is no choice of a file
+# What sources write behind a '#' to name one moment is no choice of a file: https://host/m.onnx#sha256=…
+_PINS = ("sha256=", "etag=", "listing=")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
     """A reference as written, such as `package://magika/models/m.onnx` or `file:/srv/models/fraud.onnx`.
 
-    Of a model of many files, `#onnx/model.onnx` at its end chooses the one that is loaded.
+    Of a model of many files, `#onnx/model.onnx` at its end chooses the one that is loaded, also behind a pin
+    (`s3://bucket/model/#listing=…#onnx/model.onnx`).
     """
 
     scheme: str
@@ -43,13 +45,14 @@ class ModelRef:
     @property
     def entry(self) -> str:
         """The chosen file, relative to the model's folder; empty when the reference chooses none."""
-        _, _, fragment = self.location.partition("#")
-        return "" if fragment.startswith(_PIN) else fragment
+        _, mark, fragment = self.location.rpartition("#")
+        is_generation = self.scheme == "gs" and fragment.isdecimal()
+        return "" if not mark or is_generation or fragment.startswith(_PINS) else fragment
 
     @property
     def whole(self) -> ModelRef:
         """The reference without the choice of a file: what its source knows."""
-        return ModelRef(self.scheme, self.location.partition("#")[0]) if self.entry else self
+        return ModelRef(self.scheme, self.location.rpartition("#")[0]) if self.entry else self
 
     def __str__(self) -> str:
         return f"{self.scheme}:{'' if self.scheme in _WITHOUT_SLASHES else '//'}{self.location}"

@@ -67,3 +67,19 @@ def test_the_folder_of_a_model_in_the_cache_is_named_for_its_digest() -> None:
     assert ResolvedModel(f"/data/trees/{digest}/onnx/m.onnx", digest).folder == f"/data/trees/{digest}"
     assert ResolvedModel(f"/data/trees/{digest}", digest).folder == f"/data/trees/{digest}"
     assert ResolvedModel("/srv/m.onnx", digest).folder == ""
+
+
+@pytest.mark.parametrize(
+    ("pinned", "entry"),
+    [
+        ("s3://b/m.onnx#etag=/", ""),
+        ("gs://b/m.onnx#1700000000", ""),
+        ("https://h/m.onnx#sha256=" + "a" * 64, ""),
+        ("s3://b/m/#listing=" + "a" * 64 + "#onnx/m.onnx", "onnx/m.onnx"),
+        ("gs://b/m/#1700000000#m.onnx", "m.onnx"),
+    ],
+)
+def test_a_pin_is_no_choice_of_a_file_and_may_stand_before_one(pinned: str, entry: str) -> None:
+    ref = ModelRef.parse(pinned)
+    assert ref.entry == entry
+    assert str(ref.whole) == (pinned.removesuffix(f"#{entry}") if entry else pinned)
