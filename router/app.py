@@ -369,7 +369,11 @@ def _model_sources(config: GatewayConfig, settings: RegistrySettings, transport:
 
 def _admission(settings: RegistrySettings) -> Admission:
     """The gate before traffic."""
-    rules = AdmissionRules(policy=settings.signatures.policy, sizes=settings.limits)
+    rules = AdmissionRules(
+        policy=settings.signatures.policy,
+        sizes=settings.limits,
+        allow_python_models=settings.allow_python_models,
+    )
     verifier = KeyVerifier(settings.signatures.keys)
     return ModelAdmission(rules, Eyes(CandidateFiles(), TritonConfigs(), verifier, TrialProcess()))
 

@@ -145,6 +145,7 @@ class Deployment:
     execution: Execution = field(default_factory=Execution)
     batching: Batching = field(default_factory=Batching)
     request_settings: RequestSettings = field(default_factory=RequestSettings)
+    golden_requests: tuple[str, ...] = ()  # files on this machine that a model is tried with before it is taken
 
     def __post_init__(self) -> None:
         checked_name("name", self.name)

@@ -47,6 +47,7 @@ class GatedModels:
                 spec,
                 self._live_signature(state),
                 is_signature_change_allowed,
+                spec.golden_requests,
             )
         )
         await self._pulling.records.append(

@@ -158,6 +158,7 @@ class RegistrySettings:
     limits: SourceLimits = field(default_factory=SourceLimits)
     timeouts: Timeouts = Timeouts()
     signatures: Signatures = Signatures()
+    allow_python_models: bool = False  # a Triton repository may bring a model.py, which runs as the server does
 
     @property
     def huggingface_endpoint(self) -> str:

@@ -318,5 +318,11 @@ SETTINGS = Section(
         Key("limits", "limits", LIMITS, "Bounds for one model."),
         Key("timeouts", "timeouts", TIMEOUTS, "When to give up waiting."),
         Key("signatures", "signatures", SIGNATURES, "Who must have signed a model."),
+        Key(
+            "allow_python_models",
+            "allow_python_models",
+            Flag(),
+            "A Triton repository may bring Python code (model.py): trust everybody who can publish one.",
+        ),
     ),
 )

@@ -32,6 +32,7 @@ from router.spec.values import (
     ClientName,
     Flag,
     InputName,
+    LocalPath,
     Model,
     Name,
     Number,
@@ -280,6 +281,12 @@ DEPLOYMENT = Section(
             TritonBlock(),
             "With backend triton, instead of model: where Triton runs already, and what it calls the model there.",
             instead_of="model",
+        ),
+        Key(
+            "golden_requests",
+            "golden_requests",
+            ListOf(LocalPath(), 100),
+            "Files with a request and its answer, which the model must give before it gets traffic.",
         ),
         Key("backend", "backend", OneOf(Backend), "What runs the model: onnx (ONNX Runtime, in replicas) or triton."),
         Key(

@@ -208,6 +208,26 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalPath:
+    """A file on the gateway's machine: absolute, or relative to the spec's folder."""
+
+    def read(self, node: Node, at: At) -> Any:
+        if not (isinstance(node, ScalarNode) and isinstance(node.value, str) and node.value.isprintable()):
+            return at.wrong(node, f"must be the path of a file, not {describe(node)}", "such as golden/one.json")
+        if os.path.isabs(node.value):
+            return node.value
+        if at.report.folder is None:
+            return at.wrong(node, f"{node.value!r} is a relative path", "write the absolute path")
+        return os.path.normpath(os.path.join(os.path.abspath(at.report.folder), node.value))
+
+    def plain(self, value: str) -> Any:
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1}
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model reference. Not shown where the deployment has something else in its place."""
 

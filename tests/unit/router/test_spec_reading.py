@@ -300,6 +300,10 @@ MISTAKES = [
         "kind: Deployment\nname: b\nendpoint: e\nmodel: ./m.onnx\n",
         [f"s.yaml:4:8: model: './m.onnx' is not a model reference ({_SCHEMES})"],
     ),
+    (
+        DEPLOYMENT + "golden_requests: one.json\n",
+        ["s.yaml:5:18: golden_requests: must be a list, not the text 'one.json' (begin every entry with '- ')"],
+    ),
     # YAML itself
     ("kind: [Endpoint\n", ["s.yaml:2:1: is not valid YAML: expected ',' or ']', but got '<stream end>'"]),
     ("kind: Endpoint\nname: \x01\n", ["s.yaml:2:7: contains a character that YAML does not allow"]),

@@ -193,6 +193,7 @@ replicated = st.builds(
     name=names,
     endpoint=names,
     model=models,
+    golden_requests=st.sampled_from([(), ("/golden/one.json", "/golden/two.json")]),
     model_version=st.just("") | names,
     batching=st.builds(
         Batching, st.integers(1, 65536), st.integers(1, 600_000), st.sampled_from(["", "attention_mask", "mask:0"])
