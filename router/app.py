@@ -4,8 +4,6 @@ Ray is imported last and in a thread: after a crash, Envoy and the admin API hav
 second, long before Ray is reached again.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os
@@ -13,32 +11,18 @@ import signal
 import sys
 from collections.abc import Coroutine
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import uvicorn
 import uvloop
 
-from adapters.candidate_files import CandidateFiles
 from adapters.certificates import PemFiles
-from adapters.commands import CommandSampler
 from adapters.http_exchange import HttpExchange
-from adapters.http_registry import HttpModels
-from adapters.huggingface_registry import HuggingFaceModels
-from adapters.local_models import FileSource, PackageSource
 from adapters.lookout import ConnectionLookout
-from adapters.mlflow import MlflowModels
 from adapters.model_archives import ArchiveDisk
 from adapters.model_cache import ModelCache
 from adapters.model_records import ModelRecords
-from adapters.model_signatures import KeyVerifier
-from adapters.model_sources import ModelSources
-from adapters.onnx.trial_process import TrialProcess
-from adapters.prometheus import PrometheusSampler
 from adapters.ray.logs import ReplicaLogs
-from adapters.registries.cloud import CloudModels
-from adapters.registries.docker_credentials import DockerCredentials
-from adapters.registries.oci import OciModels
 from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_access import SqliteAccess
 from adapters.sqlite_keys import SqliteKeys
@@ -46,35 +30,30 @@ from adapters.sqlite_store import SqliteStore
 from adapters.sqlite_watches import SqliteWatches
 from adapters.transport import HttpTransport
 from adapters.triton.readiness import TritonReadiness
-from adapters.triton_config import TritonConfigs
-from adapters.webhooks import Webhooks, WebhookSampler
+from adapters.webhooks import Webhooks
 from router.access import Access
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
 from router.agreement.collector import Agreement
 from router.agreement.metrics import agreement_metrics
 from router.api import Services, create_app
 from router.api.oversight import Oversight
+from router.assembly import admission, measurer_over, model_sources, runtime_of
 from router.certificates import Certificates, certificate_metrics
 from router.commits import Commits
 from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, LOOPBACK, GatewayConfig, kept_secret, reachable
 from router.desired import Desired
 from router.domain.errors import Invalid, StoreFailed
-from router.domain.sources import CommandOutput, PrometheusQuery, WebhookAnswer
 from router.events import EventLog
 from router.keys import Keys
-from router.measuring import Measurer
 from router.metrics import MetricsPage, gateway_metrics
-from router.models.admission import AdmissionRules, Eyes, ModelAdmission
 from router.models.approving import GatedModels
 from router.models.auditing import AuditedRecords
 from router.models.catalogue import Catalogue
 from router.models.freshness import Freshness
 from router.models.metrics import freshness_metrics
-from router.models.ports import Admission, Source, Transport
 from router.models.pulling import Pulling
 from router.models.pulls import Pulls
 from router.models.recovery import Recovery
-from router.models.settings import RegistrySettings
 from router.models.settings_file import settings_in
 from router.models.supply import CachedSupply
 from router.models.transfer import Transfer
@@ -82,7 +61,6 @@ from router.models.watch_metrics import watch_metrics
 from router.models.watcher import Watcher, WatchSurroundings
 from router.operations import Operations
 from router.plan import Rules
-from router.ports import Runtime
 from router.quotas import Quotas
 from router.reconciler import Reconciler
 from router.replica_metrics import ReplicaMetrics
@@ -156,7 +134,7 @@ class ControlPlane:
                 reconciling=self.reconciler,
                 meter=self.meter,
                 comparer=self.agreement,
-                measures=_measurer(self.http),
+                measures=measurer_over(self.http),
                 teller=Teller(self.events, self.webhooks),
                 clock=SystemClock(),
             )
@@ -169,7 +147,7 @@ class ControlPlane:
         registries = settings_in(config.registries_file, is_required=bool(config.registries))
         self.transport = HttpTransport(registries)
         self.pulling = Pulling(
-            _model_sources(config, registries, self.transport),
+            model_sources(config, registries, self.transport),
             ModelCache(config.models_dir, registries.limits),
             AuditedRecords(ModelRecords(config.model_records), access),
             Freshness(),
@@ -180,7 +158,7 @@ class ControlPlane:
             self.pulling, self.catalogue, ArchiveDisk(config.models_dir / "archives"), registries.limits
         )
         self.recovery = Recovery(commits, self.reconciler, self.pulling, _now)
-        gate = GatedModels(self.pulling, _admission(registries), _now)
+        gate = GatedModels(self.pulling, admission(registries), _now)
         self.operations = Operations(
             commits,
             gate,
@@ -319,7 +297,7 @@ class ControlPlane:
         return self.reconciler.ray_status()
 
     async def _run_reconciler(self) -> None:
-        runtime = await asyncio.to_thread(_runtime, self.config)
+        runtime = await asyncio.to_thread(runtime_of, self.config)
         await self.reconciler.run(runtime, Vigil(ConnectionLookout(), self.desired.is_rolling, SystemClock()))
 
     def _own_metrics(self) -> str:
@@ -342,60 +320,8 @@ class ControlPlane:
         )
 
 
-def _measurer(http: HttpExchange) -> Measurer:
-    return Measurer(
-        {PrometheusQuery: PrometheusSampler(http), CommandOutput: CommandSampler(), WebhookAnswer: WebhookSampler(http)}
-    )
-
-
-def _model_sources(config: GatewayConfig, settings: RegistrySettings, transport: Transport) -> Source:
-    """Every place that models come from, by the scheme of the references."""
-    docker = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "config.json")
-    urls, cloud = HttpModels(transport), CloudModels(transport, settings)
-    clouds = dict.fromkeys(("s3", "gs", "az", "abfss"), cloud)
-    return ModelSources(
-        {
-            "file": FileSource(),
-            "package": PackageSource(),
-            "https": urls,
-            "http": urls,
-            "models": MlflowModels(transport, settings, clouds),
-            "hf": HuggingFaceModels(transport, settings),
-            "oci": OciModels(transport, settings, DockerCredentials(docker), config.models_dir / "spool"),
-            **clouds,
-        }
-    )
-
-
-def _admission(settings: RegistrySettings) -> Admission:
-    """The gate before traffic."""
-    rules = AdmissionRules(
-        policy=settings.signatures.policy,
-        sizes=settings.limits,
-        allow_python_models=settings.allow_python_models,
-    )
-    verifier = KeyVerifier(settings.signatures.keys)
-    return ModelAdmission(rules, Eyes(CandidateFiles(), TritonConfigs(), verifier, TrialProcess()))
-
-
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _runtime(config: GatewayConfig) -> Runtime:
-    """Imports Ray, which takes seconds."""
-    from adapters.ray.runtime import RayRuntime, ReplicaPlacement
-    from serving.app import ReplicaActor
-
-    placement = ReplicaPlacement(
-        gateway_id=config.gateway_id,
-        token=config.gateway_token,
-        crossfade_version=VERSION,
-        socket_dir=str(config.replica_dir) if config.is_ray_ours else "",
-        log_dir=str(config.replica_log_dir) if config.is_ray_ours else "",
-        cache_dir=str(config.replica_cache_dir) if config.is_ray_ours else "",
-    )
-    return RayRuntime(config.ray_address, placement, ReplicaActor)
 
 
 def _named(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

@@ -1,0 +1,83 @@
+"""The larger parts of the control plane, put together out of adapters for `router/app.py`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from adapters.candidate_files import CandidateFiles
+from adapters.commands import CommandSampler
+from adapters.http_exchange import HttpExchange
+from adapters.http_registry import HttpModels
+from adapters.huggingface_registry import HuggingFaceModels
+from adapters.local_models import FileSource, PackageSource
+from adapters.mlflow import MlflowModels
+from adapters.model_signatures import KeyVerifier
+from adapters.model_sources import ModelSources
+from adapters.onnx.trial_process import TrialProcess
+from adapters.prometheus import PrometheusSampler
+from adapters.registries.cloud import CloudModels
+from adapters.registries.docker_credentials import DockerCredentials
+from adapters.registries.oci import OciModels
+from adapters.triton_config import TritonConfigs
+from adapters.webhooks import WebhookSampler
+from router.config import GatewayConfig
+from router.domain.sources import CommandOutput, PrometheusQuery, WebhookAnswer
+from router.measuring import Measurer
+from router.models.admission import AdmissionRules, Eyes, ModelAdmission
+from router.models.ports import Admission, Source, Transport
+from router.models.settings import RegistrySettings
+from router.ports import Runtime
+from router.version import VERSION
+
+
+def measurer_over(http: HttpExchange) -> Measurer:
+    return Measurer(
+        {PrometheusQuery: PrometheusSampler(http), CommandOutput: CommandSampler(), WebhookAnswer: WebhookSampler(http)}
+    )
+
+
+def model_sources(config: GatewayConfig, settings: RegistrySettings, transport: Transport) -> Source:
+    """Every place that models come from, by the scheme of the references."""
+    docker = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "config.json")
+    urls, cloud = HttpModels(transport), CloudModels(transport, settings)
+    clouds = dict.fromkeys(("s3", "gs", "az", "abfss"), cloud)
+    return ModelSources(
+        {
+            "file": FileSource(),
+            "package": PackageSource(),
+            "https": urls,
+            "http": urls,
+            "models": MlflowModels(transport, settings, {"https": urls, **clouds}),
+            "hf": HuggingFaceModels(transport, settings),
+            "oci": OciModels(transport, settings, DockerCredentials(docker), config.models_dir / "spool"),
+            **clouds,
+        }
+    )
+
+
+def admission(settings: RegistrySettings) -> Admission:
+    """The gate before traffic."""
+    rules = AdmissionRules(
+        policy=settings.signatures.policy,
+        sizes=settings.limits,
+        allow_python_models=settings.allow_python_models,
+    )
+    verifier = KeyVerifier(settings.signatures.keys)
+    return ModelAdmission(rules, Eyes(CandidateFiles(), TritonConfigs(), verifier, TrialProcess()))
+
+
+def runtime_of(config: GatewayConfig) -> Runtime:
+    """Imports Ray, which takes seconds."""
+    from adapters.ray.runtime import RayRuntime, ReplicaPlacement
+    from serving.app import ReplicaActor
+
+    placement = ReplicaPlacement(
+        gateway_id=config.gateway_id,
+        token=config.gateway_token,
+        crossfade_version=VERSION,
+        socket_dir=str(config.replica_dir) if config.is_ray_ours else "",
+        log_dir=str(config.replica_log_dir) if config.is_ray_ours else "",
+        cache_dir=str(config.replica_cache_dir) if config.is_ray_ours else "",
+    )
+    return RayRuntime(config.ray_address, placement, ReplicaActor)
