@@ -384,6 +384,9 @@ local function for_triton(handle, served, path)
   local model, number = string.match(served, "^([^|]+)|([^|]*)|")
   local rest = string.match(path, "^/v2/models/[^/]+/versions/[^/]+(.*)$") or string.match(path, "^/v2/models/[^/]+(.*)$")
   local method = rest and string.match(rest, "^/(Model%a+)$")
+  if method == "ModelStreamInfer" then
+    return "404", "streams are not offered by this deployment, use ModelInfer"
+  end
   if method then
     headers:replace(":path", "/@SERVICE@/" .. method)
     local body, text = whole_body(handle)
