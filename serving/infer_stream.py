@@ -33,7 +33,7 @@ from serving.grpc_framing import (
     is_grpc,
     parsed_timeout_s,
 )
-from serving.infer_calls import encoding_failure
+from serving.infer_calls import decoding_failure, encoding_failure
 from serving.messages import InferReply
 from serving.model_contract import ModelContract
 from serving.oip_grpc import GrpcCodec, varint
@@ -230,8 +230,8 @@ class _InferStream:
         try:
             message = frame.message(self._encoding, infer.max_request_bytes)
             decoded = self._codec.decode(message)
-        except ScoringError as error:
-            request.answer = _failed(error, _id_in(message))
+        except Exception as error:
+            request.answer = _failed(decoding_failure(error, infer.model.name), _id_in(message))
             return
         limit_s = infer.request_timeout_s
         if decoded.parameters:
