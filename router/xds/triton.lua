@@ -417,7 +417,7 @@ function envoy_on_request(handle)
   if served == "" then
     headers:replace(":path", path)
     headers:replace("@TOKEN_HEADER@", "@TOKEN@")
-    local body = is_again and handle:body()
+    local body = is_again and not headers:get("@STREAM@") and handle:body() -- a stream's would not end
     if body then
       handle:headers():replace("content-length", tostring(body:length())) -- a Triton's message was of another length
     end
