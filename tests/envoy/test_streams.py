@@ -168,6 +168,46 @@ async def test_a_replica_that_is_killed_ends_its_streams_with_a_status_and_other
     assert (await end(call))[0] in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
 
 
+async def _dies_of_streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A replica that looks well, and hangs up on whoever streams."""
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        while b"ModelStreamInfer" not in await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+    writer.close()
+
+
+async def test_a_replica_that_dies_before_the_first_answer_is_not_noticed(streams: Streams) -> None:
+    _, good = await streams.replica("moved", "good")
+    dying = UnixAddress(str(streams.plane.folder / "dying"))
+    async with await asyncio.start_unix_server(_dies_of_streams, dying.path):
+        await streams.plane.endpoint("moved", blue(good, dying))
+        for number in range(30):  # half of them, about, come to the one that dies first
+            assert await answers(streams.open(), [request("moved", str(number), 1)]) == [(str(number), "", [2.0])]
+        assert await streams.plane.stat(f"cluster.{cluster_name('moved', 'blue')}.upstream_rq_retry") > 0
+
+
+async def test_a_stream_stays_where_it_is_while_traffic_moves_and_until_its_deployment_has_gone(
+    streams: Streams,
+) -> None:
+    old, address = await streams.replica("rolled", "blue")
+    _, newer = await streams.replica("rolled", "green")
+    green = Upstream("green", "1", (newer,), 5000, 1000, MAX_BODY_BYTES)
+    await streams.plane.endpoint("rolled", blue(address), green, traffic={"blue": 100})
+    call = streams.open()
+    await call.write(request("rolled", "1", 1))
+    assert answer(await call.read()) == ("1", "", [2.0])
+    await streams.plane.endpoint("rolled", blue(address), green, traffic={"green": 100})
+    later = streams.open()
+    assert await answers(later, [request("rolled", "a", 1)]) == [("a", "", [2.0])]
+    assert dict(await later.initial_metadata())["x-crossfade-deployment"] == "green"
+    await streams.plane.endpoint("rolled", green, traffic={"green": 100})
+    await call.write(request("rolled", "2", 2))
+    assert answer(await call.read()) == ("2", "", [4.0])
+    old.send_signal(signal.SIGTERM)
+    assert (await end(call))[0] is grpc.StatusCode.UNAVAILABLE
+    assert dict(await call.initial_metadata())["x-crossfade-deployment"] == "blue"
+
+
 async def test_a_stream_takes_longer_than_a_request_may(streams: Streams) -> None:
     _, address = await streams.replica("long", "blue")
     await streams.plane.endpoint("long", Upstream("blue", "1", (address,), 1, 1000, MAX_BODY_BYTES))
