@@ -13,11 +13,9 @@ _JOIN_BELOW_BYTES = 64 * 1024
 
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 
-_Parts = list[bytes | memoryview]
-
 
 def write_response(transport: asyncio.Transport, response: HttpResponse, keep_alive: bool) -> None:
-    parts: _Parts = [_STATUS_LINES[response.status]]
+    parts: list[bytes | memoryview] = [_STATUS_LINES[response.status]]
     for name, value in response.headers:
         parts += (name, b": ", value, b"\r\n")
     if not keep_alive:
@@ -35,7 +33,10 @@ def write_response(transport: asyncio.Transport, response: HttpResponse, keep_al
         parts.append(b"0\r\n")
         parts += _header_lines(response.trailers)
         parts.append(b"\r\n")
-    _write(transport, parts, size)
+    if size < _JOIN_BELOW_BYTES:
+        transport.write(b"".join(parts))
+    else:
+        transport.writelines(parts)
 
 
 def write_stream_head(transport: asyncio.Transport, headers: Sequence[Header]) -> None:
@@ -47,18 +48,15 @@ def write_stream_head(transport: asyncio.Transport, headers: Sequence[Header]) -
 def write_chunk(transport: asyncio.Transport, parts: Sequence[bytes | memoryview]) -> None:
     """`parts` are not empty: an empty chunk would be the last."""
     size = sum(len(part) for part in parts)
-    _write(transport, [b"%x\r\n" % size, *parts, b"\r\n"], size)
+    whole = [b"%x\r\n" % size, *parts, b"\r\n"]
+    if size < _JOIN_BELOW_BYTES:
+        transport.write(b"".join(whole))
+    else:
+        transport.writelines(whole)
 
 
 def write_stream_end(transport: asyncio.Transport, trailers: Sequence[Header]) -> None:
     transport.write(b"".join([b"0\r\n", *_header_lines(trailers), b"\r\n"]))
-
-
-def _write(transport: asyncio.Transport, parts: _Parts, size: int) -> None:
-    if size < _JOIN_BELOW_BYTES:
-        transport.write(b"".join(parts))
-    else:
-        transport.writelines(parts)
 
 
 def _header_lines(headers: Sequence[Header]) -> list[bytes]:

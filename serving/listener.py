@@ -111,6 +111,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._handler = listener.handler
+        self._token = listener.token
+        self._streams = listener.streams
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._url = b""
@@ -176,12 +178,15 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         # Trailers, which the parser reports as headers too, get a dictionary of their own that nobody reads.
         self._request_headers, self._headers = self._headers, {}
+        token = self._token
+        if token and not compare_digest(self._request_headers.get(GATEWAY_HEADER, b""), token):
+            raise Forbidden("requests must come through the gateway")
         if self._parser.should_upgrade():
             raise BadRequest("protocol upgrades are not offered")
         declared = self._request_headers.get(b"content-length")
         if declared is not None and int(declared) > self._listener.max_body_bytes:
             raise TooLarge(f"the body has {int(declared)} bytes, the limit is {self._listener.max_body_bytes}")
-        open_stream = self._listener.streams.get(self._url)
+        open_stream = self._streams.get(self._url)
         if open_stream is not None:
             self._hand_over(open_stream)
 
@@ -198,7 +203,6 @@ class _Connection(asyncio.Protocol):
         if self._stream is not None:
             self._stream.complete()
             return
-        self._check_token()
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []  # the request may wait long for its answer, and not need its body
         path = self._url.split(b"?", 1)[0]
@@ -209,14 +213,8 @@ class _Connection(asyncio.Protocol):
         else:
             self._handle(request, keep_alive)
 
-    def _check_token(self) -> None:
-        token = self._listener.token
-        if token and not compare_digest(self._request_headers.get(GATEWAY_HEADER, b""), token):
-            raise Forbidden("requests must come through the gateway")
-
     def _hand_over(self, handler: StreamHandler) -> None:
         """To a `StreamConnection`, for good. The rest of what was read comes to it through the parser."""
-        self._check_token()
         transport = self._transport
         if self.is_busy or self._waiting or self._stream is not None or transport is None:
             raise BadRequest("a stream begins on a connection without other requests")
