@@ -20,7 +20,7 @@ def write_response(transport: asyncio.Transport, response: HttpResponse, keep_al
         parts += (name, b": ", value, b"\r\n")
     if not keep_alive:
         parts.append(b"connection: close\r\n")
-    size = sum(len(part) for part in response.body)
+    size = sum(map(len, response.body))
     if response.trailers is None:
         parts.append(b"content-length: %d\r\n\r\n" % size)
         parts += response.body
@@ -47,7 +47,7 @@ def write_stream_head(transport: asyncio.Transport, headers: Sequence[Header]) -
 
 def write_chunk(transport: asyncio.Transport, parts: Sequence[bytes | memoryview]) -> None:
     """`parts` are not empty: an empty chunk would be the last."""
-    size = sum(len(part) for part in parts)
+    size = sum(map(len, parts))
     whole = [b"%x\r\n" % size, *parts, b"\r\n"]
     if size < _JOIN_BELOW_BYTES:
         transport.write(b"".join(whole))

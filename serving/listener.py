@@ -205,7 +205,7 @@ class _Connection(asyncio.Protocol):
             return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []  # the request may wait long for its answer, and not need its body
-        path = self._url.split(b"?", 1)[0]
+        path = self._url if b"?" not in self._url else self._url.partition(b"?")[0]
         request = HttpRequest(self._parser.get_method(), path, self._request_headers, body)
         keep_alive = self._parser.should_keep_alive()
         if self.is_busy or self._waiting:
