@@ -17,8 +17,10 @@ import pytest
 import pytest_asyncio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from router.domain.callers import KeyHolders, KeySlot
 from router.domain.routing import UnixAddress, Upstream
 from router.domain.traffic import Mirror
+from router.keys import hashed, new_key
 from router.waiting_room import WaitingRoom
 from router.xds.names import cluster_name
 from tests.envoy.data_plane import DataPlane
@@ -241,6 +243,18 @@ async def test_a_client_that_goes_away_leaves_nothing_under_way(streams: Streams
     assert await streams.plane.stat(active) == 1
     call.cancel()
     await eventually(lambda: streams.plane.stat(active), 0)
+
+
+async def test_a_stream_is_let_in_by_the_key_that_it_began_with(streams: Streams) -> None:
+    key = new_key()
+    _, address = await streams.replica("locked", "blue")
+    await streams.plane.endpoint("locked", blue(address), access=KeyHolders(((KeySlot.PRIMARY, hashed(key)),)))
+    for metadata in ((), (("x-api-key", new_key()),)):
+        call = streams.stub.ModelStreamInfer(timeout=DEADLINE_S, metadata=metadata)
+        await call.write(request("locked", "1", 1))
+        assert (await end(call))[0] is grpc.StatusCode.UNAUTHENTICATED
+    call = streams.stub.ModelStreamInfer(timeout=DEADLINE_S, metadata=(("x-api-key", key),))
+    assert await answers(call, [request("locked", "1", 1)]) == [("1", "", [2.0])]
 
 
 async def test_an_unknown_model_is_said_to_be_unknown(streams: Streams) -> None:
