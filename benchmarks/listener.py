@@ -103,7 +103,7 @@ def main() -> int:
         for number in range(ROUNDS):
             for name, (url, pid) in (("crossfade", one), ("uvicorn", other)):
                 before = cpu_s(pid)
-                load = http_load(url, body, CONNECTIONS, SECONDS)
+                load = http_load(url, [body], {}, CONNECTIONS, SECONDS)
                 per_request[name].append((cpu_s(pid) - before) / load.requests * 1e6)
                 print(f"round {number + 1}: {name} {per_request[name][-1]:.1f} µs a request", file=sys.stderr)
     ours_us, theirs_us = (statistics.median(values) for values in per_request.values())

@@ -28,7 +28,9 @@ from serving.errors import NotStarted, Overloaded, ScoringError, Unavailable
 from serving.exchange import Cancel, HttpRequest, HttpResponse, Reply
 from serving.grpc_framing import grpc_error_response, is_grpc, message_response
 from serving.listener import Listener
+from serving.protocol import stream_paths
 from serving.replies import error_response, json_response
+from serving.stream_connection import answered_unread
 
 Name = tuple[str, str]  # endpoint, deployment
 Arrived = Callable[[Name], None]
@@ -56,7 +58,7 @@ class WaitingRoom:
             # In the same place after a restart: Envoy still sends there.
             digest = hashlib.sha256("\n".join(name).encode()).hexdigest()[:16]
             door = _Door(name, str(self._folder / f"{digest}.sock"))
-            await door.listen(self._token)
+            await door.listen(self._token, stream_paths(spec.endpoint, deployed.model_version))
             self._doors[name] = door
         door.hold(limits, arrived)
         return UnixAddress(door.path)
@@ -102,9 +104,10 @@ class _Door:
         self._arrived: Arrived | None = None
         self._listener: Listener | None = None
 
-    async def listen(self, token: bytes) -> None:
+    async def listen(self, token: bytes, stream_paths: Collection[bytes]) -> None:
         # Envoy has refused what is larger than the endpoint allows.
-        self._listener = Listener(self._handle, token, MAX_REQUEST_BYTES)
+        streams = dict.fromkeys(stream_paths, answered_unread(self._handle))
+        self._listener = Listener(self._handle, token, MAX_REQUEST_BYTES, streams)
         await self._listener.open_unix(self.path)
 
     def hold(self, limits: _Limits, arrived: Arrived) -> None:

@@ -31,7 +31,6 @@ HEALTH_SERVICE = "grpc.health.v1.Health"
 
 _NO_SHARED_MEMORY = "shared memory is not offered, send tensors in the request"
 _NOT_OFFERED = {
-    "ModelStreamInfer": "streaming inference is not offered, use ModelInfer",
     "RepositoryModelLoad": "models are deployed by the operator, clients cannot load them",
     "RepositoryModelUnload": "models are deployed by the operator, clients cannot unload them",
     "SystemSharedMemoryStatus": _NO_SHARED_MEMORY,

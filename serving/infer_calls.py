@@ -43,7 +43,7 @@ class InferCalls:
             infer = codec.decode(request)
             deadline = deadline_s(request.headers, infer, self._now_s())
         except Exception as failure:
-            error = self._decoding_failure(failure)
+            error = decoding_failure(failure, self._model.name)
             reply(error_response(error))
             if key is not None:
                 self._witness.saw(key, None, error)
@@ -57,7 +57,7 @@ class InferCalls:
                 try:
                     response = codec.encode(infer, outcome, accept_encoding)
                 except Exception as error:
-                    outcome = self._encoding_failure(error)
+                    outcome = encoding_failure(error, self._model.name)
                     response = error_response(outcome)
             reply(response)
             if key is not None:
@@ -77,7 +77,7 @@ class InferCalls:
             infer = codec.decode(unframed(request.headers, request.body, self._max_request_bytes))
             deadline = deadline_s(request.headers, infer, self._now_s())
         except Exception as failure:
-            error = self._decoding_failure(failure)
+            error = decoding_failure(failure, self._model.name)
             reply(grpc_error_response(error))
             if key is not None:
                 self._witness.saw(key, None, error)
@@ -90,7 +90,7 @@ class InferCalls:
                 try:
                     response = codec.encode(outcome)
                 except Exception as error:
-                    outcome = self._encoding_failure(error)
+                    outcome = encoding_failure(error, self._model.name)
                     response = grpc_error_response(outcome)
             reply(response)
             if key is not None:
@@ -108,18 +108,18 @@ class InferCalls:
         )
         return self._codecs
 
-    def _decoding_failure(self, error: Exception) -> ScoringError:
-        """Whatever a request does to the decoder, its caller gets a reply, and the connection goes on."""
-        if isinstance(error, ScoringError):
-            return error
-        log.error("a request could not be decoded", extra={"model": self._model.name}, exc_info=error)
-        return InternalFailure(
-            f"the request could not be decoded ({type(error).__name__}); the replica's log says more"
-        )
 
-    def _encoding_failure(self, error: Exception) -> ScoringError:
-        """Outputs that cannot be encoded are the model's failure; the batch loop that called must not end with it."""
-        if isinstance(error, ScoringError):
-            return error
-        log.error("outputs could not be encoded", extra={"model": self._model.name}, exc_info=error)
-        return ModelFailed(f"the model's outputs could not be encoded: {error}")
+def decoding_failure(error: Exception, model: str) -> ScoringError:
+    """Whatever a request does to the decoder, its caller gets a reply, and the connection goes on."""
+    if isinstance(error, ScoringError):
+        return error
+    log.error("a request could not be decoded", extra={"model": model}, exc_info=error)
+    return InternalFailure(f"the request could not be decoded ({type(error).__name__}); the replica's log says more")
+
+
+def encoding_failure(error: Exception, model: str) -> ScoringError:
+    """Outputs that cannot be encoded are the model's failure; the batch loop that called must not end with it."""
+    if isinstance(error, ScoringError):
+        return error
+    log.error("outputs could not be encoded", extra={"model": model}, exc_info=error)
+    return ModelFailed(f"the model's outputs could not be encoded: {error}")

@@ -15,22 +15,19 @@ import contextlib
 import os
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping
 from hmac import compare_digest
-from http import HTTPStatus
+from types import MappingProxyType
 from typing import cast
 
 import httptools
 
 from serving.errors import STATUS, BadRequest, Forbidden, ScoringError, TooLarge
-from serving.exchange import Cancel, Handler, Header, HttpRequest, HttpResponse
+from serving.exchange import Cancel, Handler, HttpRequest, HttpResponse, StreamHandler
+from serving.http_writing import write_response
+from serving.stream_connection import StreamConnection
 
 GATEWAY_HEADER = b"x-crossfade-gateway"
-
-# Parts below this size are joined into one write; above it a copy costs more than another entry in writev's list.
-_JOIN_BELOW_BYTES = 64 * 1024
-
-_STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 
 
 class Listener:
@@ -38,15 +35,23 @@ class Listener:
 
     `token`: requests without this value in `x-crossfade-gateway` are refused with 403: they did not come through Envoy.
     An empty token switches the check off (for the control plane's private socket).
-    `max_body_bytes`: bodies above it are refused with 413 before they are buffered.
+    `max_body_bytes`: bodies above it are refused with 413 before they are buffered. `streams`: path → who answers there
+    while the request still comes; the limit is theirs to keep.
     """
 
-    def __init__(self, handler: Handler, token: bytes, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        token: bytes,
+        max_body_bytes: int,
+        streams: Mapping[bytes, StreamHandler] = MappingProxyType({}),
+    ) -> None:
         self.handler = handler
         self.token = token
         self.max_body_bytes = max_body_bytes
+        self.streams = streams
         self.is_closing = False
-        self._connections: set[_Connection] = set()
+        self._connections: set[_Connection | StreamConnection] = set()
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._server: asyncio.Server | None = None
@@ -90,11 +95,11 @@ class Listener:
         for connection in tuple(self._connections):
             connection.abort()
 
-    def adopt(self, connection: _Connection) -> None:
+    def adopt(self, connection: _Connection | StreamConnection) -> None:
         self._connections.add(connection)
         self._is_empty.clear()
 
-    def forget(self, connection: _Connection) -> None:
+    def forget(self, connection: _Connection | StreamConnection) -> None:
         self._connections.discard(connection)
         if not self._connections:
             self._is_empty.set()
@@ -106,6 +111,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._handler = listener.handler
+        self._token = listener.token
+        self._streams = listener.streams
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._url = b""
@@ -115,6 +122,7 @@ class _Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._keep_alive = True
         self._cancel: Cancel | None = None
+        self._stream: StreamConnection | None = None  # who has taken over
         # Requests that came before the reply to the one under way: parsed already, and as bytes.
         self._waiting: deque[tuple[HttpRequest, bool]] = deque()
         self._early = bytearray()
@@ -156,12 +164,13 @@ class _Connection(asyncio.Protocol):
     # -- httptools callbacks
 
     def on_message_begin(self) -> None:
+        self._url = b""
         self._headers = {}
         self._body = []
         self._body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        self._url = url
+        self._url += url  # in pieces, where the reads were cut within it
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.lower()] = value
@@ -169,31 +178,51 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         # Trailers, which the parser reports as headers too, get a dictionary of their own that nobody reads.
         self._request_headers, self._headers = self._headers, {}
+        token = self._token
+        if token and not compare_digest(self._request_headers.get(GATEWAY_HEADER, b""), token):
+            raise Forbidden("requests must come through the gateway")
         if self._parser.should_upgrade():
             raise BadRequest("protocol upgrades are not offered")
         declared = self._request_headers.get(b"content-length")
         if declared is not None and int(declared) > self._listener.max_body_bytes:
             raise TooLarge(f"the body has {int(declared)} bytes, the limit is {self._listener.max_body_bytes}")
+        open_stream = self._streams.get(self._url)
+        if open_stream is not None:
+            self._hand_over(open_stream)
 
     def on_body(self, body: bytes) -> None:
+        if self._stream is not None:
+            self._stream.body(body)
+            return
         self._body_bytes += len(body)
         if self._body_bytes > self._listener.max_body_bytes:
             raise TooLarge(f"the body is over the limit of {self._listener.max_body_bytes} bytes")
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        token = self._listener.token
-        if token and not compare_digest(self._request_headers.get(GATEWAY_HEADER, b""), token):
-            raise Forbidden("requests must come through the gateway")
+        if self._stream is not None:
+            self._stream.complete()
+            return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []  # the request may wait long for its answer, and not need its body
-        path = self._url.split(b"?", 1)[0]
+        path = self._url if b"?" not in self._url else self._url.partition(b"?")[0]
         request = HttpRequest(self._parser.get_method(), path, self._request_headers, body)
         keep_alive = self._parser.should_keep_alive()
         if self.is_busy or self._waiting:
             self._waiting.append((request, keep_alive))
         else:
             self._handle(request, keep_alive)
+
+    def _hand_over(self, handler: StreamHandler) -> None:
+        """To a `StreamConnection`, for good. The rest of what was read comes to it through the parser."""
+        transport = self._transport
+        if self.is_busy or self._waiting or self._stream is not None or transport is None:
+            raise BadRequest("a stream begins on a connection without other requests")
+        self._stream = StreamConnection(transport, self._parser, self._listener.forget)
+        self._listener.adopt(self._stream)
+        self._listener.forget(self)
+        transport.set_protocol(self._stream)
+        self._stream.open(handler, HttpRequest(self._parser.get_method(), self._url, self._request_headers, b""))
 
     def _handle(self, request: HttpRequest, keep_alive: bool) -> None:
         self._keep_alive = keep_alive and not self._listener.is_closing
@@ -210,7 +239,7 @@ class _Connection(asyncio.Protocol):
         self._cancel = None
         if transport is None:
             return
-        _write(transport, response, self._keep_alive)
+        write_response(transport, response, self._keep_alive)
         if not self._keep_alive or self._listener.is_closing:
             transport.close()
         elif self._waiting or self._early:
@@ -231,14 +260,14 @@ class _Connection(asyncio.Protocol):
         """Answer and close: what follows on this connection cannot be trusted, or is not wanted."""
         if self._transport is None:
             return
-        if self.is_busy or self._waiting:
+        if self.is_busy or self._waiting or self._stream is not None:
             self.abort()  # an answer now would be taken for that to an earlier request
             return
         status = STATUS[type(error)][0]
         message = str(error).replace("\\", "\\\\").replace('"', '\\"')
         body = f'{{"error": "{message}"}}'.encode("ascii", "replace")
         self._keep_alive = False
-        _write(
+        write_response(
             self._transport, HttpResponse(status, [(b"content-type", b"application/json")], [body]), keep_alive=False
         )
         self._transport.close()
@@ -255,35 +284,6 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-def _write(transport: asyncio.Transport, response: HttpResponse, keep_alive: bool) -> None:
-    parts: list[bytes | memoryview] = [_STATUS_LINES[response.status]]
-    for name, value in response.headers:
-        parts += (name, b": ", value, b"\r\n")
-    if not keep_alive:
-        parts.append(b"connection: close\r\n")
-    size = sum(len(part) for part in response.body)
-    if response.trailers is None:
-        parts.append(b"content-length: %d\r\n\r\n" % size)
-        parts += response.body
-    else:
-        parts.append(b"transfer-encoding: chunked\r\n\r\n")
-        if size:
-            parts.append(b"%x\r\n" % size)
-            parts += response.body
-            parts.append(b"\r\n")
-        parts.append(b"0\r\n")
-        parts += _header_lines(response.trailers)
-        parts.append(b"\r\n")
-    if size < _JOIN_BELOW_BYTES:
-        transport.write(b"".join(parts))
-    else:
-        transport.writelines(parts)
-
-
 def _remove(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def _header_lines(headers: Sequence[Header]) -> list[bytes]:
-    return [b"%s: %s\r\n" % header for header in headers]

@@ -9,15 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from types import MappingProxyType
 from urllib.parse import unquote, unquote_to_bytes
 
 from serving.errors import ScoringError
-from serving.exchange import Cancel, Handler, HttpRequest, HttpResponse, Reply
+from serving.exchange import Cancel, Handler, HttpRequest, HttpResponse, Reply, StreamHandler
 from serving.grpc_api import SERVICE, GrpcApi
 from serving.grpc_framing import grpc_error_response, is_grpc
 from serving.http_api import HttpApi
 from serving.infer_calls import InferCalls
+from serving.infer_stream import StreamedInfer
 from serving.ports import ScoringModel
 from serving.replies import error_response
 from serving.samples_api import PATH as SAMPLES_PATH
@@ -30,9 +32,13 @@ View = Callable[[], ServerView]
 
 @dataclass(frozen=True, slots=True)
 class ProtocolSettings:
-    """`max_request_bytes` bounds what a compressed body may become. `platform` is told in metadata and config."""
+    """`max_request_bytes` bounds what a compressed body may become. `platform` is told in metadata and config.
+
+    `request_timeout_s`: of a request on a stream; for others it is Envoy that knows it.
+    """
 
     max_request_bytes: int = 64 * 1024 * 1024
+    request_timeout_s: float = inf
     platform: str = "onnxruntime_onnx"
 
 
@@ -74,6 +80,19 @@ def model_handler(
         return None
 
     return handle
+
+
+def stream_handlers(
+    model: ScoringModel, settings: ProtocolSettings = _DEFAULTS, now_s: Callable[[], float] = time.monotonic
+) -> dict[bytes, StreamHandler]:
+    """path → who answers the streams that come there."""
+    infer = StreamedInfer(model, settings.max_request_bytes, settings.request_timeout_s, now_s)
+    return dict.fromkeys(stream_paths(model.name, model.version), infer.open)
+
+
+def stream_paths(model: str, version: str) -> tuple[bytes, ...]:
+    prefixes = (f"/v2/models/{model}", f"/v2/models/{model}/versions/{version}", f"/{SERVICE}")
+    return tuple([f"{prefix}/ModelStreamInfer".encode() for prefix in prefixes])
 
 
 def server_handler(view: View, settings: ProtocolSettings = _DEFAULTS) -> Handler:

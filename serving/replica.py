@@ -20,7 +20,7 @@ from serving.load import IdleWatch, LoadMeter
 from serving.metrics import PATH as METRICS_PATH
 from serving.metrics import metrics_handler
 from serving.model import Model
-from serving.protocol import ProtocolSettings, model_handler
+from serving.protocol import ProtocolSettings, model_handler, stream_handlers
 from serving.server_view import IndexEntry, ServerView
 
 log = logging.getLogger(__name__)
@@ -87,12 +87,14 @@ class ReplicaService:
         self._announcing = asyncio.create_task(self._keep_announcing(), name="announce")
         try:
             self._model = await self._load_model(self._config.deployed)
-            max_bytes = self._config.deployed.spec.request_settings.max_request_bytes
+            limits = self._config.deployed.spec.request_settings
+            max_bytes = limits.max_request_bytes
             whose = {"endpoint": self._self.endpoint, "deployment": self._self.deployment, "replica": self._self.id}
             metrics = {METRICS_PATH: metrics_handler(self._model.counters, whose)}
-            settings = ProtocolSettings(max_request_bytes=max_bytes)
+            settings = ProtocolSettings(max_request_bytes=max_bytes, request_timeout_s=limits.request_timeout_ms / 1000)
             handler = model_handler(self._model, self._view, settings, others=metrics)
-            self._listener = Listener(handler, self._config.token.encode(), max_bytes)
+            streams = stream_handlers(self._model, settings)
+            self._listener = Listener(handler, self._config.token.encode(), max_bytes, streams)
             address = await self._open(self._listener)
         except CrossfadeError as error:
             await self._fail(str(error))

@@ -24,10 +24,11 @@ from typing import Any
 
 from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.core.v3 import base_pb2
+from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.access_loggers.stats.v3 import stats_pb2
 from google.protobuf.wrappers_pb2 import UInt64Value
 
-from router.xds.gateway import RETRY_HEADER
+from router.xds.gateway import RETRY_HEADER, STREAM_HEADER
 from router.xds.resources import packed
 
 STAT_PREFIX = "attempts"
@@ -101,9 +102,16 @@ def _log(condition: Any = None, **stats: Any) -> Any:
 
 
 def _succeeded() -> Any:
-    """2xx: whoever fails fast is not fast."""
-    both = [_status(accesslog_pb2.ComparisonFilter.GE, 200), _status(accesslog_pb2.ComparisonFilter.LE, 299)]
-    return accesslog_pb2.AccessLogFilter(and_filter=accesslog_pb2.AndFilter(filters=both))
+    """2xx: whoever fails fast is not fast. No streams: they take as long as their clients have something to ask."""
+    is_no_stream = accesslog_pb2.HeaderFilter(
+        header=route_components_pb2.HeaderMatcher(name=STREAM_HEADER, present_match=False)
+    )
+    all_of = [
+        _status(accesslog_pb2.ComparisonFilter.GE, 200),
+        _status(accesslog_pb2.ComparisonFilter.LE, 299),
+        accesslog_pb2.AccessLogFilter(header_filter=is_no_stream),
+    ]
+    return accesslog_pb2.AccessLogFilter(and_filter=accesslog_pb2.AndFilter(filters=all_of))
 
 
 def _status(operator: Any, status: int) -> Any:

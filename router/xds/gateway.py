@@ -29,6 +29,8 @@ ORIGINAL_PATH_HEADER = "x-crossfade-original-path"
 UPSTREAM_HEADER = "x-crossfade-upstream"
 ROUTED_PATH_HEADER = "x-crossfade-routed-path"
 ADMITTED_HEADER = "x-crossfade-admitted"  # whose key opened the endpoint: `<endpoint>/<which key>`
+# On a call that is a stream. Never accepted from clients.
+STREAM_HEADER = "x-crossfade-stream"
 # On a request that is mirrored, when it reaches a replica, and on its copy. Never accepted from clients.
 MIRROR_HEADER = "x-crossfade-mirrored"
 

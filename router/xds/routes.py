@@ -7,7 +7,7 @@ Model-level gRPC calls arrive here under HTTP paths (translation.py), so one tre
 2. copies that come back from the mirror
 3. pinned by header, first `x-crossfade-deployment`, then the Azure name
 4. pinned by model version
-5. by weight: first the share that is mirrored, then the rest
+5. by weight: first the share that is mirrored, then the rest; streams are never mirrored
 
 The mirrored share has a route of its own, so that the live request can be marked as well as its copy: replicas then
 know whose answers are to be compared. Envoy draws one random number a request for both the share and the weight, so
@@ -43,6 +43,7 @@ from router.xds.gateway import (
     MODEL_HEADER,
     PIN_HEADERS,
     RETRY_HEADER,
+    STREAM_HEADER,
     Gateway,
 )
 from router.xds.names import (
@@ -234,11 +235,12 @@ class _Routes:
         if mirror is None:
             return routes
         mirrored = [self._copied_to(mirror, route) for route in routes]
-        return mirrored if mirror.percent == 100 else [*mirrored, *routes]
+        return [*mirrored, *routes]
 
     def _copied_to(self, mirror: Mirror, route: Any) -> Any:
         mirrored = rc.Route()
         mirrored.CopyFrom(route)
+        mirrored.match.headers.append(rc.HeaderMatcher(name=STREAM_HEADER, present_match=False))
         mirrored.match.runtime_fraction.default_value.numerator = mirror.percent  # of a hundred
         mirrored.request_headers_to_add.append(_overwritten(MIRROR_HEADER, "1"))  # for the copy too
         mirrored.route.request_mirror_policies.append(

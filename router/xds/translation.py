@@ -4,6 +4,8 @@ Scoped routing reads the second and third path segments, which suffices for `/v2
 runs none of the filters below. The rest is translated by a few lines of Lua:
 
 - a model-level gRPC call names its model in the body: `/v2/models/<model>[/versions/<version>]/<Method>`
+- so does a stream, in its first message: the whole stream goes where that one does. It is marked, and takes as long as
+  it takes; the replica keeps the time of each request in it
 - `/endpoints/<endpoint>/score`: `/v2/models/<endpoint>/infer`
 - a server-level call, HTTP or gRPC: `SERVER_PREFIX` before its path
 - a query string, of which the protocol knows none, is dropped: it would hide the end of the segment before it
@@ -31,7 +33,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from xds.core.v3 import extension_pb2 as xds_extension_pb2
 from xds.type.matcher.v3 import matcher_pb2, string_pb2
 
-from router.xds.gateway import MODEL_HEADER, ORIGINAL_PATH_HEADER, SERVICE
+from router.xds.gateway import MODEL_HEADER, ORIGINAL_PATH_HEADER, SERVICE, STREAM_HEADER
 from router.xds.resources import packed
 from router.xds.server_routes import SERVER_PREFIX
 
@@ -40,6 +42,7 @@ STREAMING_PATH = f"/{SERVICE}/ModelStreamInfer"
 # method -> the fields of its request that hold the model's name and version
 MODEL_METHODS = {
     "ModelInfer": ("model_name", "model_version"),
+    "ModelStreamInfer": ("model_name", "model_version"),
     "ModelReady": ("name", "version"),
     "ModelMetadata": ("name", "version"),
     "ModelConfig": ("name", "version"),
@@ -67,6 +70,10 @@ local function model_path(handle, headers, method)
   if name == "" and method == "ModelStatistics" then
     return nil
   end
+  if method == "ModelStreamInfer" then
+    headers:replace("@STREAM@", "1")
+    headers:replace("x-envoy-upstream-rq-timeout-ms", "0")
+  end
   headers:replace("@MODEL@", string.sub(string.gsub(name, "[^%w._-]", "?"), 1, 63))
   local path = "/v2/models/" .. (is_legal(name) and name or "-")
   if version ~= "" then
@@ -78,9 +85,6 @@ end
 local function translated(handle, headers, path)
   local method = string.match(path, "^/@SERVICE@/(%w+)$")
   if method then
-    if method == "ModelStreamInfer" then
-      return nil
-    end
     return FIELDS[method] and model_path(handle, headers, method) or "@SERVER@" .. path
   end
   local endpoint = string.match(path, "^/endpoints/([^/]+)/score$")
@@ -140,6 +144,7 @@ def _script() -> str:
         "@ORIGINAL@": ORIGINAL_PATH_HEADER,
         "@SERVICE@": SERVICE.replace(".", "%."),
         "@SERVER@": SERVER_PREFIX,
+        "@STREAM@": STREAM_HEADER,
     }
     script = _LUA
     for mark, text in marks.items():

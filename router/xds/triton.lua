@@ -384,6 +384,9 @@ local function for_triton(handle, served, path)
   local model, number = string.match(served, "^([^|]+)|([^|]*)|")
   local rest = string.match(path, "^/v2/models/[^/]+/versions/[^/]+(.*)$") or string.match(path, "^/v2/models/[^/]+(.*)$")
   local method = rest and string.match(rest, "^/(Model%a+)$")
+  if method == "ModelStreamInfer" then
+    return "404", "streams are not offered by this deployment, use ModelInfer"
+  end
   if method then
     headers:replace(":path", "/@SERVICE@/" .. method)
     local body, text = whole_body(handle)
@@ -414,7 +417,7 @@ function envoy_on_request(handle)
   if served == "" then
     headers:replace(":path", path)
     headers:replace("@TOKEN_HEADER@", "@TOKEN@")
-    local body = is_again and handle:body()
+    local body = is_again and not headers:get("@STREAM@") and handle:body() -- a stream's would not end
     if body then
       handle:headers():replace("content-length", tostring(body:length())) -- a Triton's message was of another length
     end

@@ -7,15 +7,18 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from tritonclient.grpc import service_pb2
+
 from router.domain.endpoint import DeployedModel, Deployment
 from router.domain.model_ref import ModelRef, ResolvedModel
-from router.domain.routing import Replica, ReplicaState
+from router.domain.routing import Replica, ReplicaState, UnixAddress
 from router.domain.scaling import ScaleSettings
 from serving.errors import ScoringError
 from serving.messages import InferReply, InferRequest
 from serving.model import Model, ModelSettings
 from serving.replica import ReplicaConfig, ReplicaService
 from tests.unit.serving.backends import DoublingBackend, rows_of
+from tests.unit.serving.scripted_model import frame
 
 WAIT_S = 30.0
 
@@ -94,3 +97,23 @@ async def test_the_load_is_that_since_it_was_last_asked_for(tmp_path: Path) -> N
     await asked(model)
     assert 0 < await service.load() <= 1
     await service.stop()
+
+
+async def test_one_that_stops_ends_its_streams_in_words(tmp_path: Path) -> None:
+    service, town, _ = await started(tmp_path, None)
+    address = town.heard[-1].address
+    assert isinstance(address, UnixAddress)
+    reader, writer = await asyncio.open_unix_connection(address.path)
+    message = service_pb2.ModelInferRequest(model_name="e", id="a", raw_input_contents=[rows_of(1).tobytes()])
+    message.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+    body = frame(message)
+    writer.write(
+        b"POST /v2/models/e/ModelStreamInfer HTTP/1.1\r\nx-crossfade-gateway: token\r\n"
+        b"content-type: application/grpc\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(body), body)
+    )
+    head = await asyncio.wait_for(reader.readuntil(b"triton_final_response"), WAIT_S)
+    assert b"\x1a\x01a" in head  # the id
+    stopping = asyncio.create_task(service.stop())
+    await asyncio.wait_for(reader.readuntil(b"grpc-status: 14\r\ngrpc-message: this replica is stopping"), WAIT_S)
+    writer.close()
+    await stopping

@@ -8,7 +8,7 @@ from envoy.extensions.filters.http.header_mutation.v3.header_mutation_pb2 import
 
 from router.domain.routing import Routing, Shield
 from router.domain.traffic import Mirror
-from router.xds.gateway import MIRROR_HEADER
+from router.xds.gateway import MIRROR_HEADER, STREAM_HEADER
 from router.xds.names import CLUSTER, ENDPOINTS, Key
 from router.xds.routes import LIVE_ROUTE, SHIELD_FILTER, endpoint_routes
 from tests.unit.xds.world import GATEWAY, routing, upstream
@@ -118,15 +118,20 @@ def test_the_mirrored_share_is_a_route_of_its_own_that_differs_in_nothing_else()
     mirrored, rest = routes_of(wanted)[-2:]
 
     assert mirrored.match.runtime_fraction.default_value.numerator == 30
+    assert [(header.name, header.present_match) for header in mirrored.match.headers] == [(STREAM_HEADER, False)]
     assert [header.header.key for header in mirrored.request_headers_to_add] == [MIRROR_HEADER]
     assert len(mirrored.route.request_mirror_policies) == 1
     mirrored.ClearField("request_headers_to_add")
     mirrored.match.ClearField("runtime_fraction")
+    mirrored.match.ClearField("headers")
     mirrored.route.ClearField("request_mirror_policies")
     assert mirrored == rest
 
 
-def test_when_everything_is_mirrored_there_is_no_rest() -> None:
+def test_when_everything_is_mirrored_the_rest_is_streams() -> None:
     routes = routes_of(routing("fraud", upstream("blue"), upstream("green"), mirror=Mirror("green", 100)))
 
-    assert [bool(route.route.request_mirror_policies) for route in routes if route.name == LIVE_ROUTE] == [True]
+    assert [bool(route.route.request_mirror_policies) for route in routes if route.name == LIVE_ROUTE] == [
+        True,
+        False,
+    ]
