@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from router.children import children
-from router.cli.pulling import line
+from router.cli.pulling import line, references_in
 from router.client import caller
 from router.config import GatewayConfig, Ports, kept_secret
 from router.domain.errors import CrossfadeError
@@ -215,7 +215,7 @@ class _Gateway:
 
     async def _fetch_models(self, admin: httpx.AsyncClient, documents: list[dict[str, Any]]) -> None:
         """Have the models here before they are applied. What fails is told by applying, which may do without."""
-        for reference in dict.fromkeys(item["model"] for item in documents if item["kind"] == "Deployment"):
+        for reference in references_in(documents):
             pull: dict[str, Any] = {"state": "running", "id": ""}
             patience_s = 2.0
             while pull["state"] == "running":

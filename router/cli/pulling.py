@@ -50,10 +50,16 @@ def follow(client: AdminClient, reference: str, *, is_quiet: bool = False) -> di
     return pull
 
 
+def references_in(documents: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The models that the documents name, each once. A deployment whose model runs elsewhere names none."""
+    deployments = (document for document in documents if document["kind"] == "Deployment")
+    return list(dict.fromkeys(deployment["model"] for deployment in deployments if "model" in deployment))
+
+
 def fetch_first(client: AdminClient, documents: Iterable[Mapping[str, Any]], *, is_quiet: bool = False) -> None:
     """Have the models of the documents in the cache, so that applying them is quick. Failures are not told here: that
     is for applying, which knows whether it can do without."""
-    for reference in dict.fromkeys(document["model"] for document in documents if document["kind"] == "Deployment"):
+    for reference in references_in(documents):
         follow(client, reference, is_quiet=is_quiet)
 
 
