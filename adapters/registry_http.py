@@ -61,7 +61,8 @@ def checked(reply: Reply, what: str) -> Reply:
     if is_passing(status) or status >= 500:
         wait_s = retry_after_s(reply.headers, datetime.now(UTC))
         trouble = "gets too many requests" if status == 429 else "has trouble"
-        raise SourceUnavailable(f"{place} {trouble} ({status}): try again later", wait_s)
+        when = f"in {wait_s:.0f} s" if wait_s else "later"
+        raise SourceUnavailable(f"{place} {trouble} ({status}): try again {when}", wait_s)
     raise ModelUnavailable(f"{place} answers with status {status}")
 
 

@@ -54,7 +54,7 @@ class CloudStores:
     async def get(self, reference: CloudReference, key: str, options: Any, what: str) -> GetResult:
         """An object, or what is known of it. Raises `NoSuchObject`, and as `translated` does."""
         store = await self._opened(reference)
-        async with self._asking(what):
+        async with self._asking(reference, what):
             answer: GetResult = await obstore().get_async(store, key, options=options)
             return answer
 
@@ -62,7 +62,7 @@ class CloudStores:
         """What is below `prefix` (with its slash at the end; "": the whole bucket); no page beyond `most` objects."""
         store = await self._opened(reference)
         found: list[ObjectMeta] = []
-        async with self._asking(what):
+        async with self._asking(reference, what):
             async for page in obstore().list(store, prefix or None):
                 found += page
                 if len(found) > most:
@@ -73,10 +73,9 @@ class CloudStores:
         """Raises `ModelUnavailable` when the extra is missing, `AccessDenied` for hosts that may not be asked."""
         obstore()
         storage = self._settings.storage(reference.provider)
-        account = reference.account or storage.account or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
+        account, endpoint = self._account(reference), self._endpoint(reference)
         if reference.provider == "az" and not account:
             raise ModelUnavailable("az://: say whose storage it is: `az: {account: …}` in registries.yaml")
-        endpoint = storage.endpoint or _endpoint(reference.provider, storage, account)
         asked = authority_of(endpoint)
         self._check_allowed(asked, endpoint)
         given = await self._transport.credentials(asked)
@@ -89,6 +88,14 @@ class CloudStores:
             self._stores[key] = self._made(reference, config, options)
         return self._stores[key]
 
+    def _account(self, reference: CloudReference) -> str:
+        given = reference.account or self._settings.storage(reference.provider).account
+        return given or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
+
+    def _endpoint(self, reference: CloudReference) -> str:
+        storage = self._settings.storage(reference.provider)
+        return storage.endpoint or _endpoint(reference.provider, storage, self._account(reference))
+
     def _check_allowed(self, asked: str, endpoint: str) -> None:
         if not self._settings.is_host_allowed(asked):
             hint = f"add {asked} to allowed_hosts in registries.yaml if it shall be"
@@ -98,8 +105,9 @@ class CloudStores:
             raise AccessDenied(f"{asked}: asking without TLS is not allowed; {hint}")
 
     @asynccontextmanager
-    async def _asking(self, what: str) -> AsyncIterator[None]:
-        """Around a question: bounded in time, errors translated."""
+    async def _asking(self, reference: CloudReference, what: str) -> AsyncIterator[None]:
+        """Around a question: bounded in time, errors translated. They say which host was asked."""
+        what = f"{what} at {authority_of(self._endpoint(reference))}"
         limit_s = self._settings.timeouts.request_s
         try:
             async with asyncio.timeout(limit_s):
@@ -187,7 +195,7 @@ def translated(what: str) -> Iterator[None]:
             case code if 400 <= code < 500 and code not in (408, 425, 429):
                 raise ModelUnavailable(f"{what}: the store answers with {code}{said}") from None
             case 0:
-                raise SourceUnavailable(f"{what}: no answer that could be used: {_reason(error)}") from None
+                raise SourceUnavailable(f"{what}: {_reason(error)}") from None
             case code:
                 raise SourceUnavailable(f"{what}: the store answers with {code}{said}: try again later") from None
 
@@ -206,16 +214,16 @@ def _reason(error: Exception) -> str:
     """What of obstore's pages of debugging helps."""
     text = str(error)
     for sign, words in (
-        ("Connection refused", "it refuses connections"),
-        ("dns error", "its name cannot be resolved"),
+        ("Connection refused", "it refuses connections: is it running, and is the port right?"),
+        ("dns error", "its name cannot be resolved: check the spelling, and this machine's DNS"),
         ("InvalidCertificate", "its certificate is not trusted: name the authority in ca_bundle"),
-        ("TimedOut", "it is silent"),
+        ("TimedOut", "it is silent: try again later"),
         ("169.254.169.254", "there are no credentials: give them under hosts in registries.yaml, or say `anonymous`"),
         ("metadata.google", "there are no credentials: give them under hosts in registries.yaml, or say `anonymous`"),
     ):
         if sign in text:
             return words
-    return "the connection broke, or it does not speak the store's protocol"
+    return "the connection broke, or it does not speak the store's protocol: try again, and check the endpoint"
 
 
 def _endpoint(provider: str, storage: ObjectStorage, account: str) -> str:

@@ -183,7 +183,10 @@ def check(reply: Reply, reference: OciReference) -> None:
         case 429 | 500 | 502 | 503 | 504:
             pause = reply.headers.get("retry-after", "")
             pause_s = float(pause) if pause.isdecimal() and len(pause) < 6 else 0.0
-            raise SourceUnavailable(f"{reference.host}: answers with {reply.status}: {words or 'try later'}", pause_s)
+            trouble = "gets too many requests" if reply.status == 429 else "has trouble"
+            reason = f"{reply.status}, {words}" if words else str(reply.status)
+            when = f"in {pause_s:g} s" if pause_s else "later"
+            raise SourceUnavailable(f"{reference.host}: {trouble} ({reason}): try again {when}", pause_s)
     raise ModelUnavailable(f"{reference.host}: answers with {reply.status} {words}: is it a registry?")
 
 

@@ -262,7 +262,8 @@ def _object(body: bytes, where: str) -> dict[str, Any]:
         document = None
     if not isinstance(document, dict):
         begin = body[:60].decode(errors="replace")
-        raise ModelUnavailable(f"{where}: answered with something else than a manifest: {begin!r}")
+        hint = "is it the login page of a proxy, or another server than a registry?"
+        raise ModelUnavailable(f"{where}: answered with something else than a manifest: {begin!r}; {hint}")
     return document
 
 

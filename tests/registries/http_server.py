@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+_THREAD_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -105,3 +109,26 @@ async def http_server(
     finally:
         server.close()
         await server.wait_closed()
+
+
+@contextmanager
+def http_server_in_thread(behave: Behaviour, tls: ssl.SSLContext | None = None) -> Iterator[HttpServer]:
+    """The same, with an event loop of its own: for tests that block theirs, or have none."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(_THREAD_TIMEOUT_S)
+
+    try:
+        server = http_server(behave, tls)
+        made: HttpServer = run(server.__aenter__())
+        try:
+            yield made
+        finally:
+            run(server.__aexit__(None, None, None))
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

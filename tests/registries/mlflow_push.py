@@ -25,13 +25,18 @@ def model(rows: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-def main(server: str, folder: Path) -> None:
+def wait_for(server: str) -> None:
+    """Until it answers; for 4 minutes, after which whoever asks next is told."""
     for _ in range(2400):
         try:
             urllib.request.urlopen(f"{server}/health", timeout=5).close()
             break
         except OSError:
             time.sleep(0.1)
+
+
+def main(server: str, folder: Path) -> None:
+    wait_for(server)
     mlflow.set_tracking_uri(server)
     client = mlflow.MlflowClient()
     with mlflow.start_run():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef
 from router.models.ports import Resolution, Source
 from router.models.settings import Host, RegistrySettings
-from tests.registries.conftest import MlflowServer
+from tests.registries.mlflow_server import MlflowServer
 
 pytestmark = pytest.mark.timeout(900)  # the first time, 620 MB of packages are fetched
 
@@ -45,20 +44,13 @@ async def contents(source: Source, resolution: Resolution, offset: int = 0) -> d
     return read
 
 
-def logged(folder: Path) -> dict[str, bytes]:
-    """The ONNX file that MLflow logged, and what it put beside it for the weights."""
-    (model,) = folder.glob("0/models/*/artifacts/model.onnx")
-    own = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
-    return {file.name: file.read_bytes() for file in model.parent.iterdir() if file.name not in own}
-
-
 async def test_a_logged_model_is_its_onnx_file_with_its_weights_and_knows_where_it_comes_from(
     registry: MlflowModels, mlflow_server: MlflowServer
 ) -> None:
     resolution = await registry.resolve(ModelRef.parse("models:/fraud@champion"))
     assert (resolution.pinned, resolution.version) == ("models:/fraud/1", "1")
     assert {"run_id", "created", "author", "source"} <= resolution.lineage.keys()
-    files = logged(mlflow_server.artifacts)
+    files = mlflow_server.logged()
     assert len(files) == 2
     assert await contents(registry, resolution) == files
     assert {file.path: file.size for file in resolution.files} == {name: len(data) for name, data in files.items()}

@@ -32,9 +32,14 @@ STOP_TIMEOUT_S = 40.0
 
 
 class Gateway:
-    """One data directory and four ports, on which `crossfade up` can be started, ended and started again."""
+    """One data directory and four ports, on which `crossfade up` can be started, ended and started again.
 
-    def __init__(self, folder: Path) -> None:
+    `options`: more of `up`'s; `environment`: variables that it has beside those of the tests.
+    """
+
+    def __init__(self, folder: Path, options: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
+        self._options = tuple(options)
+        self._environment = {**os.environ, **(environment or {})}
         self.data_dir = folder / "data"
         self.ports = Ports(*(free_port() for _ in range(4)))
         self.output = folder / "up.log"
@@ -76,6 +81,7 @@ class Gateway:
             *(CROSSFADE, "up", "--data-dir", str(self.data_dir)),
             *(f"--http-port={ports.http}", f"--grpc-port={ports.grpc}"),
             *(f"--metrics-port={ports.metrics}", f"--admin-port={ports.admin}"),
+            *self._options,
             *(part for spec in specs for part in ("-f", str(spec))),
         ]
 
@@ -92,7 +98,12 @@ class Gateway:
         self.output.write_bytes(b"")
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
-                self.command(*specs), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                self.command(*specs),
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
         eventually(lambda: not self.is_running or self._new_run_id(), START_TIMEOUT_S, self._trouble)
         assert self.is_running, self._trouble()
@@ -220,9 +231,11 @@ class Gateway:
 
 
 @contextmanager
-def a_gateway(folder: Path) -> Iterator[Gateway]:
+def a_gateway(
+    folder: Path, options: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[Gateway]:
     """Not started yet. Ctrl-C must end it, if the test has not, and nothing may be left of it."""
-    gateway = Gateway(folder)
+    gateway = Gateway(folder, options, environment)
     try:
         yield gateway
         if gateway.is_running:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import ssl
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from typing import Any
 
 import httpx
 
+from benchmarks.environments import Environment
+from benchmarks.environments import ensure as ensure_environment
 from tests.registries.certificates import Authority
 from tests.registries.processes import free_port, serving
 from tests.servers.installing import Debian, ensure
 
+_ORAS = Environment("oras", ("oras==0.2.43",))
 _PROGRAM = Debian("docker-registry", ("docker-registry",))
 USER, PASSWORD = "ada", "correct horse"
 _HTPASSWD = "ada:$2b$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2\n"  # bcrypt, the only kind it takes
@@ -43,6 +47,12 @@ class Registry:
 
     def pusher(self, repository: str, authorization: str = "") -> Pusher:
         return Pusher(self, repository, authorization)
+
+    def push_by_oras(self, target: str, folder: Path) -> None:
+        """Everything in a folder, as oras itself does it. `target`: repository:tag."""
+        client = Path(__file__).with_name("oras_push.py")
+        argv = [ensure_environment(_ORAS).python, client, f"{self.host}/{target}", folder]
+        subprocess.run(argv, check=True, capture_output=True, timeout=60)
 
 
 @contextmanager

@@ -6,13 +6,11 @@ import asyncio
 import base64
 import json
 import random
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks.environments import Environment, ensure
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef
 from router.models.ports import AccessDenied, SourceUnavailable
@@ -35,7 +33,6 @@ from tests.registries.oci.reading import PLAIN, pulled, read_file
 
 pytestmark = pytest.mark.timeout(600)  # the first time, packages are fetched
 
-ORAS = Environment("oras", ("oras==0.2.43",))
 WEIGHTS = random.Random(1).randbytes(3_000_000)
 TRITON = {"fraud/config.pbtxt": b"name: 'fraud'", "fraud/1/model.onnx": WEIGHTS, "fraud/2/model.onnx": WEIGHTS[::-1]}
 
@@ -59,9 +56,7 @@ async def test_what_oras_itself_pushed_comes_as_it_was(plain: Registry, opened: 
     for path, content in files.items():
         (tmp_path / "pushed" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "pushed" / path).write_bytes(content)
-    client = Path(__file__).with_name("oras_push.py")
-    argv = [ensure(ORAS).python, client, f"{plain.host}/by/oras:1", tmp_path / "pushed"]
-    await asyncio.to_thread(subprocess.run, argv, check=True, capture_output=True, timeout=60)
+    await asyncio.to_thread(plain.push_by_oras, "by/oras:1", tmp_path / "pushed")
     async with opened({plain.host: PLAIN}) as source:
         assert await pulled(source, f"oci://{plain.host}/by/oras:1") == files
         resolution = await source.resolve(ModelRef.parse(f"oci://{plain.host}/by/oras:1"))
