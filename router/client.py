@@ -6,10 +6,10 @@ import getpass
 import ipaddress
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -286,8 +286,11 @@ class AdminClient:
         body = {"allow_signature_change": may_change_signature}
         return self._call("POST", f"{_endpoint(endpoint)}/watch/accept", body)
 
-    def export_models(self, models: Sequence[str], target: Path) -> int:
-        """Write an archive of them. `target` appears when it is whole. Returns its size. Raises `LocalFile`."""
+    def export_models(self, models: Sequence[str], target: Path, told: Callable[[int], None]) -> int:
+        """Write an archive of them. `target` appears when it is whole. Returns its size. Raises `LocalFile`.
+
+        `told`: called with the size of every piece.
+        """
         part = target.with_name(f".{target.name}.part")
         query = {"model": list(models)}
         try:
@@ -298,6 +301,7 @@ class AdminClient:
                 with part.open("wb") as file:
                     for chunk in reply.iter_raw():
                         file.write(chunk)
+                        told(len(chunk))
                     file.flush()
                     os.fsync(file.fileno())
             part.replace(target)
@@ -311,14 +315,14 @@ class AdminClient:
         finally:
             part.unlink(missing_ok=True)
 
-    def import_models(self, source: Path, name: str = "") -> list[Json]:
-        """Have the gateway keep the models of an archive. Raises `LocalFile`."""
+    def import_models(self, source: Path, name: str, told: Callable[[int], None]) -> list[Json]:
+        """Have the gateway keep the models of an archive. Raises `LocalFile`. `told`: as in `export_models`."""
         try:
             with source.open("rb") as file:
                 reply = self._http.post(
                     "/api/v1/model-archive",
                     params={"name": name} if name else {},
-                    content=iter(lambda: file.read(_STREAM_BYTES), b""),
+                    content=_pieces(file, told),
                     headers={"content-length": str(source.stat().st_size), "content-type": "application/x-tar"},
                     timeout=_STREAM_TIMEOUT,
                 )
@@ -404,6 +408,12 @@ def _refusal(reply: httpx.Response) -> CrossfadeError:
 
 def _forced(is_forced: bool) -> dict[str, str]:
     return {"force": "true"} if is_forced else {}
+
+
+def _pieces(file: BinaryIO, told: Callable[[int], None]) -> Iterator[bytes]:
+    while piece := file.read(_STREAM_BYTES):
+        yield piece
+        told(len(piece))
 
 
 def _endpoint(name: str) -> str:

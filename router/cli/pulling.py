@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -61,6 +61,51 @@ def fetch_first(client: AdminClient, documents: Iterable[Mapping[str, Any]], *, 
     is for applying, which knows whether it can do without."""
     for reference in references_in(documents):
         follow(client, reference, is_quiet=is_quiet)
+
+
+class Transferring:
+    """Tells of bytes that this process moves itself, such as an export, like of a pull. Call it with every count.
+
+    `total` in bytes, -1 when it is not known.
+    """
+
+    def __init__(
+        self, what: str, total: int, *, is_quiet: bool = False, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._what, self._total, self._done = what, total, 0
+        self._display = _display(is_quiet)
+        self._clock_s = clock_s
+        self._began_s = self._told_s = clock_s()
+        self._is_shown = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._is_shown:
+            self._display.__exit__(kind, error, at)
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        now_s = self._clock_s()
+        if now_s - self._began_s < PATIENCE_S or now_s - self._told_s < _SLICE_S:
+            return
+        self._told_s = now_s
+        if not self._is_shown:
+            self._display.__enter__()
+            self._is_shown = True
+        rate = self._done / (now_s - self._began_s)
+        self._display.show(
+            {
+                "reference": self._what,
+                "state": "running",
+                "waiting": "",
+                "done_bytes": self._done,
+                "total_bytes": self._total,
+                "bytes_per_s": rate,
+                "left_s": (self._total - self._done) / rate if self._total >= 0 and rate else -1,
+            }
+        )
 
 
 def line(pull: Mapping[str, Any]) -> str:

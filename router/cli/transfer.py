@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from router.cli.output import table
-from router.cli.session import Session, command
+from router.cli.pulling import Transferring
+from router.cli.session import Output, Session, command
 
 Models = Annotated[
     list[str], typer.Argument(metavar="MODEL...", help="References that were pulled, or digests.", show_default=False)
@@ -35,8 +36,8 @@ def export(session: Session, models: Models, file: Target) -> None:
       crossfade model export models:/fraud/3 --file fraud-3.tar
       crossfade model export 3f9a1c 8be012 -F both.tar
     """
-    with session.client() as client:
-        size = client.export_models(models, file)
+    with session.client() as client, Transferring(file.name, -1, is_quiet=session.output is Output.JSON) as told:
+        size = client.export_models(models, file, told)
     session.show({"file": str(file), "size": size}, lambda: f"{file}: {size} bytes")
 
 
@@ -50,8 +51,9 @@ def take_in(session: Session, file: Archive, name: Name = "") -> None:
       crossfade model import fraud-3.tar
       crossfade model import other.tar --as models:/fraud/3
     """
-    with session.client() as client:
-        models = client.import_models(file, name)
+    size = file.stat().st_size if file.is_file() else -1
+    with session.client() as client, Transferring(file.name, size, is_quiet=session.output is Output.JSON) as told:
+        models = client.import_models(file, name, told)
     session.show({"models": models}, lambda: _text(models))
 
 

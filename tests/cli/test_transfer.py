@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
+
+from router.cli.pulling import Transferring
 from tests.cli.conftest import Terminal
 
 DIGEST = hashlib.sha256(b"graph").hexdigest()
@@ -53,3 +56,17 @@ def test_a_file_that_is_no_archive_of_models_is_refused(terminal: Terminal) -> N
     ran = terminal.run("model", "import", str(terminal.data_dir / "none.tar"))
     assert ran.code == 1
     assert "cannot be read" in ran.err
+
+
+def test_what_takes_longer_than_two_seconds_is_told_with_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    times = iter([0.0, 1.0, 4.0, 4.1])
+    with Transferring("fraud.tar", 100_000_000, clock_s=lambda: next(times)) as told:
+        for _ in range(3):
+            told(20_000_000)
+    assert capsys.readouterr().err == "fraud.tar: 40.0 MB of 100 MB, 10.0 MB/s, 6 s left\n"
+
+
+def test_what_is_quick_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with Transferring("fraud.tar", -1, clock_s=lambda: 0.0) as told:
+        told(10)
+    assert capsys.readouterr().err == ""

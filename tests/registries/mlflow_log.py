@@ -14,8 +14,8 @@ def main(server: str, name: str, file: str) -> None:
     wait_for(server)
     mlflow.set_tracking_uri(server)
     with mlflow.start_run():
-        mlflow.onnx.log_model(onnx.load(file), name="model", registered_model_name=name, pip_requirements=[])
-    mlflow.MlflowClient().set_registered_model_alias(name, "champion", "1")
+        logged = mlflow.onnx.log_model(onnx.load(file), name="model", registered_model_name=name, pip_requirements=[])
+    mlflow.MlflowClient().set_registered_model_alias(name, "champion", str(logged.registered_model_version))
 
 
 if __name__ == "__main__":

@@ -27,13 +27,15 @@ PLAIN: dict[str, Any] = {"plain_http": True}
 @dataclass(frozen=True)
 class Origin:
     """`reference`: as a spec names it. `hosts`, `settings`: what registries.yaml must say. `environment`: variables of
-    the gateway. `push`: put the model there, if it is not there yet, and return the digest that it must have."""
+    the gateway. `push`: put the model there, if it is not there yet, and return the digest that it must have. `name`:
+    have a mutable name stand for a model from now on, and return the reference; None where no test needs it."""
 
     reference: str
     push: Callable[[], str]
     hosts: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    name: Callable[[str, Path], str] | None = None
 
 
 def sha256(content: bytes) -> str:
@@ -51,7 +53,12 @@ def of_mlflow(folder: Path, model: Path) -> Iterator[Origin]:
             return sha256("".join(f"{sha256(content)}  {name}\n" for name, content in files).encode())  # sha256sum's
 
         settings = {"mlflow": {"tracking_server": f"http://{server.host}"}}
-        yield Origin("models:/mlp@champion", push, {server.host: PLAIN}, settings)
+
+        def name(text: str, another: Path) -> str:
+            server.push("mlflow_log.py", text, another)
+            return f"models:/{text}@champion"
+
+        yield Origin("models:/mlp@champion", push, {server.host: PLAIN}, settings, name=name)
 
 
 @contextmanager
@@ -65,7 +72,14 @@ def of_oras(folder: Path, model: Path) -> Iterator[Origin]:
             registry.push_by_oras("team/mlp:stable", pushed)
             return sha256(model.read_bytes())
 
-        yield Origin(f"oci://{registry.host}/team/mlp:stable", push, {registry.host: PLAIN})
+        def name(text: str, another: Path) -> str:
+            named = folder / text
+            named.mkdir(exist_ok=True)
+            copy(another, named / "mlp.onnx")
+            registry.push_by_oras(f"team/{text}:stable", named)
+            return f"oci://{registry.host}/team/{text}:stable"
+
+        yield Origin(f"oci://{registry.host}/team/mlp:stable", push, {registry.host: PLAIN}, name=name)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ the last one ends the servers."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -15,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import onnx
 import pytest
 
-from benchmarks.payloads import Payload
+from benchmarks.models import poison
+from benchmarks.payloads import Payload, payload_for
+from benchmarks.steady import SteadyLoad
 from router.cli.session import ExitCode
 from tests.registries.http_server import Asked, HttpServer, http_server_in_thread, reply
+from tests.system.following import WATCH, until
 from tests.system.gateway import SETTLE_TIMEOUT_S, Gateway, a_gateway, endpoint, eventually, write_spec
 from tests.system.origins import PLAIN, Origin, origins
 
@@ -28,6 +33,7 @@ pytestmark = pytest.mark.timeout(900)  # the first time, packages are fetched
 NOBODY = "127.0.0.1:9"
 NOWHERE = "registry.invalid"  # https://www.rfc-editor.org/rfc/rfc2606#section-2
 PUSH_TIMEOUT_S = 300.0
+FOLLOWED_PER_SECOND = 40
 # Together, so that replicas start side by side. MLflow's server takes longest to come up.
 BATCHES = (("https", "file", "package"), ("s3", "az", "gs"), ("oras", "locked", "hub", "mlflow"))
 STAY = ("mlflow", "oras", "s3")  # these go on serving; what they are named by can come to mean something else
@@ -137,6 +143,46 @@ def test_what_was_pushed_by_its_own_client_is_pulled_served_and_answers(
         assert (kind, again["digest"], again["fetched_bytes"]) == (kind, digests[kind], 0)
         if kind not in STAY:
             gateway.in_force(gateway.admin.delete_endpoint(kind, is_forced=True))
+
+
+async def test_an_alias_and_a_tag_that_move_under_load_are_followed_and_a_bad_model_is_rolled_back_and_not_tried_again(
+    world: World, models: Path, tmp_path: Path
+) -> None:
+    """In MLflow and in the OCI registry, side by side."""
+    another = onnx.load(models / "mlp.onnx")
+    another.doc_string = "trained again"
+    onnx.save_model(another, tmp_path / "next.onnx")
+    moved = (models / "mlp.onnx", tmp_path / "next.onnx", models / "faulty.onnx")
+    await asyncio.gather(*(_followed(world.gateway, world.origins[kind], kind, moved) for kind in ("mlflow", "oras")))
+
+
+async def _followed(gateway: Gateway, origin: Origin, kind: str, moved: tuple[Path, Path, Path]) -> None:
+    first, good, bad = moved
+    name, put = f"moving-{kind}", origin.name
+    assert put is not None
+    reference = await asyncio.to_thread(put, name, first)
+    deployed = {"kind": "Deployment", "name": "blue", "endpoint": name, "resources": {"cpu": 0.2}, "model": reference}
+    await asyncio.to_thread(gateway.apply, endpoint(name, {"blue": 100}) | {"watch": WATCH}, deployed)
+    url, payload = f"{gateway.url}/v2/models/{name}/infer", payload_for(first, name)
+    async with SteadyLoad(url, gateway.grpc, payload, FOLLOWED_PER_SECOND) as load:
+        before = (await until(gateway, name, lambda watch: watch["stage"] == "current"))["in_service"]["sha256"]
+        await asyncio.to_thread(put, name, good)
+        followed = await until(
+            gateway, name, lambda watch: watch["stage"] == "current" and watch["in_service"]["sha256"] != before
+        )
+        assert set(await load.split(FOLLOWED_PER_SECOND)) == {"green"}
+
+        load.specials = {"poison": (payload_for(first, name, poison()), 1.0)}
+        await asyncio.to_thread(put, name, bad)
+        stopped = await until(gateway, name, lambda watch: watch["stage"] == "stopped")
+        assert "rolled back" in stopped["barred"][0]["reason"]
+        assert stopped["in_service"] == followed["in_service"]
+        assert set(await load.split(FOLLOWED_PER_SECOND)) == {"green"}
+        await until(gateway, name, lambda watch: watch["answered_at"] > stopped["next_at"])  # it has looked again
+        rollouts = await asyncio.to_thread(gateway.admin.rollouts, name)
+        assert [rollout["phase"] for rollout in rollouts] == ["rolled_back", "succeeded"]
+    assert not load.failures, load.failures[:10]
+    await asyncio.to_thread(gateway.admin.delete_endpoint, name, is_forced=True)
 
 
 def test_trouble_with_a_source_is_told_with_what_to_do_and_touches_nothing_that_runs(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -15,18 +13,11 @@ import pytest
 from benchmarks.models import poison
 from benchmarks.payloads import payload_for
 from benchmarks.steady import SteadyLoad
+from tests.system.following import WATCH, until
 from tests.system.gateway import Gateway, deployment, endpoint
-from tests.system.rolling import ANALYSIS
 
 ENDPOINT = "followed"
 PER_SECOND = 80
-STEPS = [
-    {"set_weight": 50},
-    {"analyze": {"bake": "1s", "min_requests": 20}},
-    {"set_weight": 100},
-    {"analyze": {"bake": "1s", "min_requests": 20}},
-]
-WATCH = {"policy": "auto", "every": "1s", "rollout": {"steps": STEPS, "analysis": ANALYSIS, "keep_old": "0s"}}
 
 
 class Alias:
@@ -39,18 +30,6 @@ class Alias:
         new = self.path.with_suffix(".new")
         new.symlink_to(model)
         os.replace(new, self.path)
-
-
-async def until(gateway: Gateway, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """What is known of the watch when it is so."""
-    give_up_at, watch = time.monotonic() + 120, {}
-    while time.monotonic() < give_up_at:
-        watches = await asyncio.to_thread(gateway.admin.watches)
-        watch = next((item for item in watches if item["endpoint"] == ENDPOINT), {})
-        if watch and is_so(watch):
-            return watch
-        await asyncio.sleep(0.1)
-    raise AssertionError(f"not so: {watch}")
 
 
 @pytest.fixture
@@ -72,22 +51,22 @@ async def test_an_alias_that_moves_under_load_is_followed_and_a_bad_model_is_rol
     payload = payload_for(models / "mlp.onnx", ENDPOINT)
     url = f"{shared.url}/v2/models/{ENDPOINT}/infer"
     async with SteadyLoad(url, shared.grpc, payload, PER_SECOND) as load:
-        await until(shared, lambda watch: watch["stage"] == "current")
-        before = (await until(shared, lambda watch: True))["in_service"]["sha256"]
+        await until(shared, ENDPOINT, lambda watch: watch["stage"] == "current")
+        before = (await until(shared, ENDPOINT, lambda watch: True))["in_service"]["sha256"]
 
         alias.names(tmp_path / "next.onnx")
         good = await until(
-            shared, lambda watch: watch["stage"] == "current" and watch["in_service"]["sha256"] != before
+            shared, ENDPOINT, lambda watch: watch["stage"] == "current" and watch["in_service"]["sha256"] != before
         )
         assert set(await load.split(PER_SECOND)) == {"green"}
 
         load.specials = {"poison": (payload_for(models / "mlp.onnx", ENDPOINT, poison()), 1.0)}
         alias.names(models / "faulty.onnx")
-        bad = await until(shared, lambda watch: watch["stage"] == "stopped")
+        bad = await until(shared, ENDPOINT, lambda watch: watch["stage"] == "stopped")
         assert "rolled back" in bad["barred"][0]["reason"]
         assert bad["in_service"] == good["in_service"]
         assert set(await load.split(PER_SECOND)) == {"green"}
-        await until(shared, lambda watch: watch["answered_at"] > bad["next_at"])  # it has looked again
+        await until(shared, ENDPOINT, lambda watch: watch["answered_at"] > bad["next_at"])  # it has looked again
         rollouts = await asyncio.to_thread(shared.admin.rollouts, ENDPOINT)
         assert [rollout["phase"] for rollout in rollouts] == ["rolled_back", "succeeded"]
     assert not load.failures, load.failures[:10]
