@@ -61,9 +61,12 @@ def ensure(program: Debian | Npm) -> Path:
 
 
 def _unpack(program: Debian) -> None:
-    if not any(Path("/var/lib/apt/lists").glob("*_Packages*")):
+    download = ("apt-get", "download", "--quiet", *program.packages)
+    try:
+        _run(*download, folder=program.folder)
+    except RuntimeError:  # the lists of packages are not there, or too old
         _run("apt-get", "update", "--quiet", folder=program.folder)
-    _run("apt-get", "download", "--quiet", *program.packages, folder=program.folder)
+        _run(*download, folder=program.folder)
     for package in program.folder.glob("*.deb"):
         _run("dpkg-deb", "--extract", package.name, ".", folder=program.folder)
         package.unlink()
