@@ -18,6 +18,7 @@ from pathlib import Path
 from router.domain.errors import Invalid
 from router.domain.plain import from_plain
 from router.domain.tls import ListenerTls
+from router.private_files import write_private
 
 LOOPBACK = "127.0.0.1"
 
@@ -193,17 +194,11 @@ def run_dir_for(data_dir: Path) -> Path:
 def kept_secret(path: Path) -> str:
     """Read the secret in `path`, or make one (256 bits) that only this user may read.
 
-    It appears whole or not at all; an empty file, which a crash of something else may leave, is made anew.
+    An empty file, which a crash of something else may leave, is made anew.
     """
     with contextlib.suppress(FileNotFoundError):
         if secret := path.read_text().strip():
             return secret
     secret = secrets.token_urlsafe(32)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secret + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    write_private(path, f"{secret}\n".encode())
     return secret

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adapters.certificate_authority import Authority, issued, new_authority, pem, revocation_list, write_private
+from adapters.certificate_authority import Authority, issued, new_authority, pem, revocation_list
 from router.domain.tls import CertificateFiles
+from router.private_files import write_private
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,9 @@ def init(session: Session, names: Names = None, renew: Renew = False) -> None:
       crossfade tls init --name scoring.example.com
       crossfade tls init --renew --name scoring.example.com
     """
-    from adapters.certificate_authority import issued, key_pem, new_authority, pem, write_private
+    from adapters.certificate_authority import issued, key_pem, new_authority, pem
     from adapters.certificates import read_pair
+    from router.private_files import write_private
 
     folder, now = TlsFolder.of(Path(session.data_dir)), datetime.now(UTC)
     if folder.authority.exists() and not renew:
@@ -81,7 +82,8 @@ def client(session: Session, name: Client) -> None:
     \b
       crossfade tls client spiffe://bank/batch-scoring
     """
-    from adapters.certificate_authority import issued, write_private
+    from adapters.certificate_authority import issued
+    from router.private_files import write_private
 
     folder = TlsFolder.of(Path(session.data_dir))
     files = folder.client(name)

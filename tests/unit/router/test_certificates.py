@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
-from adapters.certificate_authority import key_pem, write_private
+from adapters.certificate_authority import key_pem
 from adapters.certificates import PemFiles, read_pair, read_trust
 from router.certificates import Certificates, certificate_metrics
 from router.domain.errors import Invalid
@@ -23,6 +23,7 @@ from router.domain.tls import (
     ListenerTls,
 )
 from router.events import EventLog
+from router.private_files import write_private
 from tests.certificates import TestCa
 
 
