@@ -44,7 +44,10 @@ def create(session: Session, endpoint: Endpoint) -> int:
       crossfade endpoint invoke fraud --key-file fraud.key --sample
     """
     with session.client() as client:
-        return _show(session, endpoint, client.create_key(endpoint))
+        made = client.create_key(endpoint)
+        if (mode := client.endpoint(endpoint)["auth_mode"]) != "key":
+            say(f"note: nobody is asked for it yet: {endpoint} has auth_mode {mode}, set auth_mode: key in its spec")
+        return _show(session, endpoint, made)
 
 
 def regenerate(session: Session, endpoint: Endpoint, slot: Slot) -> int:

@@ -58,11 +58,12 @@ class Catalogue:
 
     async def find(self, digest: str) -> Entry:
         """`digest` may be its beginning, of 6 digits or more. Raises `NotFound`, `Conflict` when several begin so."""
-        found = [entry for entry in await self.entries() if entry.kept.tree.digest.startswith(digest)]
+        entries = await self.entries()
+        found = [entry for entry in entries if entry.kept.tree.digest.startswith(digest)]
         if len(found) > 1:
             raise Conflict(f"{len(found)} models begin with {digest}: write more of the digest")
         if not found or not _PREFIX.fullmatch(digest):
-            raise NotFound("model", digest)
+            raise NotFound("model", digest, tuple(entry.kept.tree.digest[:12] for entry in entries))
         return found[0]
 
     async def verify(self, digest: str) -> None:

@@ -48,3 +48,10 @@ def test_invoke_takes_a_key_from_a_file_alone(terminal: Terminal, tmp_path: Path
     empty.write_text("\n")
     ran = terminal.run("endpoint", "invoke", "e", "--sample", "--key-file", str(empty))
     assert (ran.code, "holds no key" in ran.err) == (2, True)
+
+
+def test_a_key_that_nobody_is_asked_for_yet_is_told_to_be_one(terminal: Terminal) -> None:
+    terminal.run("apply", "-f", terminal.spec("kind: Endpoint\nname: open\n"))
+    created = terminal.run("keys", "create", "open")
+    assert (created.code, len(created.out.strip())) == (0, 47)
+    assert "nobody is asked for it yet: open has auth_mode none, set auth_mode: key in its spec" in created.err

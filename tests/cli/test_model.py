@@ -104,3 +104,9 @@ def test_trouble_with_a_source_is_a_line_of_the_status(terminal: Terminal) -> No
     terminal.bench.source.trouble = SourceUnavailable("registry.example: no route")
     terminal.run("model", "resolve", "file:/blue.onnx")
     assert "stale:      file:/blue.onnx: registry.example: no route (since 2026-01-02" in terminal.run("status").out
+
+
+def test_a_digest_that_is_not_there_is_told_with_those_that_are(terminal: Terminal) -> None:
+    pulled = terminal.run("model", "pull", "models:/fraud@champion", "-o", "json").json
+    missing = terminal.run("model", "show", "abc")
+    assert (missing.code, f"known: {pulled['digest'][:12]}" in missing.err) == (1, True)
