@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -21,11 +21,37 @@ class Load:
 
     answers: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+    deadline_s: float = DEADLINE_S
     _is_over: bool = False
 
-    async def more(self, count: int) -> None:
-        wanted = self.answers.total() + count
-        await eventually(lambda: self.answers.total() >= wanted or bool(self.failures))
+    async def more(self, count: int, *by: str) -> None:
+        """So many answers more from each of these deployments; from any when none is named."""
+
+        def counts() -> Sequence[int]:
+            return [self.answers[name] for name in by] or [self.answers.total()]
+
+        wanted = [seen + count for seen in counts()]
+        await eventually(
+            lambda: bool(self.failures) or all(seen >= least for seen, least in zip(counts(), wanted, strict=True)),
+            deadline_s=self.deadline_s,
+        )
+
+    @asynccontextmanager
+    async def from_clients(self, count: int, *calls: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """Closed-loop clients, which make these calls in turn, until the block ends; fails when one saw a failure."""
+
+        async def client(call: Callable[[], Awaitable[None]]) -> None:
+            while not self._is_over:
+                await call()
+
+        async with asyncio.TaskGroup() as group:
+            for index in range(count):
+                group.create_task(client(calls[index % len(calls)]))
+            try:
+                yield
+            finally:
+                self._is_over = True
+        assert not self.failures, self.failures[:5]
 
 
 @asynccontextmanager
@@ -52,15 +78,5 @@ async def under_load(plane: DataPlane, endpoint: str, clients: int = 6) -> Async
             else:
                 load.answers[dict(await call.initial_metadata())["x-crossfade-deployment"]] += 1
 
-        async def client(send: Callable[[], Awaitable[None]]) -> None:
-            while not load._is_over:
-                await send()
-
-        async with asyncio.TaskGroup() as group:
-            for index in range(clients):
-                group.create_task(client(over_grpc if index % 2 else http))
-            try:
-                yield load
-            finally:
-                load._is_over = True
-    assert load.failures == []
+        async with load.from_clients(clients, http, over_grpc):
+            yield load

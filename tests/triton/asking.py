@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -18,6 +15,7 @@ from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 from router.domain.routing import Upstream
 from router.domain.triton import RunningTriton, TritonServer
 from tests.envoy.data_plane import DataPlane
+from tests.envoy.load import Load
 from tests.envoy.waiting import DEADLINE_S, eventually
 from tests.triton.server import Triton
 
@@ -89,31 +87,10 @@ def grpc_request(model: str, inputs: Inputs) -> Any:
     return request
 
 
-@dataclass(slots=True)
-class Load:
-    """What the clients of `under_load` saw: by deployment, and every failure."""
-
-    answers: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-    _is_over: bool = False
-
-    async def more(self, count: int, *by: str) -> None:
-        """So many answers more from each of these deployments; from any when none is named."""
-
-        def counts() -> Sequence[int]:
-            return [self.answers[name] for name in by] or [self.answers.total()]
-
-        wanted = [seen + count for seen in counts()]
-        await eventually(
-            lambda: bool(self.failures) or all(seen >= least for seen, least in zip(counts(), wanted, strict=True)),
-            deadline_s=2 * DEADLINE_S,
-        )
-
-
 @asynccontextmanager
 async def under_load(plane: DataPlane, endpoint: str, inputs: Inputs, clients: int = 6) -> AsyncIterator[Load]:
     """Closed-loop clients, HTTP and gRPC in turn, until the block ends; fails when any of them saw a failure."""
-    load, body, message = Load(), json_request(inputs), grpc_request(endpoint, inputs)
+    load, body, message = Load(deadline_s=2 * DEADLINE_S), json_request(inputs), grpc_request(endpoint, inputs)
 
     async def http() -> None:
         reply = await plane.http.post(f"/v2/models/{endpoint}/infer", json=body)
@@ -135,15 +112,5 @@ async def under_load(plane: DataPlane, endpoint: str, inputs: Inputs, clients: i
                 assert reply.model_name == endpoint
                 load.answers[dict(await call.initial_metadata())["x-crossfade-deployment"]] += 1
 
-        async def client(send: Callable[[], Awaitable[None]]) -> None:
-            while not load._is_over:
-                await send()
-
-        async with asyncio.TaskGroup() as group:
-            for index in range(clients):
-                group.create_task(client(over_grpc if index % 2 else http))
-            try:
-                yield load
-            finally:
-                load._is_over = True
-    assert not load.failures, load.failures[:5]
+        async with load.from_clients(clients, http, over_grpc):
+            yield load
