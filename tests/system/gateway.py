@@ -89,9 +89,9 @@ class Gateway:
         """Returns when it says that it is up."""
         self.begin(*specs)
         eventually(
-            lambda: not self.is_running or "Ctrl-C stops everything" in self.said, START_TIMEOUT_S, self._trouble
+            lambda: not self.is_running or "Ctrl-C stops everything" in self.said, START_TIMEOUT_S, self.story
         )
-        assert self.is_running, self._trouble()
+        assert self.is_running, self.story()
 
     def begin(self, *specs: Path) -> None:
         """Returns when its run has an id, with which its processes are found."""
@@ -105,8 +105,8 @@ class Gateway:
                 stderr=output,
                 start_new_session=True,
             )
-        eventually(lambda: not self.is_running or self._new_run_id(), START_TIMEOUT_S, self._trouble)
-        assert self.is_running, self._trouble()
+        eventually(lambda: not self.is_running or self._new_run_id(), START_TIMEOUT_S, self.story)
+        assert self.is_running, self.story()
         self._run_ids.append(self._new_run_id())
 
     def send(self, number: signal.Signals) -> None:
@@ -149,7 +149,8 @@ class Gateway:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def _trouble(self) -> str:
+    def story(self) -> str:
+        """What it said, and the ends of its logs."""
         logs = sorted(Path(self.data_dir, "logs").glob("*.log"))
         tails = [f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-15:]) for path in logs]
         return "\n".join([f"crossfade up said:\n{self.said}", *tails])
