@@ -331,6 +331,7 @@ def _named(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None
 def main() -> None:
     config = GatewayConfig.read(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request, with its URL
     try:
         control_plane = ControlPlane(config)
     except (StoreFailed, Invalid, SpecProblems) as error:
