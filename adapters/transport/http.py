@@ -90,7 +90,8 @@ class HttpTransport:
                 answered, response = await self._answer(stack, call)
             check_file_answer(answered, response.status_code, response.headers, datetime.now(UTC))
             begins = starts_at(answered, response.status_code, response.headers, offset)
-            chunks = await stack.enter_async_context(aclosing(self._chunks(answered, response)))
+            parts = await stack.enter_async_context(aclosing(self._parts(answered, response)))
+            chunks = await stack.enter_async_context(aclosing(_gathered(parts)))
             yield Download(begins, chunks)
 
     async def _answer(self, stack: AsyncExitStack, call: Call) -> tuple[Call, httpx.Response]:
@@ -166,9 +167,9 @@ class HttpTransport:
                     raise ModelUnavailable(f"{shown(call.url)}: answers with more than {max_bytes} bytes")
         return b"".join(parts)
 
-    async def _chunks(self, call: Call, response: httpx.Response) -> AsyncGenerator[bytes, None]:
-        parts: list[bytes] = []
-        held = total = recent = 0
+    async def _parts(self, call: Call, response: httpx.Response) -> AsyncGenerator[bytes, None]:
+        """The body as it comes, as long as it comes fast enough and is not too large."""
+        total = recent = 0
         waited_s, read_s = 0.0, self._settings.timeouts.read_s
         with self._translated(call):
             incoming = response.aiter_raw()
@@ -177,25 +178,18 @@ class HttpTransport:
                 part = await anext(incoming, None)
                 waited_s += time.monotonic() - asked_at
                 if part is None:
-                    break
-                parts.append(part)
-                held += len(part)
+                    return
                 total += len(part)
                 recent += len(part)
                 if total > self._settings.limits.max_bytes:
                     limit = self._settings.limits.max_bytes
                     raise ModelUnavailable(f"{shown(call.url)}: is larger than limits.max_size ({limit} bytes) allows")
+                yield part
                 if recent >= _SLOWEST_BYTES:
                     recent, waited_s = 0, 0.0
                 elif waited_s > read_s:
                     slow = f"sent {recent} bytes in {read_s:g} s: too slow to wait for (timeouts.read allows more time)"
                     raise SourceUnavailable(f"{shown(call.url)}: {slow}")
-                if held >= _CHUNK_BYTES:
-                    yield b"".join(parts)
-                    parts.clear()
-                    held = 0
-        if parts:
-            yield b"".join(parts)
 
     def _translated(self, call: Call) -> AbstractContextManager[None]:
         way = Way(call.asked, self._settings.proxy_for(call.url.host))
@@ -210,6 +204,26 @@ class HttpTransport:
         except TimeoutError:
             hint = "try again later, or raise timeouts.request in registries.yaml"
             raise SourceUnavailable(f"{shown(call.url)}: no whole answer within {limit_s:g} s; {hint}") from None
+
+
+async def _gathered(parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """In larger chunks. What came before the link broke is handed on too: who resumes need not ask for it again."""
+    held: list[bytes] = []
+    size = 0
+    try:
+        async for part in parts:
+            held.append(part)
+            size += len(part)
+            if size >= _CHUNK_BYTES:
+                yield b"".join(held)
+                held.clear()
+                size = 0
+    except SourceUnavailable:
+        if held:
+            yield b"".join(held)
+        raise
+    if held:
+        yield b"".join(held)
 
 
 def _lower(headers: Mapping[str, str] | None) -> dict[str, str]:

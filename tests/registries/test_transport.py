@@ -93,6 +93,17 @@ async def test_every_answer_that_is_no_file_has_its_own_words(
         assert "signature" not in str(caught.value)
 
 
+async def test_what_came_before_the_link_broke_is_handed_on() -> None:
+    cut = b"HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n" + CONTENT + b"the last bytes"
+    async with http_server(always(cut)) as server, transport(server) as made:
+        came = b""
+        with pytest.raises(SourceUnavailable, match="broke off in the middle"):
+            async with made.stream(f"{server.url}/m.onnx") as download:
+                async for chunk in download.chunks:
+                    came += chunk
+    assert came == CONTENT + b"the last bytes"
+
+
 async def test_a_web_page_is_a_file_where_one_was_asked_for() -> None:
     page = reply(200, b"<html>", content_type="text/html")
     async with http_server(always(page)) as server, transport(server) as made:
