@@ -11,7 +11,6 @@ so much of every answer.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gzip
 import hashlib
 import json
@@ -27,6 +26,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import uvloop
 
 from adapters.http_registry import HttpModels
 from adapters.model_cache import ModelCache
@@ -133,7 +134,8 @@ SOURCES = {"url": url, "oci": oci, "image": image, "image-gzip": image_gzip}
 
 def measured(reference: str, host: str, folder: Path) -> Measured:
     """In a process of its own, so that its memory is the pull's."""
-    return asyncio.run(_pulled(ModelRef.parse(reference), host, folder))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
+    return uvloop.run(_pulled(ModelRef.parse(reference), host, folder))
 
 
 async def _pulled(ref: ModelRef, host: str, folder: Path) -> Measured:
@@ -143,7 +145,6 @@ async def _pulled(ref: ModelRef, host: str, folder: Path) -> Measured:
     if ref.scheme == "oci":
         source = OciModels(transport, settings, DockerCredentials(folder / "none"), folder / "models" / "spool")
     cache = ModelCache(folder / "models", settings.limits)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
     rest, cpu_s, started_s = _peak_mb(), time.process_time(), time.perf_counter()
     resolution = await source.resolve(ref)
     await cache.fetch(

@@ -266,10 +266,10 @@ async def test_a_folder_that_oras_packed_keeps_its_name_and_nothing_beside_it_ge
     ("sent", "words"),
     [
         (lambda layer: layer + b"more", "larger than the 10240 bytes"),
-        (lambda layer: layer[:-1] + b"!", "something else than it announced"),
+        (lambda layer: layer[:-1] + b"!", "something else than was announced"),
     ],
 )
-async def test_an_archive_other_than_its_digest_says_is_never_opened(liar: Liar, sent: Any, words: str) -> None:
+async def test_an_archive_other_than_its_digest_says_is_refused(liar: Liar, sent: Any, words: str) -> None:
     described = liar.blob(layer := tar_of({"models/m": b"model"}), IMAGE_TAR)
     assert len(layer) == 10240
     liar.blobs[described["digest"]] = sent(layer)

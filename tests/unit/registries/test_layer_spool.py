@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from adapters.registries.oci_layers import Change, LayerSpool, Put, Remove
+from adapters.registries.oci_layers import LayerSpool
 from adapters.registries.oci_manifest import Blob, Packed
+from adapters.registries.oci_overlay import Change, Put, Remove
 from router.domain.errors import ModelUnavailable
 from router.models.ports import Download, SourceLimits
 from tests.registries.oci.archives import member, packed, tar_of
@@ -85,14 +86,14 @@ async def test_a_file_is_there_after_it_was_listed_and_comes_back_when_it_was_dr
     tmp_path: Path, spool: LayerSpool, remote: Remote
 ) -> None:
     await spool.changes(LAYER, remote.fetch, "m")
-    assert (await spool.file(LAYER, MODEL.sha256, remote.fetch, "m")).read_bytes() == b"model"
+    assert (await spool.file(LAYER, 0, MODEL.size, remote.fetch, "m")).read_bytes() == b"model"
     assert len(remote.offsets) == 1
     await spool.drop_files(LAYER)
     assert [path.name for path in files_in(tmp_path)] == ["listing.json"]
-    assert (await spool.file(LAYER, MODEL.sha256, remote.fetch, "m")).read_bytes() == b"model"
+    assert (await spool.file(LAYER, 0, MODEL.size, remote.fetch, "m")).read_bytes() == b"model"
     assert len(remote.offsets) == 2
     with pytest.raises(ModelUnavailable, match="has no such file"):
-        await spool.file(LAYER, "0" * 64, remote.fetch, "m")
+        await spool.file(LAYER, 1, 5, remote.fetch, "m")
 
 
 async def test_files_go_after_a_day_and_listings_after_a_month(
