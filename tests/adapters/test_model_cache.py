@@ -367,9 +367,9 @@ async def test_a_file_that_lies_on_this_machine_is_moved_and_believed_no_more_th
 
     progress = PullProgress(time.monotonic)
     kept = await cache_at(tmp_path, keep_free_bytes=0).fetch(resolution, read, progress)
-    file = Path(kept.folder, "fraud.onnx")
-    assert is_damaged or file.stat().st_ino == number
-    assert (file.read_bytes(), stat.S_IMODE(file.stat().st_mode), spooled.exists()) == (GRAPH, 0o444, False)
+    status, content = _looked_at(Path(kept.folder, "fraud.onnx"))
+    assert is_damaged or status.st_ino == number
+    assert (content, stat.S_IMODE(status.st_mode), spooled.exists()) == (GRAPH, 0o444, False)
     assert (progress.reading().done_bytes, progress.reading().total_bytes) == (len(GRAPH), len(GRAPH))
     assert len(source.reads) == is_damaged
 
@@ -417,6 +417,10 @@ async def test_progress_counts_what_was_here_apart_from_what_comes(tmp_path: Pat
     reading = progress.reading()
     assert (reading.done_bytes, reading.total_bytes, reading.fetched_bytes) == (1_800_000, 1_800_000, 1_600_000)
     assert reading.left_s == 0.0
+
+
+def _looked_at(path: Path) -> tuple[os.stat_result, bytes]:
+    return path.stat(), path.read_bytes()
 
 
 async def _nothing() -> AsyncIterator[bytes]:
