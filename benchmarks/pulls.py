@@ -33,6 +33,7 @@ from adapters.http_registry import HttpModels
 from adapters.model_cache import ModelCache
 from adapters.registries.docker_credentials import DockerCredentials
 from adapters.registries.oci import OciModels
+from adapters.registries.tar_members import zstd
 from adapters.transport import HttpTransport
 from benchmarks.blob_server import Page, Piece, serving
 from router.domain.model_ref import ModelRef
@@ -129,7 +130,12 @@ def image_gzip(blobs: Blobs) -> str:
     return image(blobs, lambda content: gzip.compress(content, 1), "+gzip")
 
 
-SOURCES = {"url": url, "oci": oci, "image": image, "image-gzip": image_gzip}
+def image_zstd(blobs: Blobs) -> str:
+    """And by zstd: frames come one after the other (RFC 8878, 3.1)."""
+    return image(blobs, zstd.compress, "+zstd")
+
+
+SOURCES = {"url": url, "oci": oci, "image": image, "image-gzip": image_gzip, "image-zstd": image_zstd}
 
 
 def measured(reference: str, host: str, folder: Path) -> Measured:

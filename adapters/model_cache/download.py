@@ -106,9 +106,11 @@ async def _receive(
     has_begun_again = False
     try:
         async with read(file, part.size) as stream:
-            if stream.path and await loop.run_in_executor(writer, _taken, part, stream.path, file.size, progress):
-                _check_size(file, part.size, most)
-                return
+            if stream.path:
+                is_taken = await loop.run_in_executor(writer, _taken, part, stream.path, file.size, progress)
+                if is_taken:
+                    _check_size(file, part.size, most)
+                    return
             if stream.starts_at not in (0, part.size):
                 raise ModelUnavailable(f"{file.path}: asked for byte {part.size}, and byte {stream.starts_at} came")
             if stream.starts_at != part.size:

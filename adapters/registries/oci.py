@@ -37,6 +37,7 @@ from adapters.registries.oci_manifest import parsed as parsed_manifest
 from adapters.registries.oci_overlay import Change, Put, overlaid
 from adapters.registries.oci_reference import OciReference, checked
 from adapters.registries.oci_reference import parsed as parsed_reference
+from adapters.registries.tar_members import Compression
 from router.domain.errors import Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef
 from router.domain.model_tree import check_names
@@ -217,14 +218,14 @@ def _numbered(changes: Sequence[Change]) -> list[tuple[int, Put]]:
 
 
 def _remote(put: Put, layer: Packed, number: int) -> RemoteFile:
-    locator = json.dumps([*astuple(layer.blob), layer.is_gzip, layer.root, layer.is_overlay, number])
+    locator = json.dumps([*astuple(layer.blob), layer.compression, layer.root, layer.is_overlay, number])
     return RemoteFile(put.path, put.size, put.sha256, locator, is_spooled=True)
 
 
 def _located(locator: str) -> tuple[Packed, int]:
     """The layer, and which of its files."""
-    digest, size, is_gzip, root, is_overlay, number = json.loads(locator)
-    return Packed(Blob(digest, size), is_gzip, root, is_overlay), number
+    digest, size, compression, root, is_overlay, number = json.loads(locator)
+    return Packed(Blob(digest, size), Compression(compression), root, is_overlay), number
 
 
 def _platform() -> str:

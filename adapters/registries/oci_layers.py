@@ -137,14 +137,15 @@ class LayerSpool:
         with ThreadPoolExecutor(1, "layer") as thread:  # one of its own: it waits for the network
             working = asyncio.get_running_loop().run_in_executor(thread, self._unpacked, place, layer, feed)
             feeding = asyncio.ensure_future(fed(feed, layer.blob.size, fetch, where))
+            both: set[asyncio.Future[Any]] = {working, feeding}
             try:
-                await asyncio.wait({working, feeding}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 if not working.done() and feeding.exception() is None:
                     await asyncio.wait({working})
             finally:
                 feed.stop()
                 feeding.cancel()
-                await asyncio.wait({working, feeding})
+                await asyncio.wait(both)
                 trouble = None if feeding.cancelled() else feeding.exception()
                 stopped = working.exception()
         if trouble is not None and isinstance(stopped, Stopped):
@@ -157,7 +158,7 @@ class LayerSpool:
         changes: list[Change] = []
         put: set[str] = set()
         with closing(KeptBytes(place / "rest", layer.blob.size, feed)) as kept:
-            archive = TarStream(Unpacked(kept, layer.is_gzip, self._limits.max_bytes))
+            archive = TarStream(Unpacked(kept, layer.compression, self._limits.max_bytes))
             for member in archive:
                 what = meant(member, layer)
                 if what is None:
@@ -169,7 +170,7 @@ class LayerSpool:
                 if isinstance(what, Remove):
                     changes.append(what)
                     continue
-                keep = _written if layer.is_gzip else _kept_apart
+                keep = _written if layer.compression else _kept_apart
                 changes.append(Put(path, member.size, keep(archive, kept, files / str(len(put)))))
                 put.add(path)
             while kept.read(CHUNK):

@@ -7,15 +7,22 @@ and GNU tar's long names) this reads what layers of images have, and refuses the
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Protocol
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 BLOCK = 512
 CHUNK = 2 * 1024 * 1024
 _INPUT = 256 * 1024  # compressed bytes at a time
+_MAX_WINDOW_LOG = 25  # 32 MiB of memory; 8 are what every decoder should have (RFC 8878, 3.1.1.1.2)
 _MAX_EXTENDED_HEADER = 1024 * 1024  # bytes; they hold names and extended attributes
 _MAX_HEADERS = 200_000  # of an image's whole file system
 
@@ -67,19 +74,29 @@ class Raw(Readable, Protocol):
         """How many bytes were read."""
 
 
+class Compression(StrEnum):
+    NONE = ""
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+
 class Unpacked:
     """The bytes of a layer, decompressed. Raises `Damaged` when they are too many, or out of proportion."""
 
-    def __init__(self, raw: Raw, is_gzip: bool, max_bytes: int) -> None:
+    def __init__(self, raw: Raw, compression: Compression, max_bytes: int) -> None:
         self._raw = raw
-        self._stream: Readable = _Inflated(raw) if is_gzip else raw
+        self._stream: Readable = raw
+        if compression is Compression.GZIP:
+            self._stream = _Inflated(raw)
+        elif compression is Compression.ZSTD:
+            self._stream = _Frames(raw)
         self._max_bytes = max_bytes
         self._count = 0
 
     def read(self, size: int) -> bytes:
         try:
             read = self._stream.read(size)
-        except (zlib.error, EOFError) as error:
+        except (zlib.error, zstd.ZstdError, EOFError) as error:
             raise Damaged(f"cannot be decompressed: {error}") from None
         self._count += len(read)
         if self._count > self._max_bytes:
@@ -96,7 +113,8 @@ class _Inflated:
     def __init__(self, raw: Readable) -> None:
         self._raw = raw
         self._input = b""
-        self._begin()
+        self._is_between = True  # members
+        self._inflate = _member()
 
     def read(self, size: int) -> bytes:
         while True:
@@ -113,7 +131,8 @@ class _Inflated:
             self._is_between = False
             if self._inflate.eof:
                 self._input = self._inflate.unused_data
-                self._begin()
+                self._inflate = _member()
+                self._is_between = True
             elif is_over and not data:
                 raise EOFError("ends before it should")
             else:
@@ -121,9 +140,38 @@ class _Inflated:
             if data:
                 return data
 
-    def _begin(self) -> None:
-        self._inflate = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-        self._is_between = True
+
+def _member() -> zlib._Decompress:
+    return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+
+
+class _Frames:
+    """A zstd file (RFC 8878): frames, one after the other."""
+
+    def __init__(self, raw: Readable) -> None:
+        self._raw = raw
+        self._frame = _frame()
+        self._has_begun = False
+
+    def read(self, size: int) -> bytes:
+        while True:
+            coming = b""
+            if self._frame.eof:
+                coming, self._frame, self._has_begun = self._frame.unused_data, _frame(), False
+            if not coming and self._frame.needs_input:
+                coming = self._raw.read(_INPUT)
+                if not coming:
+                    if self._has_begun:
+                        raise EOFError("ends before it should")
+                    return b""
+            data = self._frame.decompress(coming, size)
+            self._has_begun = True
+            if data:
+                return data
+
+
+def _frame() -> zstd.ZstdDecompressor:
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG})
 
 
 class TarStream:

@@ -15,8 +15,9 @@ import pytest
 from adapters.registries.oci_layers import LayerSpool
 from adapters.registries.oci_manifest import Blob, Packed
 from adapters.registries.oci_overlay import Put, Remove
+from adapters.registries.tar_members import Compression
 from router.models.ports import Download, SourceLimits
-from tests.registries.oci.archives import tar_of, zipped
+from tests.registries.oci.archives import compressed, tar_of
 
 CHANCE = random.Random(11)
 FILES = {
@@ -59,12 +60,11 @@ class Line:
             await asyncio.Event().wait()
 
 
-@pytest.fixture(params=["plain", "gzip"])
+@pytest.fixture(params=Compression)
 def layer(request: pytest.FixtureRequest) -> tuple[Packed, bytes]:
-    is_gzip = request.param == "gzip"
-    content = zipped(tar_of(FILES)) if is_gzip else tar_of(FILES)
+    content = compressed(request.param, tar_of(FILES))
     digest = hashlib.sha256(content).hexdigest()
-    return Packed(Blob(digest, len(content)), is_gzip, root="models", is_overlay=True), content
+    return Packed(Blob(digest, len(content)), request.param, root="models", is_overlay=True), content
 
 
 def spool_in(folder: Path) -> LayerSpool:
@@ -110,7 +110,8 @@ async def test_wherever_it_was_stopped_it_goes_on_there(tmp_path: Path, layer: t
 
 async def test_every_byte_of_a_plain_layer_is_written_once(tmp_path: Path) -> None:
     content = tar_of(FILES)
-    packed = Packed(Blob(hashlib.sha256(content).hexdigest(), len(content)), False, root="models", is_overlay=True)
+    blob = Blob(hashlib.sha256(content).hexdigest(), len(content))
+    packed = Packed(blob, Compression.NONE, root="models", is_overlay=True)
     await stopped_at(tmp_path, packed, content, 100_000)
     assert sum(path.stat().st_size for path in kept_in(tmp_path)) == 100_000
 
