@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
@@ -24,11 +24,15 @@ from adapters.onnx.options import options_for
 from adapters.ray.directory import RayAnnouncer
 from adapters.ray.loopback import keep_internal_server_local
 from adapters.ray.scaling import LOAD_METRIC
+from adapters.triton.bridge import TritonBridge
 from router.domain.endpoint import DeployedModel
+from router.domain.triton import RunningTriton
 from serving.model import Model, ModelSettings
-from serving.replica import ReplicaConfig, ReplicaService
+from serving.ports import Backend
+from serving.replica import ReplicaConfig, ReplicaService, Tell
 
 _STUCK_AFTER_S = 20.0
+_ASK_TRITONS_EVERY_S = 1.0
 
 Result = TypeVar("Result")
 
@@ -97,10 +101,12 @@ def _local_cache_dir() -> str:
     return os.path.join(home, "crossfade")
 
 
-async def load_model(cache_dir: str, deployed: DeployedModel) -> Model:
-    """Load and warm the model of a deployment on this machine. Raises `ModelUnavailable`."""
+async def load_model(cache_dir: str, deployed: DeployedModel, tell: Tell) -> Model:
+    """Load and warm the model of a deployment on this machine, or wait for the Tritons that serve it.
+
+    Raises `ModelUnavailable`.
+    """
     spec = deployed.spec
-    instances = itertools.count()
     model = Model(
         ModelSettings(
             name=spec.endpoint,
@@ -112,5 +118,26 @@ async def load_model(cache_dir: str, deployed: DeployedModel) -> Model:
             instances=spec.execution.instances_per_replica,
         )
     )
-    await model.load(lambda: OnnxBackend(options_for(deployed, cache_dir, next(instances))))
+    await model.load(await _opener(cache_dir, deployed, tell))
     return model
+
+
+async def _opener(cache_dir: str, deployed: DeployedModel, tell: Tell) -> Callable[[], Backend]:
+    if isinstance(deployed.model, RunningTriton):
+        bridge = await _bridge(deployed.model, tell)
+        return lambda: bridge
+    instances = itertools.count()
+    return lambda: OnnxBackend(options_for(deployed, cache_dir, next(instances)))
+
+
+async def _bridge(triton: RunningTriton, tell: Tell) -> TritonBridge:
+    """Waits, without end, until a Triton answers with the model: it may well start after this replica."""
+    bridge = TritonBridge(triton)
+    try:
+        while trouble := await asyncio.to_thread(bridge.connect):
+            await tell(trouble)
+            await asyncio.sleep(_ASK_TRITONS_EVERY_S)
+    except BaseException:
+        bridge.close()
+        raise
+    return bridge

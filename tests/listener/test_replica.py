@@ -16,7 +16,7 @@ from router.domain.scaling import ScaleSettings
 from serving.errors import ScoringError
 from serving.messages import InferReply, InferRequest
 from serving.model import Model, ModelSettings
-from serving.replica import ReplicaConfig, ReplicaService
+from serving.replica import ReplicaConfig, ReplicaService, Tell
 from tests.unit.serving.backends import DoublingBackend, rows_of
 from tests.unit.serving.scripted_model import frame
 
@@ -51,7 +51,7 @@ class Town:
 async def started(folder: Path, scaling: ScaleSettings | None) -> tuple[ReplicaService, Town, Model]:
     model = Model(ModelSettings("e", "1"))
 
-    async def load(_: DeployedModel) -> Model:
+    async def load(_: DeployedModel, tell: Tell) -> Model:
         await model.load(DoublingBackend)
         return model
 

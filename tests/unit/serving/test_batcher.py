@@ -85,9 +85,11 @@ async def test_a_lone_request_runs_at_once_and_reaches_the_backend_uncopied(plac
     seen: list[np.ndarray] = []
 
     class Remembering(DoublingBackend):
-        def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        def run(
+            self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = math.inf
+        ) -> list[np.ndarray]:
             seen.append(inputs["x"])
-            return super().run(inputs, outputs)
+            return super().run(inputs, outputs, deadline_s)
 
     r = rig(place, Remembering())
     work, future = r.send(1)
@@ -269,10 +271,12 @@ async def test_a_reply_callback_that_raises_costs_the_others_nothing(place: str)
 
 async def test_a_backend_that_breaks_its_contract_fails_requests_and_not_the_batcher(place: str) -> None:
     class Broken(DoublingBackend):
-        def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        def run(
+            self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = math.inf
+        ) -> list[np.ndarray]:
             if inputs["x"][0, 0] == 1:
                 raise ZeroDivisionError
-            return super().run(inputs, outputs)
+            return super().run(inputs, outputs, deadline_s)
 
     r = rig(place, Broken())
     failed = await outcome(r.send(1))
@@ -285,8 +289,10 @@ async def test_a_backend_that_breaks_its_contract_fails_requests_and_not_the_bat
 class FindingBackend(DoublingBackend):
     """`double` is as wide as the biggest value of the rows, as when a model finds things: another width each run."""
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
-        super().run(inputs, outputs)
+    def run(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = math.inf
+    ) -> list[np.ndarray]:
+        super().run(inputs, outputs, deadline_s)
         x = inputs["x"]
         return [np.ones((len(x), int(x.max())), np.float32) for _ in outputs]
 
