@@ -16,11 +16,13 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
+from time import monotonic
 
 FOLDER = Path("/dev/shm")  # where Linux keeps POSIX shared memory
 PREFIX = "crossfade-bridge-"
 _SMALLEST = 1 << 20
 _MOST_SET_ASIDE = 8
+_SET_ASIDE_S = 600.0  # by then whoever may still have used it has done so
 
 
 class Region:
@@ -62,19 +64,24 @@ class Regions:
         self._forget = forget
         self._lock = Lock()
         self._free: list[Region] = []
-        self._set_aside: list[tuple[Region, object]] = []
+        self._set_aside: list[tuple[float, Region, object]] = []
         self._is_out_of_room = False
 
     def lease(self, size: int) -> Region | None:
         """At least `size` bytes, whose content is anything; None when there is no room."""
         with self._lock:
-            if self._is_out_of_room or len(self._set_aside) >= _MOST_SET_ASIDE:
+            if self._is_out_of_room:
                 return None
             region = self._free.pop() if self._free else None
+            is_full = len(self._set_aside) >= _MOST_SET_ASIDE
+        if is_full:
+            self._end_set_aside(lambda since_s, _: since_s < monotonic() - _SET_ASIDE_S)
         if region is not None and region.size >= size:
             return region
         if region is not None:
             self._end(region)
+        if is_full and len(self._set_aside) >= _MOST_SET_ASIDE:
+            return None
         try:
             return Region(max(_SMALLEST, 1 << (size - 1).bit_length()))
         except OSError:
@@ -89,21 +96,24 @@ class Regions:
     def set_aside(self, region: Region, user: object) -> None:
         """Nobody knows whether `user`, a Triton, still reads or writes it: it is leased no more."""
         with self._lock:
-            self._set_aside.append((region, user))
+            self._set_aside.append((monotonic(), region, user))
 
     def forgotten_by(self, user: object) -> None:
         """`user` has been started again: what was set aside because of it can go."""
-        with self._lock:
-            ended = [region for region, by in self._set_aside if by is user]
-            self._set_aside = [(region, by) for region, by in self._set_aside if by is not user]
-        for region in ended:
-            self._end(region)
+        self._end_set_aside(lambda _, by: by is user)
 
     def close(self) -> None:
         """Nothing is leased any more."""
         with self._lock:
-            ended = [*self._free, *(region for region, _ in self._set_aside)]
-            self._free, self._set_aside = [], []
+            ended, self._free = self._free, []
+        for region in ended:
+            self._end(region)
+        self._end_set_aside(lambda *_: True)
+
+    def _end_set_aside(self, is_over: Callable[[float, object], bool]) -> None:
+        with self._lock:
+            ended = [region for since_s, region, by in self._set_aside if is_over(since_s, by)]
+            self._set_aside = [it for it in self._set_aside if not is_over(it[0], it[2])]
         for region in ended:
             self._end(region)
 

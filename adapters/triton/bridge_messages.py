@@ -2,7 +2,7 @@
 
 A tensor's bytes are copied once into the request, and read from the reply where they lie. The messages are put
 together and taken apart by hand around the tensors: protobuf would copy them three times on the way out and twice on
-the way in. (1 MB there and back: 0.3 ms of CPU instead of 1.6.)
+the way in. (1 MB there and back: 27 µs of CPU instead of 155; ten floats: 6 µs either way.)
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from adapters.triton.bridge_words import plain_words
 from router.domain.triton import RunningTriton, TritonServer
 
 ASK_TIMEOUT_S = 2.0
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)  # which says nothing about memory
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -85,8 +86,8 @@ class Server:
         )
         try:
             self._stub.SystemSharedMemoryRegister(request, timeout=ASK_TIMEOUT_S)
-        except grpc.RpcError:
-            self.shares_memory = False
+        except grpc.RpcError as error:
+            self.shares_memory = error.code() in _AWAY
             return False
         self._regions.add(region.name)
         return True
@@ -97,9 +98,6 @@ class Server:
         request = service_pb2.SystemSharedMemoryUnregisterRequest(name=region)
         with contextlib.suppress(grpc.RpcError):
             self._stub.SystemSharedMemoryUnregister(request, timeout=ASK_TIMEOUT_S)
-
-    def knows(self, region: str) -> bool:
-        return region in self._regions
 
     def was_started_again(self) -> bool:
         """Whether it has forgotten the regions that it knew: so it has, if it ever knew any."""
