@@ -29,7 +29,7 @@ class Region:
     """Mapped memory under a name of its own. Raises `OSError` when there is no room for it, or no such memory."""
 
     def __init__(self, size: int) -> None:
-        self.name = f"{PREFIX}{secrets.token_hex(8)}"
+        self.name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
         self.size = size
         self._path = FOLDER / self.name
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -88,6 +88,8 @@ class Messages:
         at = iter(raw)
         for tensor in reply.outputs:
             name, datatype, shape = tensor.name, self._datatype(tensor), tuple(tensor.shape)
+            if any(dim < 0 for dim in shape):
+                raise ModelFailed(f"Triton's output {name!r} has the shape {list(shape)}")
             if shared is not None and name in shared.outputs:
                 span = shared.outputs[name]
                 arrays[name] = _copied(name, datatype, shape, shared.memory[span.offset : span.offset + span.size])

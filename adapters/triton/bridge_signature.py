@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tritonclient.grpc import model_config_pb2
+
 from router.domain.errors import ModelUnavailable
 from serving.signature import Signature, TensorSpec
 from serving.tensors import DATATYPES
 
-_GPU = 2  # ModelInstanceGroup.Kind.KIND_GPU
+_ON_GPUS = model_config_pb2.ModelInstanceGroup.KIND_GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,5 +62,5 @@ def _specs(kind: str, tensors: Sequence[Any]) -> tuple[TensorSpec, ...]:
 
 
 def _instances(groups: Sequence[Any]) -> int:
-    counts = (group.count * (max(1, len(group.gpus)) if group.kind == _GPU else 1) for group in groups)
+    counts = (group.count * (max(1, len(group.gpus)) if group.kind == _ON_GPUS else 1) for group in groups)
     return max(1, int(sum(counts)))

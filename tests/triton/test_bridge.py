@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import subprocess
 import sys
 import time
@@ -84,7 +85,8 @@ def regions(triton: Triton) -> set[str]:
 
 
 def files() -> set[str]:
-    return {path.name for path in FOLDER.glob(f"{PREFIX}*")}
+    """Of shared memory, of this process."""
+    return {path.name for path in FOLDER.glob(f"{PREFIX}{os.getpid()}-*")}
 
 
 def _values(datatype: str, rows: int) -> np.ndarray:
@@ -217,17 +219,17 @@ async def test_memory_that_a_late_answer_may_still_be_written_to_is_not_used_aga
 
 
 async def test_memory_of_a_replica_that_was_killed_is_taken_away_by_the_next(triton: Triton) -> None:
-    code = "from adapters.triton.bridge_memory import Region; import os; print(Region(1 << 20).name, flush=True); os._exit(1)"
+    code = "import os; from adapters.triton.bridge_memory import Region; print(Region(9).name, flush=True); os._exit(1)"
     root = Path(__file__).parent.parent.parent
     killed = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE, cwd=root)
     output, _ = await killed.communicate()
     name = output.decode().strip()
-    assert name in files()
+    assert (FOLDER / name).exists()
     held = Region(1 << 20)
     with InferenceServerClient(f"127.0.0.1:{triton.ports.grpc}") as client:
-        client.register_system_shared_memory(name, f"/{name}", 1 << 20)
+        client.register_system_shared_memory(name, f"/{name}", 9)
     with bridge("wide", triton):
-        assert name not in files()
+        assert not (FOLDER / name).exists()
         assert name not in regions(triton)
         assert held.name in files()  # its owner lives
     held.close()
