@@ -150,6 +150,39 @@ async def test_a_poisonous_request_fails_alone(place: str, poisoned: int) -> Non
     await r.close()
 
 
+async def test_requests_whose_backend_could_not_be_asked_are_told_so_and_not_run_again_one_by_one(place: str) -> None:
+    class Unreachable(DoublingBackend):
+        def run(
+            self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = math.inf
+        ) -> list[np.ndarray]:
+            super().run(inputs, outputs, deadline_s)
+            raise Unavailable("nobody answers")
+
+    r = rig(place, Unreachable())
+    outcomes = [await outcome(each) for each in [r.send(value) for value in range(8)]]
+    assert [str(result) for result in outcomes] == ["nobody answers"] * 8
+    assert r.backend.row_counts == [8]
+    await r.close()
+
+
+async def test_a_batch_may_take_until_the_last_of_its_deadlines(place: str) -> None:
+    seen: list[float] = []
+
+    class Timed(DoublingBackend):
+        def run(
+            self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = math.inf
+        ) -> list[np.ndarray]:
+            seen.append(deadline_s)
+            return super().run(inputs, outputs, deadline_s)
+
+    r = rig(place, Timed())
+    start_s = time.monotonic()
+    sent = [r.send(1, deadline_s=start_s + seconds) for seconds in (100, 300, 200)]
+    await asyncio.gather(*(outcome(each) for each in sent))
+    assert seen == [start_s + 300]
+    await r.close()
+
+
 async def test_when_every_request_is_poisonous_every_one_is_told(place: str) -> None:
     r = rig(place)
     outcomes = [await outcome(each) for each in [r.send(POISON) for _ in range(8)]]
