@@ -163,7 +163,8 @@ class TritonBridge:
 
     def _forget(self, region: str) -> None:
         for server in self._pool.servers:
-            server.unregister(region)
+            if not server.trouble:  # whoever is gone has forgotten it, and whoever hangs would be waited for
+                server.unregister(region)
 
 
 # After these, Triton has done with the call, and with its memory.

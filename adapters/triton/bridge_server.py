@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from typing import Any
 
 import grpc
@@ -44,6 +45,7 @@ class Server:
     def __init__(self, server: TritonServer, triton: RunningTriton) -> None:
         self._triton = triton
         self._version = str(triton.version) if triton.version else ""
+        self._host = server.host
         self._name = f"{server.host}:{server.grpc_port}"
         self._channel = open_channel(server)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
@@ -81,6 +83,9 @@ class Server:
         """Whether it knows the region now. One that cannot open it is on another host, or may not."""
         if region.name in self._regions:
             return True
+        if not _is_one(self._host):
+            self.shares_memory = False
+            return False
         request = service_pb2.SystemSharedMemoryRegisterRequest(
             name=region.name, key=region.key, offset=0, byte_size=region.size
         )
@@ -114,6 +119,15 @@ class Server:
 
     def close(self) -> None:
         self._channel.close()
+
+
+def _is_one(host: str) -> bool:
+    """Of several Tritons behind a name, one would be told of a region and another be asked to use it."""
+    try:
+        found = socket.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return len({address for *_, address in found}) == 1
 
 
 def why_not(error: grpc.RpcError) -> str:
