@@ -31,7 +31,7 @@ from benchmarks.triton_direct import latency_ms
 from router.domain.endpoint import Backend, DeployedModel, Deployment, RequestSettings
 from router.domain.routing import Replica, ReplicaState, UnixAddress, Upstream
 from router.domain.triton import RunningTriton, TritonMode, TritonServer
-from serving.app import load_model
+from serving.loading import load_model
 from serving.replica import ReplicaConfig, ReplicaService
 from tests.envoy.data_plane import DataPlane, data_plane
 from tests.envoy.replica import TOKEN

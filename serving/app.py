@@ -7,32 +7,24 @@ The replica runs on an event loop and thread of its own, so that nothing Ray doe
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
 import uvloop
 
-from adapters.onnx.backend import OnnxBackend
-from adapters.onnx.options import options_for
 from adapters.ray.directory import RayAnnouncer
 from adapters.ray.loopback import keep_internal_server_local
 from adapters.ray.scaling import LOAD_METRIC
-from adapters.triton.bridge import TritonBridge
-from router.domain.endpoint import DeployedModel
-from router.domain.triton import RunningTriton
-from serving.model import Model, ModelSettings
-from serving.ports import Backend
-from serving.replica import ReplicaConfig, ReplicaService, Tell
+from serving.loading import load_model
+from serving.replica import ReplicaConfig, ReplicaService
 
 _STUCK_AFTER_S = 20.0
-_ASK_TRITONS_EVERY_S = 1.0
 
 Result = TypeVar("Result")
 
@@ -99,45 +91,3 @@ def _local_cache_dir() -> str:
     """Where a replica on another host keeps what it prepared for that host: the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(home, "crossfade")
-
-
-async def load_model(cache_dir: str, deployed: DeployedModel, tell: Tell) -> Model:
-    """Load and warm the model of a deployment on this machine, or wait for the Tritons that serve it.
-
-    Raises `ModelUnavailable`.
-    """
-    spec = deployed.spec
-    model = Model(
-        ModelSettings(
-            name=spec.endpoint,
-            version=deployed.model_version,
-            max_batch_size=spec.batching.max_batch_size,
-            max_waiting=spec.request_settings.max_concurrent_requests_per_instance,
-            objective_s=spec.batching.latency_slo_ms / 1000,
-            padding_mask=spec.batching.padding_mask,
-            instances=spec.execution.instances_per_replica,
-        )
-    )
-    await model.load(await _opener(cache_dir, deployed, tell))
-    return model
-
-
-async def _opener(cache_dir: str, deployed: DeployedModel, tell: Tell) -> Callable[[], Backend]:
-    if isinstance(deployed.model, RunningTriton):
-        bridge = await _bridge(deployed.model, tell)
-        return lambda: bridge
-    instances = itertools.count()
-    return lambda: OnnxBackend(options_for(deployed, cache_dir, next(instances)))
-
-
-async def _bridge(triton: RunningTriton, tell: Tell) -> TritonBridge:
-    """Waits, without end, until a Triton answers with the model: it may well start after this replica."""
-    bridge = TritonBridge(triton)
-    try:
-        while trouble := await asyncio.to_thread(bridge.connect):
-            await tell(trouble)
-            await asyncio.sleep(_ASK_TRITONS_EVERY_S)
-    except BaseException:
-        bridge.close()
-        raise
-    return bridge

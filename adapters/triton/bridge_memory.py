@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import mmap
 import os
 import secrets
@@ -21,6 +22,7 @@ from time import monotonic
 FOLDER = Path("/dev/shm")  # where Linux keeps POSIX shared memory
 PREFIX = "crossfade-bridge-"
 _SMALLEST = 1 << 20
+_STRIDE = 16 << 20
 _MOST_SET_ASIDE = 8
 _SET_ASIDE_S = 600.0  # by then whoever may still have used it has done so
 
@@ -65,12 +67,12 @@ class Regions:
         self._lock = Lock()
         self._free: list[Region] = []
         self._set_aside: list[tuple[float, Region, object]] = []
-        self._is_out_of_room = False
+        self._no_room_for = math.inf  # so many bytes
 
     def lease(self, size: int) -> Region | None:
         """At least `size` bytes, whose content is anything; None when there is no room."""
         with self._lock:
-            if self._is_out_of_room:
+            if size >= self._no_room_for:
                 return None
             region = self._free.pop() if self._free else None
             is_full = len(self._set_aside) >= _MOST_SET_ASIDE
@@ -83,10 +85,10 @@ class Regions:
         if is_full and len(self._set_aside) >= _MOST_SET_ASIDE:
             return None
         try:
-            return Region(max(_SMALLEST, 1 << (size - 1).bit_length()))
+            return Region(_rounded(size))
         except OSError:
             with self._lock:
-                self._is_out_of_room = True
+                self._no_room_for = min(size, self._no_room_for)
             return None
 
     def give_back(self, region: Region) -> None:
@@ -120,6 +122,12 @@ class Regions:
     def _end(self, region: Region) -> None:
         self._forget(region.name)
         region.close()
+
+
+def _rounded(size: int) -> int:
+    """So that a region is seldom too small for the next batch, and never much too large."""
+    power = 1 << (size - 1).bit_length()
+    return max(_SMALLEST, power) if power <= _STRIDE else -(-size // _STRIDE) * _STRIDE
 
 
 def left_over() -> list[str]:

@@ -32,9 +32,12 @@ def test_a_region_is_used_again_while_it_is_large_enough_and_else_replaced() -> 
     assert forgotten == [first.name]
     assert not is_there(first)
     regions.give_back(second)
+    third = leased(regions, 33 * MIB)
+    assert third.size == 48 * MIB
+    regions.give_back(third)
     regions.close()
-    assert forgotten == [first.name, second.name]
-    assert not is_there(second)
+    assert forgotten == [first.name, second.name, third.name]
+    assert not is_there(third)
 
 
 def test_those_that_are_leased_side_by_side_are_different() -> None:
@@ -70,8 +73,10 @@ def test_when_too_much_is_set_aside_nothing_more_is_leased() -> None:
 def test_without_room_nothing_is_leased_and_nothing_is_left() -> None:
     regions = Regions(lambda name: None)
     assert regions.lease(1 << 60) is None
-    assert not list(FOLDER.glob(f"{PREFIX}{os.getpid()}-*"))
+    assert regions.lease(1 << 61) is None
+    regions.give_back(leased(regions, 1))  # for less there is
     regions.close()
+    assert not list(FOLDER.glob(f"{PREFIX}{os.getpid()}-*"))
 
 
 def test_what_lives_is_not_left_over() -> None:
