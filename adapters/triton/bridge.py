@@ -114,7 +114,7 @@ class TritonBridge:
         has_another: bool,
     ) -> list[np.ndarray]:
         layout = self._sharing.layout(inputs, outputs) if server.shares_memory else None
-        region = None if layout is None else self._region(server, layout)
+        region = None if layout is None else self._region(server, layout, _timeout_s(deadline_s, has_another))
         if layout is not None and region is not None:
             try:
                 return self._ask_sharing(server, inputs, outputs, region, layout, _timeout_s(deadline_s, has_another))
@@ -153,18 +153,17 @@ class TritonBridge:
             else:
                 self._regions.set_aside(region, server)
 
-    def _region(self, server: Server, layout: Layout) -> Region | None:
+    def _region(self, server: Server, layout: Layout, within_s: float) -> Region | None:
         """Where both write and read; None when they cannot."""
         region = self._regions.lease(layout.size)
-        if region is not None and not server.register(region):
+        if region is not None and not server.register(region, within_s):
             self._regions.give_back(region)
             return None
         return region
 
     def _forget(self, region: str) -> None:
         for server in self._pool.servers:
-            if not server.trouble:  # whoever is gone has forgotten it, and whoever hangs would be waited for
-                server.unregister(region)
+            server.unregister(region)
 
 
 # After these, Triton has done with the call, and with its memory.

@@ -51,6 +51,7 @@ class Server:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._infer = self._channel.unary_unary(_INFER)  # bytes in, bytes out
         self._regions: set[str] = set()
+        self._unregistering: set[Any] = set()  # a call that nobody holds is cancelled
         self.shares_memory = True  # until it says otherwise
         self.trouble = "it was not asked yet"
         self.in_flight = 0
@@ -79,7 +80,7 @@ class Server:
         )
         return read_model(metadata, config.config)
 
-    def register(self, region: Region) -> bool:
+    def register(self, region: Region, within_s: float) -> bool:
         """Whether it knows the region now. One that cannot open it is on another host, or may not."""
         if region.name in self._regions:
             return True
@@ -90,19 +91,21 @@ class Server:
             name=region.name, key=region.key, offset=0, byte_size=region.size
         )
         try:
-            self._stub.SystemSharedMemoryRegister(request, timeout=ASK_TIMEOUT_S)
+            self._stub.SystemSharedMemoryRegister(request, timeout=min(within_s, ASK_TIMEOUT_S))
         except grpc.RpcError as error:
-            self.shares_memory = error.code() in _AWAY
-            return False
+            if error.code() is not grpc.StatusCode.ALREADY_EXISTS:  # it does, when an earlier try only seemed too late
+                self.shares_memory = error.code() in _AWAY
+                return False
         self._regions.add(region.name)
         return True
 
     def unregister(self, region: str) -> None:
-        """As far as it can be reached."""
+        """As far as it can be reached. Nobody but `close` waits for it."""
         self._regions.discard(region)
         request = service_pb2.SystemSharedMemoryUnregisterRequest(name=region)
-        with contextlib.suppress(grpc.RpcError):
-            self._stub.SystemSharedMemoryUnregister(request, timeout=ASK_TIMEOUT_S)
+        call = self._stub.SystemSharedMemoryUnregister.future(request, timeout=ASK_TIMEOUT_S)
+        self._unregistering.add(call)
+        call.add_done_callback(self._unregistering.discard)
 
     def was_started_again(self) -> bool:
         """Whether it has forgotten the regions that it knew: so it has, if it ever knew any."""
@@ -118,6 +121,9 @@ class Server:
         self.shares_memory = True
 
     def close(self) -> None:
+        for call in tuple(self._unregistering):
+            with contextlib.suppress(grpc.RpcError, grpc.FutureCancelledError):
+                call.result()
         self._channel.close()
 
 
