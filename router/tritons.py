@@ -1,4 +1,4 @@
-"""Which of the Tritons that deployments name are ready: found and asked, as long as the control plane runs.
+"""Which of the Tritons that Envoy asks for deployments are ready: found and asked, as long as the control plane runs.
 
 They become replicas like others (`Replica`), so that traffic, rollouts and what operators are shown need to know
 nothing of them. Envoy asks them as well; what is found here decides who gets traffic at all (domain/routing.py).
@@ -64,12 +64,12 @@ class Tritons:
                     break
 
     def wanted(self) -> dict[AppKey, DeployedModel]:
-        """The deployments that Tritons answer for, without those that are stopped."""
+        """The deployments that Envoy asks Tritons for, without those that are stopped."""
         return {
             app_key(deployed): deployed
             for state in self._states.values()
             for deployed in state.deployments.values()
-            if isinstance(deployed.model, RunningTriton) and deployed.spec.least_instances > 0
+            if deployed.direct is not None and deployed.spec.least_instances > 0
         }
 
     async def look(self, wanted: Mapping[AppKey, DeployedModel]) -> None:
@@ -93,8 +93,8 @@ class Tritons:
             self._tell(after)
 
     async def _replicas(self, deployed: DeployedModel) -> list[Replica]:
-        assert isinstance(deployed.model, RunningTriton)
-        servers = await asyncio.gather(*(self._server(deployed, server) for server in deployed.model.servers))
+        assert deployed.direct is not None
+        servers = await asyncio.gather(*(self._server(deployed, server) for server in deployed.direct.servers))
         return list({replica.id: replica for replicas in servers for replica in replicas}.values())
 
     async def _server(self, deployed: DeployedModel, server: TritonServer) -> list[Replica]:
@@ -111,9 +111,9 @@ class Tritons:
         return [Replica(f"{prefix}?", endpoint, name, generation, nowhere, ReplicaState.FAILED, reason)]
 
     async def _replica(self, deployed: DeployedModel, server: TritonServer, address: TritonAddress) -> Replica:
-        assert isinstance(deployed.model, RunningTriton)
+        assert deployed.direct is not None
         async with self._slots:
-            reason = await self._asker.why_not_ready(address, deployed.model)
+            reason = await self._asker.why_not_ready(address, deployed.direct)
         endpoint, name, generation = app_key(deployed)
         replica_id = _id(deployed, server, address.ip)
         was_ready = any(one.id == replica_id and one.state is ReplicaState.READY for one in self._found)

@@ -52,6 +52,7 @@ Address = UnixAddress | TcpAddress | TritonAddress
 class ReplicaState(StrEnum):
     LOADING = "loading"
     READY = "ready"
+    TROUBLED = "troubled"  # it was ready, and what it asks for answers does not answer at present
     DRAINING = "draining"
     FAILED = "failed"
     ASLEEP = "asleep"  # nobody runs: the waiting room stands in, and holds requests until somebody does
@@ -196,7 +197,7 @@ def _upstream(deployed: DeployedModel, replicas: Collection[Replica]) -> Upstrea
         max_requests=spec.request_settings.max_concurrent_requests_per_instance * max(1, spec.most_answering),
         max_request_bytes=spec.request_settings.max_request_bytes,
         is_held=is_held,
-        triton=deployed.model if isinstance(deployed.model, RunningTriton) else None,
+        triton=deployed.direct,
     )
 
 
@@ -209,7 +210,7 @@ def _balanced(
     Envoy's, or from an overloaded network that calls all of them dead at once. So Envoy asks them as well, by its own
     health checks, and heeds what it is told itself.
     """
-    if not isinstance(deployed.model, RunningTriton):
+    if deployed.direct is None:
         return serving
     generation = serving[0].generation if serving else deployed.generation
     return (

@@ -31,7 +31,7 @@ from router.domain.scaling import ScaleSettings
 from router.domain.sticky import Sticky, StickyBy
 from router.domain.strategy import named_strategy
 from router.domain.traffic import Mirror, Traffic
-from router.domain.triton import RunningTriton, TritonServer
+from router.domain.triton import RunningTriton, TritonMode, TritonServer
 from router.domain.watching import Recipe, Watch, WatchPolicy
 from router.domain.window import Window
 from router.spec import SpecProblems, SpecSource, json_schema, read_documents, read_specs, to_plain, to_yaml
@@ -175,6 +175,17 @@ tritons = st.builds(
     ).map(tuple),
     st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,8}", fullmatch=True),
     st.integers(0, 2**63 - 1),
+)
+bridged = st.builds(
+    lambda numbers, **rest: Deployment(**numbers, **rest),
+    replica_numbers,
+    name=names,
+    endpoint=names,
+    model=tritons.map(lambda triton: replace(triton, mode=TritonMode.BRIDGE)),
+    backend=st.just(Backend.TRITON),
+    resources=st.builds(Resources, st.sampled_from([0.1, 2.0])),
+    batching=st.builds(Batching, st.integers(1, 65536), st.integers(1, 600_000)),
+    request_settings=st.builds(RequestSettings, st.integers(1, 3_600_000)),
 )
 remote = st.builds(
     Deployment,
