@@ -88,6 +88,7 @@ class EndpointView(Shape):
     client_names: list[str] = Field(description="With auth_mode mtls.")
     group: str
     sticky: dict[str, str | bool] = Field(description="As in a spec; empty when every request is drawn anew.")
+    limits: dict[str, Any] = Field(description="As in a spec; empty when nothing is limited.")
     watch: dict[str, Any] = Field(description="As in a spec; empty when nobody looks. /watch tells how it is.")
     traffic: dict[str, int] = Field(description="Asked for.")
     mirror_traffic: dict[str, int] = Field(description="Asked for.")

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from router.xds.attempts import DURATION, STAT_PREFIX, THRESHOLDS_US
+from router.xds import attempts, limits
+from router.xds.attempts import DURATION, THRESHOLDS_US
 from router.xds.binary import envoy_binary
 
 XDS_CLUSTER = "xds"
@@ -31,7 +32,8 @@ _KEPT_STATS = {
                 "regex": r"http\.scoring\.(downstream_rq_(total|active|time|[1-5]xx)|downstream_cx_(total|active))"
             }
         },
-        {"prefix": f"{STAT_PREFIX}."},
+        {"prefix": f"{attempts.STAT_PREFIX}."},
+        {"prefix": f"{limits.STAT_PREFIX}."},
         {"prefix": "server."},
         {"prefix": "listener_manager."},
         {"prefix": "cluster_manager."},
@@ -146,7 +148,7 @@ def _attempts_sink() -> dict[str, Any]:
     of_attempts = {
         "single_predicate": {
             "input": {"name": "name", "typed_config": {"@type": f"type.googleapis.com/{name}"}},
-            "value_match": {"prefix": f"{STAT_PREFIX}."},
+            "value_match": {"prefix": f"{attempts.STAT_PREFIX}."},
         }
     }
     drop = {"name": "drop", "typed_config": {"@type": f"type.googleapis.com/{sink}.DropAction"}}

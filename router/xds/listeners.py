@@ -31,6 +31,7 @@ from router.xds.gateway import (
     UPSTREAM_HEADER,
     Gateway,
 )
+from router.xds.limits import rate_filter, refusal_logs
 from router.xds.local_replies import local_reply_config
 from router.xds.names import LISTENER_NAME
 from router.xds.resources import Resource, packed, resource
@@ -89,7 +90,7 @@ def _connection_manager(gateway: Gateway) -> Any:
         codec_type=_Hcm.AUTO,
         scoped_routes=scoped_routes(),
         http_filters=_http_filters(gateway),
-        access_log=[json_access_log(gateway.access_log), timeout_log()],
+        access_log=[json_access_log(gateway.access_log), timeout_log(), *refusal_logs()],
         local_reply_config=local_reply_config(),
         # Clients are not trusted with Envoy's own headers. No address is internal unless internal_address_config says
         # so, whereas an empty one makes all private addresses internal.
@@ -134,6 +135,7 @@ def _http_filters(gateway: Gateway) -> list[Any]:
         unless_streaming(BUFFER_FILTER, packed(whole_request)),
         *translation_filters(),
         *back_filters(if_translated),
+        rate_filter(),
         # Does what a route says. Not `disabled` until then: that is decided before a gRPC call has found its route.
         hcm_pb2.HttpFilter(name=SHIELD_FILTER, typed_config=packed(filter_mutation_pb2.HeaderMutation())),
         hcm_pb2.HttpFilter(
