@@ -9,6 +9,7 @@ from typing import Any
 from router.xds import attempts, limits
 from router.xds.attempts import DURATION, THRESHOLDS_US
 from router.xds.binary import envoy_binary
+from router.xds.client_limits import ClientLimits
 
 XDS_CLUSTER = "xds"
 
@@ -21,11 +22,10 @@ _RECONNECT = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}
 # is short loses its connection with everything on it, also what others answer (tests/envoy/test_client_limits.py). A
 # flood loses nothing: it opens another one. So this is a last resort here; what keeps a flood from taking all is that
 # connections take turns.
-_MOST_EARLY_RESETS = 100_000
 _REQUESTS_A_TURN = 16
 
 _RUNTIME = {
-    "overload.premature_reset_total_stream_count": _MOST_EARLY_RESETS,
+    "overload.premature_reset_total_stream_count": 2 * ClientLimits().early_resets,
     "http.max_requests_per_io_cycle": _REQUESTS_A_TURN,
 }
 
