@@ -9,7 +9,7 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2
 
-from tests.envoy import http2
+from benchmarks import http2
 
 SERVICE = "/inference.GRPCInferenceService"
 _METHODS = ("ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "ServerLive", "Nothing")

@@ -20,8 +20,8 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from benchmarks import http2
 from router.domain.routing import UnixAddress, Upstream
-from tests.envoy import http2
 from tests.envoy.data_plane import DataPlane, data_plane
 from tests.envoy.malformed import http1, http1_with_body, http2_bytes, http2_request
 from tests.envoy.replica import MAX_BODY_BYTES
@@ -156,7 +156,7 @@ async def test_malformed_requests_are_refused_and_harm_nobody(target: Target) ->
         count = await _malformed(port, SEED, scale=1)
         await eventually(lambda: plane.stat("http.scoring.downstream_rq_active"), 0)
         before = target.memory
-        count += await _malformed(port, SEED + 1, scale=6)
+        count += await _malformed(port, SEED + 1, scale=5)
         await eventually(lambda: plane.stat("http.scoring.downstream_rq_active"), 0)
     after = target.memory
     assert count >= 20_000
