@@ -207,8 +207,9 @@ def _overload_manager(process: EnvoyProcess) -> dict[str, Any]:
                 },
             },
         ],
-        # First what nobody misses. Then streams that hold most, so that the others may go on; then new requests, and at
-        # last new connections, are refused.
+        # First what nobody misses. Then the streams that hold most, so that the others may go on; then new requests,
+        # and at last new connections, are refused. What HTTP/1.1 requests hold is not counted by stream: there it is
+        # chance that ends a connection, each time that something arrives, which hits those who send much.
         "buffer_factory_config": {"minimum_account_to_track_power_of_two": _LEAST_STREAM_TO_RESET.bit_length() - 1},
         "actions": [
             _action("shrink_heap", _above(heap, 0.9)),
@@ -216,6 +217,12 @@ def _overload_manager(process: EnvoyProcess) -> dict[str, Any]:
             _action("reset_high_memory_stream", _between(heap, 0.92, 0.98)),
             _action("stop_accepting_requests", _above(heap, 0.95)),
             _action("reject_incoming_connections", _above(heap, 0.98)),
+        ],
+        "loadshed_points": [
+            {
+                "name": "envoy.load_shed_points.http1_server_abort_dispatch",
+                "triggers": [_between(heap, 0.9, 1.0)],
+            }
         ],
     }
 

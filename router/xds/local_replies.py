@@ -61,8 +61,10 @@ _RULES = (
     _Rule(8, status=413, text=f"the request body is larger than the {MAX_BODY_FORMAT} bytes that the endpoint accepts"),
     _Rule(8, status=429, text=_TOO_OFTEN),  # which says itself when to come again (limits.py)
     _Rule(8, status=431),
+    # What Envoy says to HTTP/1.1 when its memory runs out (bootstrap.py). It has no flag, and is the only such reply.
+    _Rule(8, status=500, http_status=429, text=_OVERLOADED, retry_after_s=1),
     # RFC 9112 §6.1 has 501 for it, but what begins with 5 wakes operators, and this is the caller's doing.
-    _Rule(3, status=501, http_status=400, text="the transfer coding is not supported: use chunked, or content-length"),
+    _Rule(3, status=501, http_status=400, text="this transfer coding is not supported: use chunked"),
     _Rule(14, status=503),
     _Rule(4, status=504, text=_TIMED_OUT),
 )

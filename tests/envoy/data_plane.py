@@ -185,15 +185,10 @@ async def listening(port: int) -> None:
             return
 
 
-def process_of(
-    folder: Path, node_id: str = "envoy-1", admin: str = "admin", max_connections: int = 10_000
-) -> EnvoyProcess:
+def process_of(folder: Path, node_id: str = "envoy-1", admin: str = "admin", **bounds: int) -> EnvoyProcess:
+    """`bounds`: of `EnvoyProcess`."""
     return EnvoyProcess(
-        node_id=node_id,
-        xds_socket=str(folder / "xds"),
-        admin_socket=str(folder / admin),
-        concurrency=1,
-        max_connections=max_connections,
+        node_id=node_id, xds_socket=str(folder / "xds"), admin_socket=str(folder / admin), concurrency=1, **bounds
     )
 
 
@@ -226,11 +221,12 @@ async def data_plane(
     tls: ListenerTls | None = None,
     authority: Path | None = None,
     clients: ClientLimits | None = None,
-    max_connections: int = 10_000,
+    **bounds: int,
 ) -> AsyncIterator[DataPlane]:
     """Starts with `endpoints`, and with the replica that answers server-level calls.
 
-    With `tls`, clients trust the CA in the file `authority`, and there is a port that redirects plain HTTP.
+    `bounds` are the process's. With `tls`, clients trust the CA in the file `authority`, and there is a port that
+    redirects plain HTTP.
     """
     async with contextlib.AsyncExitStack() as stack:
         folder = await stack.enter_async_context(short_folder())
@@ -253,7 +249,7 @@ async def data_plane(
         xds.release()
         log = folder / "envoy.log"
         stack.callback(lambda: print(log.read_text()))  # pytest shows it when a test fails
-        envoy = await stack.enter_async_context(started_envoy(process_of(folder, max_connections=max_connections), log))
+        envoy = await stack.enter_async_context(started_envoy(process_of(folder, **bounds), log))
         await listening(gateway.http_port)
         trusted = ssl.create_default_context(cafile=authority) if authority else True
         client = httpx.AsyncClient(base_url=url_of(gateway), timeout=DEADLINE_S, verify=trusted)

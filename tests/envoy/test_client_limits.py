@@ -265,3 +265,32 @@ async def test_more_connections_than_there_may_be_are_refused_and_leave_those_th
         await eventually(lambda: plane.stat(ACTIVE), 1)
         async with httpx.AsyncClient(base_url=plane.url, timeout=DEADLINE_S) as other:
             assert (await other.post(INFER, content=b"{}")).status_code == 200
+
+
+async def test_uploads_that_would_fill_the_memory_are_ended_and_others_are_answered_again() -> None:
+    loop, mib = asyncio.get_running_loop(), 1024 * 1024
+    async with data_plane(max_heap_bytes=192 * mib) as plane:
+        large = upstream("blue", await plane.replica("blue"), max_request_bytes=64 * mib)
+        await plane.endpoint("scored", large)
+
+        async def upload() -> None:
+            """All but the end of it. Nothing else would end it within a test."""
+            with contextlib.closing(await connected(plane)) as sock, contextlib.suppress(ConnectionError):
+                await loop.sock_sendall(sock, HEAD + f"content-length: {64 * mib}\r\n\r\n".encode())
+                while True:
+                    await loop.sock_sendall(sock, bytes(mib // 4))
+                    await asyncio.sleep(0.01)
+                    if _is_closed(sock):
+                        return
+
+        async def is_answered() -> bool:
+            try:
+                async with httpx.AsyncClient(base_url=plane.url, timeout=DEADLINE_S) as client:
+                    return (await client.post(INFER, content=b"{}")).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        async with asyncio.timeout(2 * DEADLINE_S):
+            await asyncio.gather(*(upload() for _ in range(16)))
+        await eventually(is_answered)
+        assert await plane.stat("overload.envoy.load_shed_points.http1_server_abort_dispatch.shed_load_count") >= 1
