@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from router.config import EXIT_HOPELESS, LOOPBACK, GatewayConfig
+from router.machine import memory_bytes, open_files
 from router.premises import free_port
 from router.supervisor import RUN_VARIABLE, ChildSpec
 from router.xds.bootstrap import EnvoyProcess, envoy_command
@@ -17,6 +18,9 @@ from router.xds.bootstrap import EnvoyProcess, envoy_command
 CPU_OVERCOMMIT = 4
 
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024  # requests never pass through Ray: its smallest object store is plenty
+
+_MOST_HEAP_BYTES = 4 * 1024**3
+_MOST_CONNECTIONS = 50_000
 
 
 def children(config: GatewayConfig, run_id: str) -> dict[str, ChildSpec]:
@@ -78,5 +82,8 @@ def _envoy(config: GatewayConfig) -> list[str]:
         xds_socket=str(config.xds_socket),
         admin_socket=str(config.envoy_admin_socket),
         concurrency=workers,
+        max_heap_bytes=min(_MOST_HEAP_BYTES, memory_bytes() // 2),
+        # A connection is an open file, and so is each one to a replica.
+        max_connections=min(_MOST_CONNECTIONS, open_files() // 2),
     )
     return envoy_command(process)

@@ -22,6 +22,7 @@ from router.config import GatewayConfig, Ports, kept_secret
 from router.domain.errors import CrossfadeError
 from router.domain.tls import ListenerTls
 from router.log_files import keep_small
+from router.machine import raise_open_files
 from router.premises import begin_run, check_ports, end_run, last_run, locked, prepare
 from router.supervisor import Child, GaveUp, sweep
 from router.tls_folder import TlsFolder
@@ -60,6 +61,7 @@ class Wanted:
 
 def run_gateway(wanted: Wanted, say: Say) -> int:
     """Run until Ctrl-C or SIGTERM. Returns the exit code. Raises `CannotStart` before anything was started."""
+    raise_open_files()
     with locked(wanted.data_dir):
         return asyncio.run(_Gateway(wanted, say).run())
 

@@ -88,6 +88,7 @@ class EndpointView(Shape):
     client_names: list[str] = Field(description="With auth_mode mtls.")
     group: str
     sticky: dict[str, str | bool] = Field(description="As in a spec; empty when every request is drawn anew.")
+    limits: dict[str, Any] = Field(description="As in a spec; empty when nothing is limited.")
     watch: dict[str, Any] = Field(description="As in a spec; empty when nobody looks. /watch tells how it is.")
     traffic: dict[str, int] = Field(description="Asked for.")
     mirror_traffic: dict[str, int] = Field(description="Asked for.")
@@ -199,3 +200,23 @@ class LiveView(Shape):
     live: bool
     name: str
     version: str
+
+
+class ProblemView(Shape):
+    key: str = Field(description="The path of what is wrong, such as limits.burst.")
+    message: str
+    hint: str = Field(description="What to do, where that is known.")
+    document: int | None = Field(description="The number of the document of a spec, from 1.")
+
+
+class FailureView(Shape):
+    code: str = Field(description="Stable, such as not_found or revision_conflict.")
+    message: str
+    hint: str = Field(description="What to do, where that is known.")
+    problems: list[ProblemView] = Field(default=[], description="All that is wrong in what was sent.")
+    known: list[str] = Field(default=[], description="With not_found: what there is instead.")
+    current: EndpointView | None = Field(default=None, description="With revision_conflict: how it is now.")
+
+
+class ErrorView(Shape):
+    error: FailureView

@@ -46,6 +46,7 @@ def endpoint_view(state: EndpointState, status: EndpointStatus, rollout: Rollout
         allow_anonymous=endpoint.allow_anonymous,
         client_names=list(endpoint.client_names),
         sticky=to_plain(endpoint).get("sticky", {}),
+        limits=to_plain(endpoint)["limits"],
         watch=to_plain(endpoint).get("watch", {}),
         group=endpoint.group,
         traffic=endpoint.traffic.as_dict(),

@@ -9,6 +9,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from router.domain.errors import Conflict, Invalid, NotFound
+from router.domain.limits import NO_LIMITS, Limits
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.names import RESERVED_ENDPOINT_NAMES, checked_client_name, checked_name
 from router.domain.scaling import ScaleSettings
@@ -275,6 +276,7 @@ class Endpoint:
     client_names: tuple[str, ...] = ()
     group: str = ""  # the team that it belongs to; empty: nobody's in particular
     watch: Watch | None = None
+    limits: Limits = NO_LIMITS
 
     def __post_init__(self) -> None:
         checked_name("name", self.name)
@@ -299,6 +301,9 @@ class Endpoint:
             )
         if self.client_names and self.auth_mode is not AuthMode.MTLS:
             raise Invalid("client_names", f"mean nothing to auth_mode {self.auth_mode}", "set auth_mode: mtls")
+        if self.limits.per_caller is not None and self.auth_mode is AuthMode.NONE:
+            message = "auth_mode none cannot tell callers apart"
+            raise Invalid("limits.per_caller", message, "set another auth_mode, or limit all of them together")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from router.domain.callers import Access, Anyone, ApiKey, access_of
 from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.limits import NO_LIMITS, Limits
 from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton
@@ -86,6 +87,7 @@ class Upstream:
     max_requests: int  # in flight, over all replicas
     max_request_bytes: int
     is_held: bool = False  # the one address is the waiting room's
+    is_limited: bool = False  # `max_requests` is a limit that the operator set for the endpoint
     triton: RunningTriton | None = None  # what the addresses are asked for; None: they are replicas of ours
 
 
@@ -120,6 +122,7 @@ class Routing:
     shield: Shield | None = None
     sticky: Sticky | None = None
     access: Access = field(default_factory=Anyone)
+    limits: Limits = NO_LIMITS
 
     @property
     def ways(self) -> tuple[bool, ...]:
@@ -168,7 +171,8 @@ def routing_for(
     A shield that names a deployment that is gone is left out. `keys` are those of the endpoint.
     """
     of_endpoint = [replica for replica in replicas if replica.endpoint == state.endpoint.name]
-    upstreams = tuple(_upstream(deployed, of_endpoint) for _, deployed in sorted(state.deployments.items()))
+    limits = state.endpoint.limits
+    upstreams = tuple(_upstream(deployed, of_endpoint, limits) for _, deployed in sorted(state.deployments.items()))
     # A mirror that cannot answer would only cost Envoy failed requests.
     alive = {upstream.deployment for upstream in upstreams if upstream.addresses}
     mirror = state.endpoint.mirror
@@ -180,23 +184,27 @@ def routing_for(
         shield=shield if shield and {shield.candidate, shield.stable} <= state.deployments.keys() else None,
         sticky=state.endpoint.sticky,
         access=access_of(state.endpoint, keys),
+        limits=limits,
     )
 
 
-def _upstream(deployed: DeployedModel, replicas: Collection[Replica]) -> Upstream:
+def _upstream(deployed: DeployedModel, replicas: Collection[Replica], limits: Limits) -> Upstream:
     spec, serving = deployed.spec, serving_replicas(deployed, replicas)
     is_held = any(replica.state is ReplicaState.ASLEEP for replica in serving)
     start_timeout_s = spec.scale_settings.start_timeout_s if is_held and spec.scale_settings else 0
+    # For the most replicas that there may be: Envoy builds the cluster anew when it changes. Each replica has its own
+    # bound as well.
+    can_hold = spec.request_settings.max_concurrent_requests_per_instance * max(1, spec.most_answering)
+    allowed = limits.concurrent_requests or can_hold
     return Upstream(
         deployment=spec.name,
         model_version=deployed.model_version,
         addresses=tuple(sorted({replica.address for replica in _balanced(deployed, serving, replicas)}, key=str)),
         request_timeout_ms=spec.request_settings.request_timeout_ms + 1000 * start_timeout_s,
-        # For the most replicas that there may be: Envoy builds the cluster anew when it changes. Each replica has its
-        # own bound as well.
-        max_requests=spec.request_settings.max_concurrent_requests_per_instance * max(1, spec.most_answering),
+        max_requests=min(can_hold, allowed),
         max_request_bytes=spec.request_settings.max_request_bytes,
         is_held=is_held,
+        is_limited=allowed < can_hold,
         triton=deployed.direct,
     )
 

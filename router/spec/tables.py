@@ -24,6 +24,7 @@ from router.domain.endpoint import (
 )
 from router.domain.names import RESERVED_ENDPOINT_NAMES
 from router.domain.scaling import ScaleSettings
+from router.spec.limit_tables import LIMITS
 from router.spec.rollout_tables import ROLLOUT
 from router.spec.rollout_values import ListOf, Maybe, Translated
 from router.spec.sections import Key, Section
@@ -244,6 +245,13 @@ ENDPOINT = Section(
             "group",
             Name(),
             "The group of endpoints that it belongs to, such as a team: tokens and quotas can be limited to groups.",
+        ),
+        Key(
+            "limits",
+            "limits",
+            LIMITS,
+            "How much callers may ask of it; what is over that is refused with 429 before a replica sees it. "
+            "Left out: not limited.",
         ),
         Key(
             "watch",

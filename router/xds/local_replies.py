@@ -21,6 +21,7 @@ from router.xds.gateway import MAX_BODY_FORMAT, MODEL_HEADER
 _NOT_READY = "the model is not ready: no replica can answer now"
 _NOT_ADMITTED = "access denied: this needs a client's certificate with a name that is allowed here"
 _OVERLOADED = "overloaded: too many requests are under way, try again later"
+_TOO_OFTEN = "too many requests: a limit of this endpoint is reached, of all its callers or of this one"
 _TIMED_OUT = "the deadline passed before the model answered"
 
 
@@ -36,13 +37,14 @@ class _Rule:
     status: int = 0
     http_status: int = 0
     text: str = ""
+    retry_after_s: int = 0  # 0: not said
     grpc_header: str = ""  # only gRPC calls that have this header
 
 
 # The first rule that fits counts. Flags: UO overflow of a circuit breaker, OM overload manager, UH no healthy host,
 # UF cannot connect, NC no cluster, UC and UR connection ended, NR no route, UT and SI timeouts, DT duration.
 _RULES = (
-    _Rule(8, flags=("UO", "OM"), http_status=429, text=_OVERLOADED),
+    _Rule(8, flags=("UO", "OM"), http_status=429, text=_OVERLOADED, retry_after_s=1),
     _Rule(4, flags=("UT", "DT"), http_status=504, text=_TIMED_OUT),
     _Rule(14, flags=("UH", "UF", "NC"), http_status=503, text=_NOT_READY),
     _Rule(14, flags=("UC", "UR"), http_status=503, text="the replica ended before it answered"),
@@ -57,8 +59,12 @@ _RULES = (
     _Rule(7, status=403, text=_NOT_ADMITTED),
     _Rule(4, status=408, text="the request did not arrive in time"),
     _Rule(8, status=413, text=f"the request body is larger than the {MAX_BODY_FORMAT} bytes that the endpoint accepts"),
-    _Rule(8, status=429),
+    _Rule(8, status=429, text=_TOO_OFTEN),  # which says itself when to come again (limits.py)
     _Rule(8, status=431),
+    # What Envoy says to HTTP/1.1 when its memory runs out (bootstrap.py). It has no flag, and is the only such reply.
+    _Rule(8, status=500, http_status=429, text=_OVERLOADED, retry_after_s=1),
+    # RFC 9112 §6.1 has 501 for it, but what begins with 5 wakes operators, and this is the caller's doing.
+    _Rule(3, status=501, http_status=400, text="this transfer coding is not supported: use chunked"),
     _Rule(14, status=503),
     _Rule(4, status=504, text=_TIMED_OUT),
 )
@@ -78,14 +84,11 @@ def _grpc_mapper(rule: _Rule) -> Any:
     conditions = [_is_grpc(), _fits(rule)]
     if rule.grpc_header:
         conditions.append(_header(route_components_pb2.HeaderMatcher(name=rule.grpc_header, present_match=True)))
-    status = base_pb2.HeaderValueOption(
-        header=base_pb2.HeaderValue(key="grpc-status", value=str(rule.grpc_status)),
-        append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
-    )
+    status = _overwritten("grpc-status", str(rule.grpc_status))
     return hcm_pb2.ResponseMapper(
         filter=accesslog_pb2.AccessLogFilter(and_filter=accesslog_pb2.AndFilter(filters=conditions)),
         body_format_override=_plain(rule.text or "%LOCAL_REPLY_BODY%"),
-        headers_to_add=[status],
+        headers_to_add=[status, *_retry_after(rule)],
     )
 
 
@@ -94,6 +97,18 @@ def _http_mapper(rule: _Rule) -> Any:
         filter=_fits(rule),
         status_code=UInt32Value(value=rule.http_status) if rule.http_status else None,
         body_format_override=_json_error(rule.text or "%LOCAL_REPLY_BODY%"),
+        headers_to_add=_retry_after(rule),
+    )
+
+
+def _retry_after(rule: _Rule) -> list[Any]:
+    return [_overwritten("retry-after", str(rule.retry_after_s))] if rule.retry_after_s else []
+
+
+def _overwritten(name: str, value: str) -> Any:
+    return base_pb2.HeaderValueOption(
+        header=base_pb2.HeaderValue(key=name, value=value),
+        append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
     )
 
 
