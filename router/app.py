@@ -328,10 +328,16 @@ def _named(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None
     return asyncio.create_task(coroutine, name=name)
 
 
+def _log_our_own() -> None:
+    """Libraries say what goes wrong, and no more: HTTP clients log every URL, and a webhook's may be a secret."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for name in ("adapters", "crossfade", "router", "serving"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
 def main() -> None:
     config = GatewayConfig.read(sys.argv[1])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request, with its URL
+    _log_our_own()
     try:
         control_plane = ControlPlane(config)
     except (StoreFailed, Invalid, SpecProblems) as error:
