@@ -14,6 +14,9 @@ SCHEMES = ("package", "file", "models", "oci", "hf", "https", "http", "s3", "gs"
 _WITHOUT_SLASHES = ("file", "models")  # MLflow writes models:/name/3
 
 _REFERENCE = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*):(?://)?(?P<rest>.+)")
+_HOW_TO_SIGN_IN = (
+    "say in registries.yaml where they are: hosts: {HOST: {username: {env: NAME}, password: {file: PATH}}}"
+)
 # What sources write behind a '#' to name one moment is no choice of a file: https://host/m.onnx#sha256=…
 _PINS = ("sha256=", "etag=", "listing=")
 
@@ -37,6 +40,10 @@ class ModelRef:
         scheme, rest = match["scheme"], match["rest"]
         if scheme not in SCHEMES:
             raise Invalid("model", f"the scheme {scheme!r} is not supported", f"begin with {_known_schemes()}")
+        authority = rest.partition("/")[0]
+        before_at = authority.rpartition("@")[0]
+        if before_at and (scheme in ("http", "https") or ":" in before_at):
+            raise Invalid("model", "the reference holds a user or a password", _HOW_TO_SIGN_IN)
         ref = cls(scheme, rest)
         if ref.entry:
             checked_path(ref.entry)
