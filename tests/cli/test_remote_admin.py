@@ -19,6 +19,7 @@ from adapters.certificate_authority import issued
 from router.admin_server import AdminServer
 from router.api import create_app
 from router.assembly import live_tls
+from router.certificates import Certificates
 from router.config import GatewayConfig, OwnPort, Ports
 from router.domain.tls import CertificateFiles, ListenerTls
 from router.events import EventLog
@@ -34,34 +35,31 @@ PATIENCE_S = 30.0
 
 @dataclass
 class RemoteAdmin:
-    """An admin API that speaks TLS, and a command line that reaches it."""
+    """An admin API that speaks TLS, in a thread of its own, and a command line that reaches it."""
 
     config: GatewayConfig
-    bench: Bench
     terminal: Terminal
     ca: TestCa
     loop: asyncio.AbstractEventLoop
-    server: AdminServer
+    certificates: Certificates
 
     @property
     def url(self) -> str:
         return self.config.admin_url
 
     def run(self, *arguments: str, url: str = "", ca: str | None = None) -> Ran:
+        """`ca`: the file of the CA that is believed; left out, the right one's; empty: none is named."""
         trusting = ("--ca", ca or str(self.ca.file)) if ca != "" else ()
         return self.terminal.run(*arguments, "--admin-url", url or self.url, *trusting)
 
     def look(self) -> None:
-        """What is in the files now is in force when this returns."""
-        for certificates in self.certificates:
+        """What is in the files now is in force, or refused, when this returns."""
+
+        async def look() -> None:
             for _ in range(3):
-                asyncio.run_coroutine_threadsafe(_called(certificates.look), self.loop).result(PATIENCE_S)
+                self.certificates.look()
 
-    certificates: tuple = ()  # type: ignore[type-arg]
-
-
-async def _called(function) -> None:  # type: ignore[no-untyped-def]
-    function()
+        asyncio.run_coroutine_threadsafe(look(), self.loop).result(PATIENCE_S)
 
 
 @pytest.fixture
@@ -71,7 +69,7 @@ def ca(tmp_path: Path) -> TestCa:
     return TestCa.in_folder(folder)
 
 
-def _running(tmp_path: Path, ca: TestCa, tls: ListenerTls | None) -> Iterator[RemoteAdmin]:
+def _running(tmp_path: Path, ca: TestCa, tls: ListenerTls) -> Iterator[RemoteAdmin]:
     run_dir = Path(tempfile.mkdtemp(prefix="cf-"))  # paths of sockets are short
     data_dir = tmp_path / "data"
     data_dir.mkdir()
@@ -89,8 +87,8 @@ def _running(tmp_path: Path, ca: TestCa, tls: ListenerTls | None) -> Iterator[Re
     )
     bench = Bench()
     live = live_tls(config.admin, EventLog(lambda: datetime.now(UTC)))
-    for certificates in live.certificates:
-        certificates.look()
+    (certificates,) = live.certificates
+    certificates.look()
     app = create_app(bench.services(FixedGateway(), FixedLogs(), TwoPairs()))
     server = AdminServer(app, config, live.context)
     loop = asyncio.new_event_loop()
@@ -99,7 +97,7 @@ def _running(tmp_path: Path, ca: TestCa, tls: ListenerTls | None) -> Iterator[Re
     asyncio.run(listening(admin_port))
     terminal = Terminal(config.admin_url, data_dir, bench, FixedGateway())
     try:
-        yield RemoteAdmin(config, bench, terminal, ca, loop, server, certificates=live.certificates)
+        yield RemoteAdmin(config, terminal, ca, loop, certificates)
     finally:
         loop.call_soon_threadsafe(server.stop)
         thread.join()
@@ -195,7 +193,7 @@ def test_a_pair_that_does_not_fit_changes_nothing(remote: RemoteAdmin) -> None:
     remote.ca.server("other")
     remote.ca.copy("other", "admin")
     remote.look()
-    assert "do not belong together" in remote.certificates[0].status()[0].refused
+    assert "do not belong together" in remote.certificates.status()[0].refused
     assert remote.run("status").code == 0
 
 
@@ -277,3 +275,7 @@ def test_up_keeps_the_admin_api_and_metrics_on_loopback_unless_they_speak_tls(
         ran = terminal.run("up", "--data-dir", str(tmp_path / "gateway"), f"--{name}-tls-client-ca", "ca.pem")
         assert (ran.code, f"--{name}-tls-certificate: TLS needs a certificate" in ran.err) == (2, True), ran.err
     assert not (tmp_path / "gateway").exists()
+
+
+def test_urls_of_ipv6_addresses_have_brackets() -> None:
+    assert OwnPort("admin", "::1").url(8003) == "http://[::1]:8003"
