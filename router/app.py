@@ -13,7 +13,6 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-import uvicorn
 import uvloop
 
 from adapters.certificates import PemFiles
@@ -33,16 +32,18 @@ from adapters.triton.readiness import TritonReadiness
 from adapters.webhooks import Webhooks
 from router.access import Access
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
+from router.admin_server import AdminServer
 from router.agreement.collector import Agreement
 from router.agreement.metrics import agreement_metrics
 from router.api import Services, create_app
 from router.api.oversight import Oversight
-from router.assembly import admission, measurer_over, model_sources, runtime_of
+from router.assembly import admission, live_tls, measurer_over, model_sources, runtime_of
 from router.certificates import Certificates, certificate_metrics
 from router.commits import Commits
-from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, LOOPBACK, GatewayConfig, kept_secret, reachable
+from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, GatewayConfig, kept_secret, reachable
 from router.desired import Desired
 from router.domain.errors import Invalid, StoreFailed
+from router.domain.tls import CertificateFiles, CertificateStatus
 from router.events import EventLog
 from router.keys import Keys
 from router.metrics import MetricsPage, gateway_metrics
@@ -111,7 +112,9 @@ class ControlPlane:
                 redirect_port=config.ports.redirect_http,
             )
         )
-        self.certificates = Certificates(config.tls, PemFiles(), self.xds, self.events) if config.tls else None
+        self.admin_tls, self.metrics_tls = (live_tls(port, self.events) for port in (config.admin, config.metrics))
+        scoring = (Certificates(config.tls, PemFiles(), self.xds, self.events),) if config.tls else ()
+        self.certificates = (*scoring, *self.admin_tls.certificates, *self.metrics_tls.certificates)
         self.meter = AttemptMeter()
         self.waiting_room = WaitingRoom(config.waiting_room_dir, config.gateway_token)
         self.reconciler = Reconciler(
@@ -196,24 +199,14 @@ class ControlPlane:
         )
         metrics = Listener(self.metrics.handler(), token=b"", max_body_bytes=_MAX_SERVER_BODY_BYTES)
         await server_calls.open_unix(str(config.server_socket))
-        if self.certificates is not None:
-            self.certificates.look()
+        for certificates in self.certificates:
+            certificates.look()
         await self.reconciler.start_routing()
         self.tritons.restore(self.reconciler.tritons)
         await self.xds.start(str(config.xds_socket), reports_service(self.meter.take))
         self.xds.release()
-        await metrics.open_tcp(config.bind, config.ports.metrics)
-        admin = uvicorn.Server(
-            uvicorn.Config(
-                create_app(self._services()),
-                host=LOOPBACK,
-                port=config.ports.admin,
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=1,
-            )
-        )
+        await metrics.open_tcp(config.metrics.bind, config.ports.metrics, self.metrics_tls.context)
+        admin = AdminServer(create_app(self._services()), config, self.admin_tls.context)
         serving = _named(admin.serve(), "admin API")
         reconciling = _named(self._run_reconciler(), "reconciler")
         rolling = _named(self.rollouts.run(), "rollouts")
@@ -223,8 +216,7 @@ class ControlPlane:
         asking = _named(self.tritons.run(self.reconciler.status_changed), "tritons")
         watching = _named(self.watcher.run(), "watcher")
         vital = {rolling, comparing, asking, watching}
-        if self.certificates is not None:
-            vital.add(_named(self.certificates.run(), "certificates"))
+        vital.update(_named(certificates.run(), "certificates") for certificates in self.certificates)
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({serving, reconciling, *vital, stopped}, return_when=asyncio.FIRST_COMPLETED)
         code = 0
@@ -237,7 +229,7 @@ class ControlPlane:
             reconciling.result()
             code = EXIT_RAY_LOST
             await asyncio.sleep(_LAST_WORDS_S)
-        admin.should_exit = True
+        admin.stop()
         reconciling.cancel()
         behind = (*vital, telling, recovering)
         for background in behind:
@@ -285,13 +277,21 @@ class ControlPlane:
             ),
             proxies=self.xds.proxies(),
             ray=self._ray_status(),
-            certificates=self.certificates.status() if self.certificates else (),
+            certificates=self._certificate_status(),
         )
 
     def _told(self, entry: Entry) -> tuple[str, ...]:
         """The URLs that are told of what a rollout does."""
         rollouts = self.desired.rollouts(entry.endpoint)
         return next((rollout.policy.notify for rollout in rollouts if rollout.id == entry.rollout_id), ())
+
+    def _certificate_status(self) -> tuple[CertificateStatus, ...]:
+        """Of each file one line, though ports may share it; one that refuses it is the one to know of."""
+        found: dict[CertificateFiles, CertificateStatus] = {}
+        for status in (status for certificates in self.certificates for status in certificates.status()):
+            if status.files not in found or status.refused:
+                found[status.files] = status
+        return tuple(found.values())
 
     def _ray_status(self) -> RayStatus:
         return self.reconciler.ray_status()
@@ -312,7 +312,7 @@ class ControlPlane:
         return "".join(
             (
                 gateway,
-                certificate_metrics(self.certificates.status()) if self.certificates else "",
+                certificate_metrics(self._certificate_status()),
                 agreement_metrics(self.agreement.all_pairs()),
                 freshness_metrics(self.catalogue.asked()),
                 watch_metrics(self.watcher.standings()),
@@ -328,10 +328,16 @@ def _named(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None
     return asyncio.create_task(coroutine, name=name)
 
 
+def _log_our_own() -> None:
+    """Libraries say what goes wrong, and no more: HTTP clients log every URL, and a webhook's may be a secret."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for name in ("adapters", "crossfade", "router", "serving"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
 def main() -> None:
     config = GatewayConfig.read(sys.argv[1])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request, with its URL
+    _log_our_own()
     try:
         control_plane = ControlPlane(config)
     except (StoreFailed, Invalid, SpecProblems) as error:

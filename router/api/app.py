@@ -73,7 +73,7 @@ def create_app(services: Services) -> ASGIApp:
     add_error_replies(app, operations, rollouts)
     app.include_router(gateway_routes(operations, services.gateway, rollouts, catalogue), prefix="/api")
     app.include_router(oversight_routes(services.oversight), prefix="/api/v1")
-    app.include_router(model_routes(catalogue, operations.desired), prefix="/api/v1")
+    app.include_router(model_routes(catalogue, operations.desired, services.oversight), prefix="/api/v1")
     app.include_router(transfer_routes(services.transfer), prefix="/api/v1")
     app.include_router(watch_routes(operations.desired, services.watching), prefix="/api/v1")
     visible = [Depends(only_visible(operations.desired))]

@@ -21,7 +21,8 @@ NO_RETRY_HEADER = "x-crossfade-no-retry"
 DEPLOYMENT_HEADER = "x-crossfade-deployment"
 PIN_HEADERS = (DEPLOYMENT_HEADER, "azureml-model-deployment")
 # What a client may show of itself. It ends in Envoy, for every endpoint, protected or not.
-CREDENTIAL_HEADERS = ("authorization", "x-api-key")
+PEER_HEADER = "x-crossfade-peer"  # the serial number of its certificate, as the gateway saw it; accepted from nobody
+CREDENTIAL_HEADERS = ("authorization", "x-api-key", PEER_HEADER)
 # Set by the gateway while it translates a request, never accepted from clients.
 MODEL_HEADER = "x-crossfade-model"  # the model that a gRPC call names in its body
 ORIGINAL_PATH_HEADER = "x-crossfade-original-path"

@@ -25,6 +25,7 @@ from router.xds.gateway import (
     MIRROR_HEADER,
     MODEL_HEADER,
     ORIGINAL_PATH_HEADER,
+    PEER_HEADER,
     ROUTED_PATH_HEADER,
     STREAM_HEADER,
     TOKEN_HEADER,
@@ -33,8 +34,9 @@ from router.xds.gateway import (
 )
 from router.xds.limits import rate_filter, refusal_logs
 from router.xds.local_replies import local_reply_config
-from router.xds.names import LISTENER_NAME
+from router.xds.names import LISTENER_NAME, Key
 from router.xds.resources import Resource, packed, resource, seconds
+from router.xds.revocation import REVOCATIONS, peer_note, revocation_filters
 from router.xds.routes import BUFFER_FILTER, SHIELD_FILTER
 from router.xds.scopes import scoped_routes
 from router.xds.secrets import secret_keys, tls_socket
@@ -47,6 +49,7 @@ _INTERNAL_HEADERS = (
     MIRROR_HEADER,
     MODEL_HEADER,
     ORIGINAL_PATH_HEADER,
+    PEER_HEADER,
     ROUTED_PATH_HEADER,
     STREAM_HEADER,
     TOKEN_HEADER,
@@ -79,7 +82,14 @@ def gateway_listener(gateway: Gateway) -> Resource:
             exact_balance=listener_pb2.Listener.ConnectionBalanceConfig.ExactBalance()
         ),
     )
-    return resource(LISTENER_NAME, message, keeps=secret_keys(gateway.tls) if gateway.tls else frozenset())
+    return resource(LISTENER_NAME, message, keeps=_keeps(gateway))
+
+
+def _keeps(gateway: Gateway) -> frozenset[Key]:
+    """What it asks for over discovery streams of their own."""
+    if gateway.tls is None:
+        return frozenset()
+    return secret_keys(gateway.tls) | (frozenset({REVOCATIONS}) if gateway.tls.has_client_ca else frozenset())
 
 
 def _address(ip: str, port: int) -> Any:
@@ -97,7 +107,7 @@ def _connection_manager(gateway: Gateway) -> Any:
         # Clients are not trusted with Envoy's own headers. No address is internal unless internal_address_config says
         # so, whereas an empty one makes all private addresses internal.
         use_remote_address=BoolValue(value=True),
-        early_header_mutation_extensions=[_without_internal_headers()],
+        early_header_mutation_extensions=[_without_internal_headers(gateway)],
         server_name="crossfade",
         generate_request_id=BoolValue(value=True),
         preserve_external_request_id=True,
@@ -125,6 +135,7 @@ def _http_filters(gateway: Gateway) -> list[Any]:
     before it sees a byte."""
     whole_request = buffer_pb2.Buffer(max_request_bytes=UInt32Value(value=gateway.max_request_bytes))
     return [
+        *(revocation_filters() if gateway.tls and gateway.tls.has_client_ca else []),
         *front_filters(),
         unless_streaming(BUFFER_FILTER, packed(whole_request)),
         *translation_filters(),
@@ -144,10 +155,11 @@ def _no_tunnels() -> Any:
     return _Hcm.UpgradeConfig(upgrade_type="CONNECT", filters=[nobody_filter(), router])
 
 
-def _without_internal_headers() -> Any:
-    mutation = header_mutation_pb2.HeaderMutation(
-        mutations=[mutation_rules_pb2.HeaderMutation(remove=name) for name in _INTERNAL_HEADERS]
-    )
+def _without_internal_headers(gateway: Gateway) -> Any:
+    mutations = [mutation_rules_pb2.HeaderMutation(remove=name) for name in _INTERNAL_HEADERS]
+    if gateway.tls and gateway.tls.has_client_ca:
+        mutations.append(peer_note())
+    mutation = header_mutation_pb2.HeaderMutation(mutations=mutations)
     return extension_pb2.TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation", typed_config=packed(mutation)
     )
