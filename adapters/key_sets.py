@@ -6,16 +6,23 @@ a set, and nothing that Envoy would read otherwise than it was checked here.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
+import math
+import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from router.domain.tokens import BadKeySet, KeySet
+from router.domain.errors import ModelUnavailable
+from router.domain.tokens import BadKeySet, KeySet, KeySetFile, KeySetUrl, KeySource
+from router.key_sets import Reading, fresh_for_s
+from router.models.ports import Reply, Transport
 
 MAX_KEY_SET_BYTES = 256 * 1024
 _MAX_KEYS = 100
@@ -29,14 +36,53 @@ _CURVES: Mapping[str, tuple[ec.EllipticCurve, int, str]] = {
 _RSA_ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 
 
-def read_key_set(path: str) -> KeySet:
-    """Raises `BadKeySet`, naming the file."""
+class ProviderKeys:
+    """Implements `router.key_sets.KeySetReader`, over the same way to the outside as models: proxy, CAs, limits."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def read(self, source: KeySource, mark: str) -> Reading | None:
+        match source:
+            case KeySetFile(path):
+                return await asyncio.to_thread(_read_file, path, mark)
+            case KeySetUrl(url):
+                return await self._fetched(url, mark)
+
+    async def _fetched(self, url: str, mark: str) -> Reading | None:
+        headers = {"accept": "application/jwk-set+json, application/json"}
+        if mark:
+            headers["if-none-match"] = mark
+        try:
+            reply = await self._transport.request(
+                "GET", url, headers=headers, max_bytes=MAX_KEY_SET_BYTES, with_credentials=False
+            )
+        except ModelUnavailable as error:
+            raise BadKeySet(f"the keys at {url} cannot be had: {error}") from None
+        if reply.status == 304 and mark:
+            return None
+        if reply.status != 200:
+            raise BadKeySet(f"the keys at {url} cannot be had: answered with status {reply.status}")
+        return Reading(parsed_key_set(url, reply.body), reply.headers.get("etag", ""), _fresh_s(reply))
+
+
+def _fresh_s(reply: Reply) -> float:
+    """RFC 9111 §5.2.2.1."""
+    match = re.search(r"max-age=([0-9]{1,9})", reply.headers.get("cache-control", ""))
+    return fresh_for_s(float(match[1]) if match else math.inf)
+
+
+def _read_file(path: str, mark: str) -> Reading | None:
     try:
         with Path(path).open("rb") as file:
+            found = os.fstat(file.fileno())
+            now = f"{found.st_mtime_ns} {found.st_size} {found.st_ino}"
+            if now == mark:
+                return None
             content = file.read(MAX_KEY_SET_BYTES + 1)
     except OSError as error:
         raise BadKeySet(f"{path} cannot be read: {str(error.strerror).lower()}") from None
-    return parsed_key_set(path, content)
+    return Reading(parsed_key_set(path, content), now)
 
 
 def parsed_key_set(place: str, content: bytes) -> KeySet:
@@ -59,7 +105,7 @@ def parsed_key_set(place: str, content: bytes) -> KeySet:
     if not public:
         raise BadKeySet(f"{place} has no key to verify tokens with: RSA of {_MIN_RSA_BITS} bits or more, EC or Ed25519")
     text = json.dumps({"keys": public}, separators=(",", ":"), sort_keys=True)
-    return KeySet(text, tuple(key.get("kid", "") for key in public))
+    return KeySet(text)
 
 
 def _public(key: object) -> dict[str, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +10,8 @@ from datetime import datetime
 from router.domain.errors import CrossfadeError, Invalid
 
 MAX_TEXT = 1000
+MAX_CLAIMS = 50
+MAX_CLAIM_DEPTH = 5
 _URL = re.compile(r"https?://[^\s/@#?]+(/[^\s#]*)?")
 
 
@@ -47,11 +50,14 @@ KeySource = KeySetFile | KeySetUrl
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """Public keys. `content`: a JWKS (RFC 7517) as JSON, the same text for the same keys; `ids`: what tokens call them,
-    in the set's order."""
+    """Public keys. `content`: a JWKS (RFC 7517) as JSON, the same text for the same keys."""
 
     content: str
-    ids: tuple[str, ...]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """What tokens call them, in the set's order; empty for one without a name."""
+        return tuple(key.get("kid", "") for key in json.loads(self.content)["keys"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,13 @@ class TokenRules:
                 "would let in whoever has a token of the issuer, for whatever it was made",
                 "say in audiences whom tokens must be for, or in claims what they must say",
             )
+        if len(self.claims) > MAX_CLAIMS:
+            raise Invalid("jwt.claims", f"has {len(self.claims)} claims", f"use at most {MAX_CLAIMS}")
+        texts = [("jwt.issuer", (self.issuer,)), ("jwt.audiences", self.audiences)]
+        texts += [("jwt.claims", (*claim.path, *map(str, claim.values))) for claim in self.claims]
+        for key, values in texts:
+            if not all(text and text.isprintable() for text in values):
+                raise Invalid(key, "has something empty or unprintable in it", "use plain text")
 
 
 @dataclass(frozen=True, slots=True)
