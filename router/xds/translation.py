@@ -196,9 +196,10 @@ def _is_hot() -> Any:
 
 
 def _is_empty_call() -> Any:
-    """A call without a body, but for a stream, which may take its time. The buffer has told the length of the others."""
+    """A call without a body, but for a stream, which may take its time. The buffer tells the length of the others."""
     predicate = matcher_pb2.Matcher.MatcherList.Predicate
-    length = string_pb2.StringMatcher(safe_regex=regex_pb2.RegexMatcher(regex="[1-9][0-9]*"))
+    digits = regex_pb2.RegexMatcher(google_re2=regex_pb2.RegexMatcher.GoogleRE2(), regex="[1-9][0-9]*")
+    length = string_pb2.StringMatcher(safe_regex=digits)
     return predicate(
         and_matcher=predicate.PredicateList(
             predicate=[

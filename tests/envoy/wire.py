@@ -72,9 +72,7 @@ class Wire:
         if self._streams is not None:
             _, writer = self._streams
             self._streams = None
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            await _end(writer)
 
     async def send_and_listen(self, sent: bytes) -> bytes:
         """All that comes back on a connection of its own, until it ends or has been quiet for a while."""
@@ -88,14 +86,19 @@ class Wire:
                 if not some:
                     break
                 received += some
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        await _end(writer)
         return received
 
     async def _opened(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         name = "localhost" if self._shown else None
         return await asyncio.open_connection("127.0.0.1", self._port, ssl=self._shown, server_hostname=name)
+
+
+async def _end(writer: asyncio.StreamWriter) -> None:
+    """At once: a farewell in TLS would be waited for, and who has been refused gets none."""
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 async def _answer(reader: asyncio.StreamReader, *, has_body: bool) -> Answer:
