@@ -134,10 +134,15 @@ def _frame(kind: int, flags: int, payload: bytes, stream: int = 1) -> bytes:
 
 
 def _text(text: str) -> bytes:
+    """RFC 7541 §5.1 and §5.2."""
     content = text.encode("latin-1")
-    assert len(content) < 127 + 128
-    length = bytes((len(content),)) if len(content) < 127 else bytes((127, len(content) - 127))
-    return length + content
+    if len(content) < 127:
+        return bytes((len(content),)) + content
+    length, rest = [127], len(content) - 127
+    while rest >= 128:
+        length.append(rest % 128 + 128)
+        rest //= 128
+    return bytes((*length, rest)) + content
 
 
 def _fields(fields: Iterable[tuple[str, str]]) -> bytes:
