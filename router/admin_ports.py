@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from router.domain.tls import CertificateStatus
+from router.domain.tokens import KeySetStatus
 from router.domain.traffic import Mirror, Traffic
 from router.ports import ProxyStatus
 
@@ -130,6 +131,7 @@ class GatewayInfo:
     proxies: tuple[ProxyStatus, ...]
     ray: RayStatus
     certificates: tuple[CertificateStatus, ...] = ()
+    key_sets: tuple[KeySetStatus, ...] = ()
 
 
 class Gateway(Protocol):

@@ -17,6 +17,7 @@ import uvloop
 
 from adapters.certificates import PemFiles
 from adapters.http_exchange import HttpExchange
+from adapters.key_sets import ProviderKeys
 from adapters.lookout import ConnectionLookout
 from adapters.model_archives import ArchiveDisk
 from adapters.model_cache import ModelCache
@@ -24,6 +25,7 @@ from adapters.model_records import ModelRecords
 from adapters.ray.logs import ReplicaLogs
 from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_access import SqliteAccess
+from adapters.sqlite_key_sets import SqliteKeySets
 from adapters.sqlite_keys import SqliteKeys
 from adapters.sqlite_store import SqliteStore
 from adapters.sqlite_watches import SqliteWatches
@@ -45,6 +47,7 @@ from router.desired import Desired
 from router.domain.errors import Invalid, StoreFailed
 from router.domain.tls import CertificateFiles, CertificateStatus
 from router.events import EventLog
+from router.key_sets import KeySets, key_set_metrics
 from router.keys import Keys
 from router.metrics import MetricsPage, gateway_metrics
 from router.models.approving import GatedModels
@@ -183,6 +186,9 @@ class ControlPlane:
             )
         )
         self.keys = Keys(commits, SqliteKeys(self.store), self.reconciler, self.xds)
+        self.key_sets = KeySets(
+            self.desired, ProviderKeys(self.transport), SqliteKeySets(self.store), self.reconciler, self.events
+        )
         replica_metrics = ReplicaMetrics(config.gateway_token, lambda: self.reconciler.replicas)
         self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics, replica_metrics.gather)
 
@@ -215,7 +221,8 @@ class ControlPlane:
         recovering = _named(self.recovery.run(), "recovery of models")
         asking = _named(self.tritons.run(self.reconciler.status_changed), "tritons")
         watching = _named(self.watcher.run(), "watcher")
-        vital = {rolling, comparing, asking, watching}
+        trusting = _named(self.key_sets.run(), "key sets")
+        vital = {rolling, comparing, asking, watching, trusting}
         vital.update(_named(certificates.run(), "certificates") for certificates in self.certificates)
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({serving, reconciling, *vital, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -278,6 +285,7 @@ class ControlPlane:
             proxies=self.xds.proxies(),
             ray=self._ray_status(),
             certificates=self._certificate_status(),
+            key_sets=self.key_sets.status(),
         )
 
     def _told(self, entry: Entry) -> tuple[str, ...]:
@@ -313,6 +321,7 @@ class ControlPlane:
             (
                 gateway,
                 certificate_metrics(self._certificate_status()),
+                key_set_metrics(self.key_sets.status()),
                 agreement_metrics(self.agreement.all_pairs()),
                 freshness_metrics(self.catalogue.asked()),
                 watch_metrics(self.watcher.standings()),

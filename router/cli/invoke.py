@@ -57,7 +57,11 @@ CertFile = Annotated[
 ]
 KeyFile = Annotated[
     str | None,
-    typer.Option("--key-file", metavar="FILE", help="A key of the endpoint, or - for stdin; else CROSSFADE_KEY."),
+    typer.Option(
+        "--key-file",
+        metavar="FILE",
+        help="A key of the endpoint, or a token (auth_mode jwt), or - for stdin; else CROSSFADE_KEY.",
+    ),
 ]
 Timeout = Annotated[
     float, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="How long to wait for the answer.")
@@ -102,7 +106,7 @@ def invoke(
     url = (scoring_url or _scoring_url(session)).rstrip("/")
     headers = {"x-crossfade-deployment": deployment} if deployment else {}
     if key := _key(key_file):
-        headers["x-api-key"] = key
+        headers["authorization"] = f"Bearer {key}"
     try:
         with httpx.Client(
             base_url=url,

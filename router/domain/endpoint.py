@@ -14,6 +14,7 @@ from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.names import RESERVED_ENDPOINT_NAMES, checked_client_name, checked_name
 from router.domain.scaling import ScaleSettings
 from router.domain.sticky import Sticky
+from router.domain.tokens import TokenRules
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton, TritonMode
 from router.domain.watching import Watch
@@ -29,6 +30,7 @@ class AuthMode(StrEnum):
     NONE = "none"  # everybody
     KEY = "key"  # whoever shows one of its keys
     MTLS = "mtls"  # whoever shows a certificate with one of `client_names`
+    JWT = "jwt"  # whoever shows a token after the rules in `jwt`
 
 
 class Backend(StrEnum):
@@ -274,6 +276,7 @@ class Endpoint:
     allow_anonymous: bool = False
     sticky: Sticky | None = None
     client_names: tuple[str, ...] = ()
+    jwt: TokenRules | None = None
     group: str = ""  # the team that it belongs to; empty: nobody's in particular
     watch: Watch | None = None
     limits: Limits = NO_LIMITS
@@ -304,6 +307,10 @@ class Endpoint:
         if self.limits.per_caller is not None and self.auth_mode is AuthMode.NONE:
             message = "auth_mode none cannot tell callers apart"
             raise Invalid("limits.per_caller", message, "set another auth_mode, or limit all of them together")
+        if self.auth_mode is AuthMode.JWT and self.jwt is None:
+            raise Invalid("jwt", "auth_mode jwt lets nobody in without it", "say whose tokens are taken: issuer, jwks")
+        if self.jwt is not None and self.auth_mode is not AuthMode.JWT:
+            raise Invalid("jwt", f"means nothing to auth_mode {self.auth_mode}", "set auth_mode: jwt")
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,10 +165,12 @@ def routing_for(
     replicas: Iterable[Replica],
     shield: Shield | None = None,
     keys: Iterable[ApiKey] = (),
+    key_set: str = "",
 ) -> Routing:
     """The routing that puts `traffic` in force over the replicas that are ready.
 
-    A shield that names a deployment that is gone is left out. `keys` are those of the endpoint.
+    A shield that names a deployment that is gone is left out. `keys` are those of the endpoint, `key_set` those of its
+    identity provider.
     """
     of_endpoint = [replica for replica in replicas if replica.endpoint == state.endpoint.name]
     limits = state.endpoint.limits
@@ -183,7 +185,7 @@ def routing_for(
         upstreams=upstreams,
         shield=shield if shield and {shield.candidate, shield.stable} <= state.deployments.keys() else None,
         sticky=state.endpoint.sticky,
-        access=access_of(state.endpoint, keys),
+        access=access_of(state.endpoint, keys, key_set),
         limits=limits,
     )
 

@@ -35,14 +35,16 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 
+from router.domain.callers import Access, TokenHolders
 from router.domain.limits import Limits, Rate
 from router.domain.routing import Upstream
 from router.xds.gateway import ADMITTED_HEADER, BOUND_KEY, LIMITS_METADATA
 from router.xds.resources import packed
+from router.xds.tokens import subject_of
 
 _FILTER = "crossfade.rate"
 _FILTER_STATS = "rate"  # nobody keeps them
-_CALLER, _CERTIFICATE = "caller", "certificate"
+_KEY, _CERTIFICATE, _SUBJECT = "key", "certificate", "subject"
 
 # Callers whose buckets are remembered, the latest ones, per endpoint. Keys are two; tokens and certificates are made by
 # whoever the endpoint trusts.
@@ -84,7 +86,7 @@ def rate_filter() -> Any:
     )
 
 
-def rate_config(limits: Limits) -> Mapping[str, Any]:
+def rate_config(endpoint: str, limits: Limits, access: Access) -> Mapping[str, Any]:
     """What an endpoint's routes say to the filter."""
     rates = [rate for rate in (limits.rate, limits.per_caller) if rate is not None]
     if not rates:
@@ -101,10 +103,11 @@ def rate_config(limits: Limits) -> Mapping[str, Any]:
         response_headers_to_add=[_retry_after(max(rate.retry_after_s for rate in rates))],
     )
     if limits.per_caller is not None:
-        config.rate_limits.extend(
-            rc.RateLimit(actions=[action]) for action in (_by_note(_CALLER), _by_certificate(_CERTIFICATE))
-        )
-        config.descriptors.extend(_each(name, limits.per_caller) for name in (_CALLER, _CERTIFICATE))
+        callers = {_KEY: _by_key(), _CERTIFICATE: _by_certificate()}
+        if isinstance(access, TokenHolders):
+            callers = {_SUBJECT: _by_subject(endpoint)}
+        config.rate_limits.extend(rc.RateLimit(actions=[action]) for action in callers.values())
+        config.descriptors.extend(_each(name, limits.per_caller) for name in callers)
         config.max_dynamic_descriptors.value = _MAX_CALLERS
     return {_FILTER: packed(config)}
 
@@ -160,17 +163,25 @@ def _each(name: str, rate: Rate) -> Any:
     return ratelimit_pb2.LocalRateLimitDescriptor(entries=[entry], token_bucket=_bucket(rate))
 
 
-def _by_note(name: str) -> Any:
+def _by_key() -> Any:
     """By what access.py noted of who was let in."""
     action = rc.RateLimit.Action
     return action(
-        request_headers=action.RequestHeaders(header_name=ADMITTED_HEADER, descriptor_key=name, skip_if_absent=True)
+        request_headers=action.RequestHeaders(header_name=ADMITTED_HEADER, descriptor_key=_KEY, skip_if_absent=True)
     )
 
 
-def _by_certificate(name: str) -> Any:
+def _by_subject(endpoint: str) -> Any:
+    """Whom the token speaks of. Tokens that do not say so count as one caller."""
+    action = rc.RateLimit.Action
+    return action(
+        metadata=action.MetaData(descriptor_key=_SUBJECT, metadata_key=subject_of(endpoint), default_value="nobody")
+    )
+
+
+def _by_certificate() -> Any:
     expression = expr_pb2.Descriptor(
-        descriptor_key=name, text="connection.sha256_peer_certificate_digest", skip_if_error=True
+        descriptor_key=_CERTIFICATE, text="connection.sha256_peer_certificate_digest", skip_if_error=True
     )
     action = rc.RateLimit.Action()
     action.extension.name = "envoy.rate_limit_descriptors.expr"

@@ -144,7 +144,7 @@ class _Routes:
                     )
                 ),
                 **access_config(self._endpoint, self._routing.access),
-                **rate_config(self._routing.limits),
+                **rate_config(self._endpoint, self._routing.limits, self._routing.access),
             },
         )
         return route_pb2.RouteConfiguration(

@@ -260,10 +260,6 @@ MISTAKES = [
     ),
     # what a later version brings is refused, never ignored
     (
-        "kind: Endpoint\nname: a\nauth_mode: jwt\n",
-        ["s.yaml:3:12: auth_mode: 'jwt' is not in this version of Crossfade yet (use none or key or mtls)"],
-    ),
-    (
         DEPLOYMENT + "backend: triton\n",
         [
             "s.yaml:1:1: triton: the key is missing, which says where Triton is "

@@ -31,6 +31,7 @@ from router.domain.policy import Policy
 from router.domain.scaling import ScaleSettings
 from router.domain.sticky import Sticky, StickyBy
 from router.domain.strategy import named_strategy
+from router.domain.tokens import Claim, KeySetFile, KeySetUrl, TokenRules
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton, TritonMode, TritonServer
 from router.domain.watching import Recipe, Watch, WatchPolicy
@@ -96,6 +97,22 @@ def traffics(draw: st.DrawFn) -> Traffic:
     return Traffic.of(dict(zip(some, (b - a for a, b in zip([0, *cuts], [*cuts, 100], strict=True)), strict=True)))
 
 
+words = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
+claim_values = st.lists(words | st.booleans(), min_size=1, max_size=3).map(tuple)
+# A name is at one depth only, so that none is both a value and full of names.
+claims = st.dictionaries(
+    words.map(lambda name: (f"1{name}",)) | st.tuples(words.map("2{}".format), words), claim_values, max_size=3
+).map(lambda some: tuple(Claim(path, values) for path, values in sorted(some.items())))
+token_rules = st.builds(
+    TokenRules,
+    words,
+    st.builds(KeySetFile, st.just("/srv/keys.json")) | st.builds(KeySetUrl, st.just("https://login.example/keys?p=1")),
+    st.lists(words, min_size=1, max_size=3).map(tuple),
+    claims,
+    st.integers(1, 300),
+)
+
+
 rates = st.builds(Rate, st.floats(0.001, 1e6), st.none() | st.integers(1, 10_000_000))
 
 
@@ -117,13 +134,17 @@ def endpoints(draw: st.DrawFn) -> Endpoint:
     if mirror is not None and mirror.deployment in traffic.deployments:
         mirror = None
     clients = tuple(draw(st.lists(st.sampled_from(["app.example", "spiffe://bank/app"]), max_size=2)))
-    auth_mode = AuthMode.MTLS if clients else draw(st.sampled_from([AuthMode.NONE, AuthMode.KEY]))
+    rules = None if clients else draw(st.none() | token_rules)
+    auth_mode = draw(st.sampled_from([AuthMode.NONE, AuthMode.KEY]))
+    if clients or rules:
+        auth_mode = AuthMode.MTLS if clients else AuthMode.JWT
     return Endpoint(
         draw(names),
         traffic,
         mirror,
         auth_mode,
         client_names=clients,
+        jwt=rules,
         limits=draw(limits(can_tell_callers_apart=auth_mode is not AuthMode.NONE)),
         allow_anonymous=draw(st.booleans()),
         sticky=draw(stickies),
