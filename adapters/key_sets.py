@@ -26,7 +26,8 @@ from router.models.ports import Reply, Transport
 
 MAX_KEY_SET_BYTES = 256 * 1024
 _MAX_KEYS = 100
-_MIN_RSA_BITS, _MAX_RSA_BITS = 2048, 16384
+# What Envoy (BoringSSL) takes at the most. Routes with a set of which it takes no key would be refused.
+_MIN_RSA_BITS, _MAX_RSA_BITS, _MAX_EXPONENT_BITS = 2048, 8192, 33
 _MAX_ID = 256
 _CURVES: Mapping[str, tuple[ec.EllipticCurve, int, str]] = {
     "P-256": (ec.SECP256R1(), 32, "ES256"),
@@ -126,7 +127,7 @@ def _public(key: object) -> dict[str, str] | None:
     except (ValueError, binascii.Error):
         return None
     name, algorithm = key.get("kid", ""), key.get("alg", "")
-    if not isinstance(name, str) or len(name) > _MAX_ID or not isinstance(algorithm, str):
+    if not (isinstance(name, str) and name.isprintable() and len(name) <= _MAX_ID and isinstance(algorithm, str)):
         return None
     if algorithm and algorithm not in algorithms:
         return None
@@ -140,7 +141,7 @@ def _may_verify(operations: object) -> bool:
 
 def _rsa(key: Mapping[str, Any]) -> tuple[dict[str, str], frozenset[str]]:
     modulus, exponent = _number(key, "n"), _number(key, "e")
-    if not _MIN_RSA_BITS <= modulus.bit_length() <= _MAX_RSA_BITS:
+    if not _MIN_RSA_BITS <= modulus.bit_length() <= _MAX_RSA_BITS or exponent.bit_length() > _MAX_EXPONENT_BITS:
         raise ValueError("a weak key, or one that takes too long")
     rsa.RSAPublicNumbers(exponent, modulus).public_key()
     return {"n": _text(_bytes_of(modulus)), "e": _text(_bytes_of(exponent))}, _RSA_ALGORITHMS

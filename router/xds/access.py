@@ -11,6 +11,8 @@ behind the translation (translation.py), for calls that name their endpoint in a
 Envoy lets a request pass when a script fails. So the script does not decide: it notes whose key it saw, in a header
 that is taken from no client, and a gate at the end, which is no Lua, lets nobody into a protected endpoint without it.
 
+Certificates were verified by the handshake, so the gates alone judge their names. Tokens are in tokens.py.
+
 Measured (2-core machine, CPU of Envoy per JSON request, 32 connections of wrk): 37 to 40 µs to an open endpoint,
 46 to 50 with a key, of which the hash is 3; running the second script for every request would cost 3 more. TLS adds 1.
 """

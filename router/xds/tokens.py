@@ -9,6 +9,9 @@ The filter notes what a verified token says in the request's metadata, which no 
 name; the gates of access.py let in nobody for whom it does not say what the endpoint asks for. A filter that did not
 run, for whatever reason, lets in nobody either.
 
+Measured (2-core machine, not idle, CPU of Envoy per JSON request, ± 5 µs): 53 to 60 µs to an open endpoint, with or
+without these filters in place; 63 to 65 with a key, 68 to 75 with a token that was seen before.
+
 Algorithms are those of Envoy (https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/jwt_authn_filter):
 RS, PS and ES with 256, 384 and 512, and EdDSA with Ed25519. It takes no `none`, and has no secret to take HS with: key
 sets hold public keys only (adapters/key_sets.py). A key serves its own kind of algorithm alone.

@@ -220,6 +220,8 @@ def test_only_public_numbers_of_keys_that_verify_are_left_of_a_set() -> None:
             NEW.jwk() | {"x": NEW.jwk()["y"]},  # not on the curve
             NEW.jwk() | {"crv": "secp256k1"},
             NEW.jwk() | {"kid": 7},
+            NEW.jwk() | {"kid": "\ud800"},  # half a character, which Envoy's JSON refuses
+            SigningKey("r", "RS256").jwk() | {"e": "A" + "B" * 10},
             {"kty": "RSA", "n": "AQAB", "e": "AQAB"},  # 17 bits
             {"kty": "OKP", "crv": "X25519", "x": "AAAA"},
             {"kty": ["EC"]},
