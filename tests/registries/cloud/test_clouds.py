@@ -291,6 +291,9 @@ async def test_a_store_behind_a_proxy_is_asked_through_it_with_the_proxys_passwo
         pair = base64.b64encode(b"p@ss:p@ss").decode()
         assert {asked.target for asked in proxy.asked} == {"http://minio.internal:9000/b/m"}
         assert {asked.headers["proxy-authorization"] for asked in proxy.asked} == {f"Basic {pair}"}
+    async with opened(settings) as source:
+        with pytest.raises(SourceUnavailable, match=rf"minio.internal:9000 \(through the proxy http://{proxy.host}\)"):
+            await source.resolve(ModelRef.parse("s3://b/m"))
 
 
 async def test_a_store_with_a_private_authority_is_trusted_when_the_settings_name_it(
