@@ -32,10 +32,15 @@ def triton_command(packages: Path, repository: Path, ports: TritonPorts, *option
         f"--grpc-port={ports.grpc}",
         "--allow-metrics=false",
         "--allow-gpu-metrics=false",
-        f"--backend-config=python,shm-region-prefix-name=crossfade{os.getpid()}_{ports.http}_",
+        f"--backend-config=python,shm-region-prefix-name={region_prefix(ports)}",
         "--pinned-memory-pool-byte-size=0",
         *options,
     ]
+
+
+def region_prefix(ports: TritonPorts) -> str:
+    """How the names of the memory begin that such a server shares with the processes of its Python models."""
+    return f"crossfade{os.getpid()}_{ports.http}_"
 
 
 def triton_environment(packages: Path, python: Path) -> dict[str, str]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from benchmarks.environments import TRITON, ensure
-from benchmarks.triton_server import TritonPorts, triton_command, triton_environment
+from benchmarks.triton_server import TritonPorts, region_prefix, triton_command, triton_environment
 from router.domain.routing import TritonAddress
 from tests.envoy.data_plane import free_ports
 from tests.envoy.waiting import DEADLINE_S
@@ -58,9 +59,19 @@ class Triton:
                 await asyncio.sleep(0.05)
 
     async def kill(self) -> None:
+        """With the processes of its Python models, which may outlive it for ever, and their shared memory."""
         if self._process is not None and self._process.returncode is None:
+            models = psutil.Process(self._process.pid).children(recursive=True)
             self._process.kill()
             await self._process.wait()
+            for model in models:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    model.kill()
+            self._remove_memory()
+
+    def _remove_memory(self) -> None:
+        for path in Path("/dev/shm").glob(f"{region_prefix(self.ports)}*"):
+            path.unlink(missing_ok=True)
 
     def pause(self) -> None:
         """Returns when all of it stands still: on a busy machine, some threads go on for a while."""
