@@ -2,7 +2,7 @@
 
 Each call sends one batch to one Triton. As many may be under way as the Tritons have instances, and one more for each
 Triton, so that the next batch is there when an instance is free. (A small network, 32 connections, requests a second:
-9,000 without that one, 10,900 with it, 6,600 with two more, for then the batches are smaller.)
+9,000 without that one, 10,900 with it, 6,600 with three more, for then the batches are smaller.)
 
 A call gets an answer within its deadline. One that fails because its Triton is gone goes to another; where there is
 another, one that takes more than half of its time goes there as well, for a Triton that hangs says nothing.
