@@ -21,6 +21,7 @@ from router.domain.audit import Record
 from router.domain.endpoint import DeployedModel, Deployment, Endpoint, EndpointState
 from router.domain.errors import Conflict, CrossfadeError, Invalid, StoreFailed
 from router.domain.evidence import Evidence
+from router.domain.listening import GatewaySpec
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.rollout import Announce, Page, Rollout
 from router.domain.routing import Address, Replica, ReplicaState, TcpAddress, TritonAddress, UnixAddress
@@ -95,7 +96,15 @@ CREATE TABLE untold (
 ) STRICT;
 """
 
-_FORMATS = (_SCHEMA, _ROLLOUT_SCHEMA, ACCESS_SCHEMA, _OUTBOX_SCHEMA)  # what each version added
+# Since version 5: the gateway as a whole, when a spec described it.
+_GATEWAY_SCHEMA = """
+CREATE TABLE gateway (
+    number INTEGER PRIMARY KEY CHECK (number = 1),
+    spec TEXT NOT NULL
+) STRICT;
+"""
+
+_FORMATS = (_SCHEMA, _ROLLOUT_SCHEMA, ACCESS_SCHEMA, _OUTBOX_SCHEMA, _GATEWAY_SCHEMA)  # what each version added
 SCHEMA_VERSION = len(_FORMATS)
 
 
@@ -139,13 +148,29 @@ class SqliteStore:
         except CrossfadeError as error:
             raise StoreFailed(f"{self._path} holds a spec that this version cannot read: {error}") from error
 
-    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str], records: Collection[Record] = ()) -> None:
+    def load_gateway(self) -> GatewaySpec:
+        with self.transaction() as connection:
+            row = connection.execute("SELECT spec FROM gateway").fetchone()
+        try:
+            return _read(row[0], GatewaySpec) if row else GatewaySpec()
+        except CrossfadeError as error:
+            raise StoreFailed(f"{self._path} holds a spec that this version cannot read: {error}") from error
+
+    def save(
+        self,
+        changed: Iterable[EndpointState],
+        deleted: Iterable[str],
+        records: Collection[Record] = (),
+        gateway: GatewaySpec | None = None,
+    ) -> None:
         """Raises `Conflict`, and writes nothing, when a stored revision is not one less than the changed one."""
         with self.transaction() as connection:
             for name in deleted:
                 connection.execute("DELETE FROM endpoint WHERE name = ?", (name,))
             for state in changed:
                 self._save_one(connection, state)
+            if gateway is not None:
+                connection.execute("INSERT OR REPLACE INTO gateway VALUES (1, ?)", (json.dumps(to_plain(gateway)),))
             append(connection, records)
 
     def load_replicas(self) -> tuple[Replica, ...]:
@@ -323,7 +348,7 @@ def _advice(error: sqlite3.Error) -> str:
     return ""
 
 
-_Spec = TypeVar("_Spec", Endpoint, Deployment)
+_Spec = TypeVar("_Spec", Endpoint, Deployment, GatewaySpec)
 
 
 def _read(text: str, kind: type[_Spec]) -> _Spec:

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from router.domain.listening import Offer
 from router.domain.tls import CertificateStatus
 from router.domain.tokens import KeySetStatus
 from router.domain.traffic import Mirror, Traffic
@@ -74,6 +75,9 @@ class Changes(Protocol):
     def endpoint_changed(self, name: str) -> None:
         """The endpoint was created, changed or deleted."""
 
+    def gateway_changed(self) -> None:
+        """What scoring is offered through has changed."""
+
 
 class Observer(Protocol):
     """Knows what is true now. Implemented by the reconciler."""
@@ -86,6 +90,9 @@ class Observer(Protocol):
 
         For an endpoint that no longer exists: until no proxy knows it.
         """
+
+    async def wait_listening(self, timeout_s: float) -> Settlement:
+        """Wait until every proxy has the gateway's listeners, or one refuses them; `Pending` when time ran out."""
 
     async def status_changed(self) -> None:
         """Wait until the status of any endpoint has changed, or may have."""
@@ -132,6 +139,7 @@ class GatewayInfo:
     ray: RayStatus
     certificates: tuple[CertificateStatus, ...] = ()
     key_sets: tuple[KeySetStatus, ...] = ()
+    offers: tuple[Offer, ...] = ()
 
 
 class Gateway(Protocol):

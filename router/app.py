@@ -42,9 +42,10 @@ from router.api.oversight import Oversight
 from router.assembly import admission, live_tls, measurer_over, model_sources, runtime_of
 from router.certificates import Certificates, certificate_metrics
 from router.commits import Commits
-from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, GatewayConfig, kept_secret, reachable
+from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, GatewayConfig, kept_secret, reachable, scoring_url
 from router.desired import Desired
 from router.domain.errors import Invalid, StoreFailed
+from router.domain.listening import nearest
 from router.domain.tls import CertificateFiles, CertificateStatus
 from router.events import EventLog
 from router.key_sets import KeySets, key_set_metrics
@@ -64,7 +65,6 @@ from router.models.transfer import Transfer
 from router.models.watch_metrics import watch_metrics
 from router.models.watcher import Watcher, WatchSurroundings
 from router.operations import Operations
-from router.plan import Rules
 from router.quotas import Quotas
 from router.reconciler import Reconciler
 from router.replica_metrics import ReplicaMetrics
@@ -73,7 +73,7 @@ from router.rollouts.clock import SystemClock
 from router.rollouts.course import Surroundings
 from router.rollouts.engine import RolloutEngine
 from router.rollouts.telling import Teller
-from router.server_state import server_view
+from router.server_state import server_calls, server_view, visible_at
 from router.spec import SpecProblems
 from router.telemetry import AttemptMeter
 from router.tritons import Tritons
@@ -84,7 +84,7 @@ from router.xds.gateway import Gateway
 from router.xds.reports import reports_service
 from router.xds.server import XdsServer
 from serving.listener import Listener
-from serving.protocol import server_handler
+from serving.server_view import ServerView
 
 log = logging.getLogger("crossfade")
 
@@ -102,7 +102,7 @@ class ControlPlane:
         self.started_at = _now()
         self.events = EventLog(_now)
         self.store = SqliteStore(config.database)
-        self.desired = Desired(self.store.load())
+        self.desired = Desired(self.store.load(), gateway=self.store.load_gateway())
         self.xds = XdsServer(
             Gateway(
                 bind=config.bind,
@@ -171,7 +171,7 @@ class ControlPlane:
             self.reconciler,
             self.rollouts,
             quotas,
-            Rules(not config.is_loopback, config.tls is not None and config.tls.has_client_ca),
+            config.premises,
         )
         self.watcher = Watcher(
             WatchSurroundings(
@@ -198,13 +198,13 @@ class ControlPlane:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         config = self.config
-        server_calls = Listener(
-            server_handler(lambda: server_view(VERSION, self.desired.states.values(), self.reconciler.replicas)),
+        about_server = Listener(
+            server_calls(self._view),
             token=b"",
             max_body_bytes=_MAX_SERVER_BODY_BYTES,
         )
         metrics = Listener(self.metrics.handler(), token=b"", max_body_bytes=_MAX_SERVER_BODY_BYTES)
-        await server_calls.open_unix(str(config.server_socket))
+        await about_server.open_unix(str(config.server_socket))
         for certificates in self.certificates:
             certificates.look()
         await self.reconciler.start_routing()
@@ -250,10 +250,14 @@ class ControlPlane:
         await self.waiting_room.close()
         await self.metrics.close()
         await metrics.close(grace_s=0.2)
-        await server_calls.close(grace_s=0.2)
+        await about_server.close(grace_s=0.2)
         await self.xds.stop()
         self.store.close()
         return code
+
+    def _view(self, listener: str) -> ServerView:
+        visible = visible_at(listener, self.desired.offers)
+        return server_view(VERSION, self.desired.states.values(), self.reconciler.replicas, visible)
 
     def _services(self) -> Services:
         config = self.config
@@ -273,12 +277,13 @@ class ControlPlane:
     def info(self) -> GatewayInfo:
         """Implements `router.admin_ports.Gateway`."""
         config = self.config
+        offer = nearest(self.desired.offers)
         return GatewayInfo(
             version=VERSION,
             started_at=self.started_at,
             addresses=Addresses(
-                scoring_url=config.scoring_url,
-                grpc_address=f"{reachable(config.bind)}:{config.ports.grpc}",
+                scoring_url=scoring_url(offer),
+                grpc_address=f"{reachable(offer.address)}:{offer.ports[-1]}",
                 metrics_url=config.metrics_url,
                 admin_url=config.admin_url,
             ),
@@ -286,6 +291,7 @@ class ControlPlane:
             ray=self._ray_status(),
             certificates=self._certificate_status(),
             key_sets=self.key_sets.status(),
+            offers=self.desired.offers,
         )
 
     def _told(self, entry: Entry) -> tuple[str, ...]:

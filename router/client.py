@@ -148,6 +148,14 @@ class AdminClient:
         }
         return self._call("POST", "/api/v1/apply", body)
 
+    def gateway(self) -> Json:
+        """`{"spec": …, "listeners": […]}`."""
+        return self._call("GET", "/api/v1/gateway")
+
+    def gateway_settled(self, timeout_s: float) -> Json:
+        """As `settled`, of the listeners."""
+        return self._call("GET", "/api/v1/gateway/settled", query={"timeout_s": f"{timeout_s:.3f}"})
+
     def endpoints(self) -> list[Json]:
         endpoints: list[Json] = self._call("GET", "/api/v1/endpoints")["endpoints"]
         return endpoints

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.admin_ports import Changes
 from router.desired import Desired
@@ -74,22 +74,27 @@ class Commits:
     async def _commit(self, decide: Callable[[], Plan], names: Iterable[str], by: str) -> Done:
         async with self._lock:
             plan = decide()
-            if plan.changed or plan.deleted:
-                await asyncio.to_thread(self._store.save, plan.changed, plan.deleted, self._records(plan, by))
+            if not plan.is_empty:
+                gateway = plan.gateway.spec if plan.gateway else None
+                records = self._records(plan, by)
+                await asyncio.to_thread(self._store.save, plan.changed, plan.deleted, records, gateway)
                 self.desired.publish(plan.changed, plan.deleted)
+                if plan.gateway:
+                    self.desired.publish_gateway(plan.gateway.spec, plan.gateway.offers)
                 self._tell(plan)
             return self.done(plan, names)
 
     def _records(self, plan: Plan, by: str) -> list[Record]:
         now = self.events.now()
-        return [
-            Record(now, by, _kind(change), f"{change.endpoint}/{change.deployment}".rstrip("/"), in_words(change))
-            for change in _changes(plan)
-        ]
+        return [Record(now, by, _kind(change), _subject(change), in_words(change)) for change in _changes(plan)]
 
     def _tell(self, plan: Plan) -> None:
         for change in _changes(plan):
-            self.events.publish(_kind(change), in_words(change), endpoint=change.endpoint, deployment=change.deployment)
+            # Listeners name endpoints, which not everybody who reads events may know of. The audit log has it all.
+            told = change if change.endpoint else replace(change, fields=())
+            self.events.publish(_kind(change), in_words(told), endpoint=change.endpoint, deployment=change.deployment)
+        if plan.gateway:
+            self._changes.gateway_changed()
         for name in (*(state.endpoint.name for state in plan.changed), *plan.deleted):
             self._changes.endpoint_changed(name)
 
@@ -99,12 +104,16 @@ def _changes(plan: Plan) -> list[Change]:
 
 
 def _kind(change: Change) -> str:
-    return f"{'deployment' if change.deployment else 'endpoint'}_{change.action}"
+    return f"{change.kind}_{change.action}"
+
+
+def _subject(change: Change) -> str:
+    return f"{change.endpoint}/{change.deployment}".rstrip("/") or "gateway"
 
 
 def in_words(change: Change) -> str:
     """One line for an operator: "deployment filetype/green changed: instance_count 1 → 2"."""
-    what = f"deployment {change.endpoint}/{change.deployment}" if change.deployment else f"endpoint {change.endpoint}"
+    what = f"{change.kind} {change.endpoint}/{change.deployment}".rstrip(" /")
     fields = ", ".join(f"{field.key} {_shown(field.old)} → {_shown(field.new)}" for field in change.fields)
     return f"{what} {change.action}" + (f": {fields}" if fields else "")
 

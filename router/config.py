@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from router.domain.errors import Invalid
+from router.domain.listening import GatewaySpec, Offer, Premises
 from router.domain.plain import from_plain
 from router.domain.tls import ListenerTls
 from router.private_files import write_private
@@ -96,9 +97,21 @@ class GatewayConfig:
     metrics: OwnPort = field(default_factory=lambda: OwnPort("metrics"))
 
     @property
-    def is_loopback(self) -> bool:
-        """Whether scoring is offered to this machine only."""
-        return is_loopback(self.bind)
+    def premises(self) -> Premises:
+        """What listeners of a spec must go with."""
+        taken = [
+            ("the metrics", self.metrics.bind, self.ports.metrics),
+            ("the admin API", self.admin.bind, self.ports.admin),
+        ]
+        if self.ports.redirect_http:
+            taken.append(("the redirect to TLS", self.bind, self.ports.redirect_http))
+        return Premises(
+            self.bind,
+            (self.ports.http, self.ports.grpc),
+            is_tls=self.tls is not None,
+            verifies_clients=self.tls is not None and self.tls.has_client_ca,
+            taken=tuple(taken),
+        )
 
     @property
     def database(self) -> Path:
@@ -181,8 +194,8 @@ class GatewayConfig:
 
     @property
     def scoring_url(self) -> str:
-        scheme = "https" if self.tls else "http"
-        return f"{scheme}://{reachable(self.bind)}:{self.ports.http}"
+        """Of the listener that the command line describes."""
+        return scoring_url(self.premises.offers(GatewaySpec())[0])
 
     @property
     def admin_url(self) -> str:
@@ -208,6 +221,11 @@ class GatewayConfig:
         tls = from_plain(ListenerTls, fields["tls"]) if fields.get("tls") else None
         own = {name: from_plain(OwnPort, fields[name]) for name in ("admin", "metrics") if name in fields}
         return cls(**{**fields, "ports": Ports(**fields["ports"]), "tls": tls, **own})
+
+
+def scoring_url(offer: Offer) -> str:
+    """A URL that a client on this machine can use."""
+    return f"{'https' if offer.is_tls else 'http'}://{reachable(offer.address)}:{offer.ports[0]}"
 
 
 def reachable(bind: str) -> str:

@@ -8,26 +8,34 @@ from types import MappingProxyType
 from router.domain.callers import ApiKey
 from router.domain.endpoint import EndpointState
 from router.domain.errors import NotFound
+from router.domain.listening import GatewaySpec, Offer
 from router.domain.rollout import Rollout
 from router.domain.routing import Shield
 from router.domain.tokens import KeySet, KeySource
 
 
 class Desired:
-    """Endpoint name → `EndpointState`, its rollouts and its keys, exactly as the store has them.
+    """Endpoint name → `EndpointState`, its rollouts and its keys, and the gateway, exactly as the store has them.
 
-    Only `Commits` writes the states, and only the rollout engine the rollouts and the shields, which are derived from
-    them. Only `Keys` writes the keys. An endpoint that is deleted takes all of it with it. Only `KeySets` writes the
-    keys of identity providers, which belong to no endpoint.
+    Only `Commits` writes the states and the gateway, and only the rollout engine the rollouts and the shields, which
+    are derived from them. Only `Keys` writes the keys. An endpoint that is deleted takes all of it with it. Only
+    `KeySets` writes the keys of identity providers, which belong to no endpoint.
     """
 
-    def __init__(self, states: Mapping[str, EndpointState], rollouts: Iterable[Rollout] = ()) -> None:
+    def __init__(
+        self,
+        states: Mapping[str, EndpointState],
+        rollouts: Iterable[Rollout] = (),
+        gateway: GatewaySpec = GatewaySpec(),  # noqa: B008 (immutable)
+    ) -> None:
         """`rollouts`: oldest first."""
         self._states = dict(states)
         self._rollouts: dict[str, dict[str, Rollout]] = {}  # endpoint → id → rollout, the latest last
         self._shields: dict[str, Shield] = {}
         self._keys: dict[str, tuple[ApiKey, ...]] = {}
         self._key_sets: dict[KeySource, KeySet] = {}
+        self._gateway = gateway
+        self._offers: tuple[Offer, ...] = ()
         for rollout in rollouts:
             self.publish_rollout(rollout)
 
@@ -52,6 +60,18 @@ class Desired:
             self._rollouts.pop(name, None)
             self._shields.pop(name, None)
             self._keys.pop(name, None)
+
+    @property
+    def gateway(self) -> GatewaySpec:
+        return self._gateway
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """The gateway's listeners, with their addresses and ports."""
+        return self._offers
+
+    def publish_gateway(self, spec: GatewaySpec, offers: tuple[Offer, ...]) -> None:
+        self._gateway, self._offers = spec, offers
 
     def rollout(self, endpoint: str) -> Rollout | None:
         """The endpoint's present or last rollout."""

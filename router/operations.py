@@ -14,10 +14,12 @@ from router.admin_ports import EndpointStatus, Observer, Settlement
 from router.commits import Commits, Done
 from router.domain.endpoint import DeployedModel, Deployment, EndpointState
 from router.domain.errors import Conflict, Invalid, ModelUnavailable
+from router.domain.listening import GatewaySpec, Premises
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.rollout import Rollout
 from router.interference import crossed_rollouts, refusal, watch_of
 from router.plan import (
+    GatewayPlan,
     Models,
     Plan,
     RevisionConflict,
@@ -25,6 +27,7 @@ from router.plan import (
     plan_apply,
     plan_deployment_removal,
     plan_endpoint_removal,
+    plan_gateway,
     plan_scale,
     plan_traffic,
 )
@@ -51,9 +54,9 @@ class Operations:
         observer: Observer,
         rollouts: MakesWay,
         quotas: Quotas,
-        rules: Rules,
+        premises: Premises,
     ) -> None:
-        """Raises `Invalid` when an endpoint that exists breaks the rules: the gateway must not start with it."""
+        """Raises `Invalid` when the gateway, or an endpoint, is to be what it cannot be here: it must not start so."""
         self.desired = commits.desired
         self.events = commits.events
         self._commits = commits
@@ -61,10 +64,15 @@ class Operations:
         self._observer = observer
         self._rollouts = rollouts
         self._quotas = quotas
-        self._rules = rules
+        self._premises = premises
+        self.desired.publish_gateway(self.desired.gateway, premises.offers(self.desired.gateway))
         for state in self.desired.states.values():
-            if broken := rules.broken_by(state.endpoint):
+            if broken := self._rules.broken_by(state.endpoint):
                 raise broken
+
+    @property
+    def _rules(self) -> Rules:
+        return Rules(self.desired.offers, self._premises.verifies_clients)
 
     async def apply(
         self,
@@ -88,9 +96,11 @@ class Operations:
         models = await self._resolved(asked, by, notes)
 
         def decide() -> Plan:
-            return plan_apply(self.desired.states, documents, models, self._rules, followed)
+            gateway = self._planned_gateway(documents)
+            rules = replace(self._rules, offers=gateway.offers) if gateway else self._rules
+            return plan_apply(self.desired.states, documents, models, rules, followed, gateway)
 
-        names = {document.endpoint_name for document in documents}
+        names = {document.endpoint_name for document in documents} - {""}
         if is_dry_run:
             self._check_revisions(expected or {})
             plan = decide()
@@ -177,10 +187,18 @@ class Operations:
         """Wait until what was asked for is in force, or is known to fail."""
         return await self._observer.wait_settled(name, revision, timeout_s)
 
+    async def wait_listening(self, timeout_s: float) -> Settlement:
+        """Wait until the gateway's listeners are in force, or are known to fail."""
+        return await self._observer.wait_listening(timeout_s)
+
     def status(self, name: str) -> EndpointStatus:
         """What is true of the endpoint now. Raises `NotFound`."""
         self.desired.state(name)
         return self._observer.endpoint_status(name)
+
+    def _planned_gateway(self, documents: Sequence[Document]) -> GatewayPlan | None:
+        document = next((item for item in documents if isinstance(item.content, GatewaySpec)), None)
+        return plan_gateway(self.desired.gateway, document, self._premises) if document else None
 
     async def _resolved(self, deployments: Sequence[Deployment], by: str, notes: list[str]) -> Models:
         limit = asyncio.Semaphore(_MAX_MODELS_AT_ONCE)

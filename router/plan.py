@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from router.domain.endpoint import AuthMode, DeployedModel, Deployment, Endpoint, EndpointState
 from router.domain.errors import Conflict, Invalid, ModelUnavailable
+from router.domain.listening import GatewaySpec, Offer, Premises, exposed
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.rollout import RolloutSpec
 from router.domain.triton import RunningTriton
@@ -47,37 +48,63 @@ class FieldChange:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happens to one object. `deployment` is empty when the endpoint itself is meant."""
+    """What happens to one object. `deployment` is empty when the endpoint itself is meant, both when the gateway is."""
 
     action: Action
     endpoint: str
     deployment: str = ""
     fields: tuple[FieldChange, ...] = ()
 
+    @property
+    def kind(self) -> Literal["gateway", "endpoint", "deployment"]:
+        if self.deployment:
+            return "deployment"
+        return "endpoint" if self.endpoint else "gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPlan:
+    """What a document says about the gateway, and what that changes. `offers`: the listeners that come of it."""
+
+    document: Document
+    spec: GatewaySpec
+    offers: tuple[Offer, ...]
+    change: Change
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """States to write (with their new revisions), endpoints to delete, and the same in words for the operator."""
+    """States to write (with their new revisions), endpoints to delete, and the same in words for the operator.
+
+    `gateway`: how it is to be, when that is new.
+    """
 
     changed: tuple[EndpointState, ...]
     deleted: tuple[str, ...]
     changes: tuple[Change, ...]
+    gateway: GatewayPlan | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.changed and not self.deleted and self.gateway is None
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What the gateway's surroundings demand of every endpoint."""
 
-    must_allow_anonymous: bool = False  # scoring is offered beyond this machine
-    verifies_clients: bool = False  # the listener asks clients for certificates
+    offers: tuple[Offer, ...] = ()  # where scoring is offered
+    verifies_clients: bool = False  # listeners ask clients for certificates
 
     def broken_by(self, endpoint: Endpoint) -> Invalid | None:
-        if self.must_allow_anonymous and endpoint.auth_mode is AuthMode.NONE and not endpoint.allow_anonymous:
-            return Invalid(
-                "auth_mode",
-                f"everybody on the network could call {endpoint.name!r}: scoring is offered beyond this machine",
-                "set allow_anonymous: true when that is what you want, or bind to 127.0.0.1",
-            )
+        if endpoint.auth_mode is AuthMode.NONE and not endpoint.allow_anonymous:
+            for offer in exposed(self.offers, endpoint.name, endpoint.group):
+                return Invalid(
+                    "auth_mode",
+                    f"everybody on the network could call {endpoint.name!r}: listener {offer.name!r} offers it beyond "
+                    "this machine",
+                    "set allow_anonymous: true when that is what you want, or keep it from that listener",
+                )
         if endpoint.auth_mode is AuthMode.MTLS and not self.verifies_clients:
             return Invalid(
                 "auth_mode",
@@ -106,16 +133,19 @@ def plan_apply(
     models: Models,
     rules: Rules,
     followed: Collection[tuple[str, str]] = (),
+    gateway: GatewayPlan | None = None,
 ) -> Plan:
     """The plan that makes `documents` true. `models` has an entry for every reference in them, but for those of
-    `followed` (endpoint, deployment): they keep the model that they have.
+    `followed` (endpoint, deployment): they keep the model that they have. `gateway`: what they say about it. `rules`
+    are those that hold afterwards.
 
     Raises `SpecProblems` with everything that does not fit the present states, the models or the rules; it is
     `OutOfReach` when nothing is wrong but that sources of models do not answer, or that there is no room for them.
     """
     by_endpoint: dict[str, list[Document]] = {}
     for document in documents:
-        by_endpoint.setdefault(document.endpoint_name, []).append(document)
+        if not isinstance(document.content, GatewaySpec):
+            by_endpoint.setdefault(document.endpoint_name, []).append(document)
     problems: list[Problem] = []
     changed, changes = [], []
     for name, group in by_endpoint.items():
@@ -133,12 +163,49 @@ def plan_apply(
         elif planned is not None:
             found.append(planned)
         problems += found
+    if gateway is not None:
+        described = {doc.endpoint_name for doc in documents if isinstance(doc.content, Endpoint)}
+        problems += _newly_broken(states, described, gateway, rules)
+        changes.append(gateway.change)
     if problems:
         out_of_reach = {str(model) for model in models.values() if isinstance(model, _NOT_NOW)}
         may_be_right = all(problem.key == "model" and problem.message in out_of_reach for problem in problems)
         refusal = OutOfReach if may_be_right else SpecProblems
         raise refusal(sorted(problems, key=lambda problem: problem.document or 0))
-    return Plan(tuple(changed), (), tuple(changes))
+    is_new = gateway is not None and gateway.change.action is not Action.UNCHANGED
+    return Plan(tuple(changed), (), tuple(changes), gateway if is_new else None)
+
+
+def plan_gateway(present: GatewaySpec, document: Document, premises: Premises) -> GatewayPlan:
+    """Raises `SpecProblems` where it does not go with what the gateway was started with."""
+    spec = document.content
+    assert isinstance(spec, GatewaySpec)
+    try:
+        offers = premises.offers(spec)
+    except Invalid as error:
+        raise SpecProblems([document.problem(error.key, error.message, error.hint)]) from None
+    old, new = _listeners(present), _listeners(spec)
+    names = [*new, *(name for name in old if name not in new)]
+    fields = tuple(
+        FieldChange(f"listener {name}", old.get(name), new.get(name))
+        for name in names
+        if old.get(name) != new.get(name)
+    )
+    action = Action.CHANGED if fields else Action.UNCHANGED
+    return GatewayPlan(document, spec, offers, Change(action, "", "", fields))
+
+
+def _listeners(spec: GatewaySpec) -> dict[str, Any]:
+    return {listener["name"]: listener for listener in to_plain(spec)["listeners"]}
+
+
+def _newly_broken(
+    states: Mapping[str, EndpointState], described: Collection[str], gateway: GatewayPlan, rules: Rules
+) -> Iterator[Problem]:
+    """Endpoints that the documents leave alone, and that would break the rules."""
+    for name, state in sorted(states.items()):
+        if name not in described and (broken := rules.broken_by(state.endpoint)):
+            yield gateway.document.problem("listeners", broken.message, broken.hint)
 
 
 def _misfits(

@@ -10,6 +10,7 @@ from typing import Protocol
 from router.domain.audit import Link, Record
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.errors import CrossfadeError
+from router.domain.listening import GatewaySpec, Offer
 from router.domain.measurement import Totals
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.quota import Quota
@@ -57,8 +58,14 @@ class DataPlane(Protocol):
 
     def remove_endpoint(self, name: str) -> None: ...
 
+    def set_listeners(self, offers: tuple[Offer, ...]) -> None:
+        """Offer scoring through these, and no others. Idempotent; returns before Envoy has it."""
+
     async def applied(self, endpoint: str, timeout_s: float) -> Outcome:
-        """Wait until every connected Envoy has answered the endpoint's latest configuration (or its removal)."""
+        """Wait until every connected Envoy has answered the endpoint's latest configuration (or its removal).
+
+        `endpoint` empty: what is not any endpoint's, the listeners above all.
+        """
 
     def proxies(self) -> tuple[ProxyStatus, ...]: ...
 
@@ -81,10 +88,18 @@ class Store(Protocol):
 
     def load(self) -> dict[str, EndpointState]: ...
 
-    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str], records: Collection[Record] = ()) -> None:
+    def load_gateway(self) -> GatewaySpec: ...
+
+    def save(
+        self,
+        changed: Iterable[EndpointState],
+        deleted: Iterable[str],
+        records: Collection[Record] = (),
+        gateway: GatewaySpec | None = None,
+    ) -> None:
         """Write all or nothing. `changed` carry their new revision; `Conflict` unless the stored one is one less.
 
-        `records`: the lines of the audit log that tell of it.
+        `records`: the lines of the audit log that tell of it. `gateway` None: as it is.
         """
 
     def load_replicas(self) -> tuple[Replica, ...]: ...

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from router.admin_ports import EndpointStatus, InForce, Pending, RayStatus, Settlement
+from router.admin_ports import EndpointStatus, Failed, InForce, Pending, RayStatus, Settlement
 from router.conditions import deployment_status, settlement
 from router.decisions import (
     AppKey,
@@ -44,6 +44,7 @@ from router.ports import (
     Runtime,
     RuntimeUnavailable,
     Store,
+    Unconfirmed,
     WaitingRoom,
 )
 from router.vigil import Vigil
@@ -54,6 +55,7 @@ _CONFIRM_TIMEOUT_S = 30.0
 _LOOK_AGAIN_S = 5.0
 _RECONNECT_AFTER_S = 1.0
 _RETRY_AFTER_S = 30.0
+_LISTENERS = ""  # stands where endpoints' names do
 _RETRY_AT_MOST_EVERY_S = 600.0
 
 
@@ -114,6 +116,7 @@ class Reconciler:
 
     async def start_routing(self) -> None:
         """Give Envoy what is known from before a restart, so that it need not wait for Ray."""
+        self.gateway_changed()
         self._in_force = self._store.load_in_force()
         known = self._store.load_replicas()
         await self._dormitory.restore(known)
@@ -158,6 +161,12 @@ class Reconciler:
         self._route(name)
         self._work.set()
 
+    def gateway_changed(self) -> None:
+        self._data_plane.set_listeners(self._desired.offers)
+        if (waiting := self._confirming.pop(_LISTENERS, None)) is not None:
+            waiting.cancel()
+        self._confirming[_LISTENERS] = asyncio.create_task(self._confirm_listeners(), name="confirm listeners")
+
     # -- Observer
 
     def endpoint_status(self, name: str) -> EndpointStatus:
@@ -182,6 +191,15 @@ class Reconciler:
                 while isinstance(result := self._settlement(name, revision), Pending):
                     await self._changed.wait()
         return result
+
+    async def wait_listening(self, timeout_s: float) -> Settlement:
+        match await self._data_plane.applied(_LISTENERS, timeout_s):
+            case Acknowledged():
+                return InForce()
+            case Rejected(proxy, reason):
+                return Failed(f"Envoy {proxy} refused it: {reason}")
+            case Unconfirmed(reason):
+                return Pending(reason)
 
     async def status_changed(self) -> None:
         await self._changed.wait()
@@ -259,6 +277,14 @@ class Reconciler:
         self._confirming.pop(name, None)
         self._notify()
         self._work.set()
+
+    async def _confirm_listeners(self) -> None:
+        """Tell when an Envoy cannot listen where it should."""
+        while isinstance(outcome := await self._data_plane.applied(_LISTENERS, _CONFIRM_TIMEOUT_S), Unconfirmed):
+            pass
+        if isinstance(outcome, Rejected):
+            self._events.publish("configuration_rejected", f"Envoy {outcome.proxy} refused: {outcome.reason}")
+        self._confirming.pop(_LISTENERS, None)
 
     def _note_in_force(self, name: str, routed: _Routed) -> None:
         if routed.routing is None:

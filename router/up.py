@@ -20,6 +20,7 @@ from router.cli.pulling import line, references_in
 from router.client import caller
 from router.config import GatewayConfig, OwnPort, Ports, kept_secret
 from router.domain.errors import CrossfadeError
+from router.domain.listening import DEFAULT
 from router.domain.tls import ListenerTls
 from router.log_files import keep_small
 from router.machine import raise_open_files
@@ -33,6 +34,8 @@ _POLL_S = 0.1
 _APPLY_TIMEOUT_S = 300.0  # models are read and hashed before they are taken
 # The longest that requests under way are waited for; a second Ctrl-C ends the waiting.
 _DRAIN_TIMEOUT_S = 60.0
+# How long Envoy takes new connections after it has begun to tell clients that it ends.
+_GOODBYE_S = 1.0
 
 _MODEL_TROUBLE = ("model_not_resolved", "model_damaged", "model_missing", "model_fell_back")
 
@@ -157,7 +160,7 @@ class _Gateway:
                     self._say(f"  ! {error}; `crossfade status` says what is missing")
             await self._start_rollouts(admin)
             await self._warn_of_models(admin)
-            self._welcome(config, endpoints)
+            self._welcome(config, endpoints, (await self._status(admin))["listeners"])
             await self._follow(admin)
 
     async def _step(self, name: str, done: Any) -> None:
@@ -259,11 +262,14 @@ class _Gateway:
                 if event["kind"] in _MODEL_TROUBLE:
                     self._say(f"  ! {event['message']}")
 
-    def _welcome(self, config: GatewayConfig, endpoints: list[str]) -> None:
+    def _welcome(self, config: GatewayConfig, endpoints: list[str], listeners: list[dict[str, Any]]) -> None:
         self._say("")
-        self._say(
-            f"  scoring  {config.scoring_url}  (HTTP/1.1, HTTP/2, gRPC; gRPC on port {config.ports.grpc} as well)"
-        )
+        for item in listeners:
+            if item["name"] == DEFAULT:
+                how = f"HTTP/1.1, HTTP/2, gRPC; gRPC on port {config.ports.grpc} as well"
+                self._say(f"  scoring  {config.scoring_url}  ({how})")
+            else:
+                self._say(f"  scoring  {item['address']} port {item['ports'][0]}  (listener {item['name']})")
         if config.ports.redirect_http:
             self._say(f"           plain HTTP on port {config.ports.redirect_http} is sent there")
         self._say(f"  metrics  {config.metrics_url}")
@@ -313,13 +319,16 @@ class _Gateway:
 async def _drain_envoy(config: GatewayConfig) -> None:
     """Tell clients to go, refuse new connections, then wait for the requests under way.
 
-    Envoy announces the end on every reply (connection: close, GOAWAY) and closes its listeners when its drain time
-    (see `envoy_command`) is over. Only then does "nothing is active" mean that nothing more will come.
+    Envoy announces the end on every reply (connection: close, GOAWAY) from the first call on, and closes its listeners
+    with the second, when clients have had a moment to notice. Only then does "nothing is active" mean that nothing more
+    will come.
     """
     transport = httpx.AsyncHTTPTransport(uds=str(config.envoy_admin_socket))
     with contextlib.suppress(httpx.HTTPError, TimeoutError):
         async with httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=2.0) as envoy:
             await envoy.post("/drain_listeners?graceful")
+            await asyncio.sleep(_GOODBYE_S)
+            await envoy.post("/drain_listeners")
             async with asyncio.timeout(_DRAIN_TIMEOUT_S):
                 # Envoy can only be asked.
                 while not _has_drained((await envoy.get("/stats", params={"filter": _DRAIN_STATS})).text):  # noqa: ASYNC110

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from router.decisions import app_key
 from router.domain.endpoint import DeployedModel
+from router.domain.listening import Offer
 from router.domain.routing import Address, Replica, ReplicaState, Routing, UnixAddress
 from router.ports import Acknowledged, Outcome, Presence, ProxyStatus, RunningApp, RuntimeUnavailable, Unconfirmed
 
@@ -18,6 +19,7 @@ class FakeEnvoy:
 
     wanted: dict[str, Routing] = field(default_factory=dict)
     history: list[Routing] = field(default_factory=list)
+    offers: tuple[Offer, ...] = ()
     _answers: dict[str, asyncio.Future[Outcome]] = field(default_factory=dict)
 
     def set_endpoint(self, routing: Routing) -> None:
@@ -28,6 +30,10 @@ class FakeEnvoy:
     def remove_endpoint(self, name: str) -> None:
         del self.wanted[name]
         self._ask_again(name)
+
+    def set_listeners(self, offers: tuple[Offer, ...]) -> None:
+        self.offers = offers
+        self._ask_again("")
 
     async def applied(self, endpoint: str, timeout_s: float) -> Outcome:
         try:

@@ -32,6 +32,7 @@ from router.domain.callers import ApiKey, KeySlot
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.errors import Conflict, ModelUnavailable
 from router.domain.evidence import Evidence
+from router.domain.listening import GatewaySpec, Premises
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.quota import Quota
 from router.domain.rollout import Announce, Rollout
@@ -43,7 +44,6 @@ from router.keys import Keys
 from router.models.ports import SourceLimits, SourceUnavailable
 from router.models.transfer import Transfer
 from router.operations import Operations
-from router.plan import Rules
 from router.ports import Acknowledged, Outcome, ProxyStatus, Unconfirmed
 from router.quotas import Quotas
 from router.rollout_ports import Comparer, Entry, record_of
@@ -108,12 +108,22 @@ class MemoryStore:
         self._states: dict[str, EndpointState] = {}
         self._replicas: tuple[Replica, ...] = ()
         self._in_force: dict[str, Traffic] = {}
+        self._gateway = GatewaySpec()
         self.access = MemoryAccess()
 
     def load(self) -> dict[str, EndpointState]:
         return dict(self._states)
 
-    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str], records: Collection[Record] = ()) -> None:
+    def load_gateway(self) -> GatewaySpec:
+        return self._gateway
+
+    def save(
+        self,
+        changed: Iterable[EndpointState],
+        deleted: Iterable[str],
+        records: Collection[Record] = (),
+        gateway: GatewaySpec | None = None,
+    ) -> None:
         states = dict(self._states)
         for name in deleted:
             states.pop(name, None)
@@ -128,6 +138,7 @@ class MemoryStore:
                 raise Conflict(f"endpoint {state.endpoint.name!r} is stored at another revision")
             states[state.endpoint.name] = state
         self._states = states
+        self._gateway = gateway or self._gateway
         self.access.add(records)
 
     def load_watched(self) -> tuple[Watched, ...]:
@@ -222,6 +233,9 @@ class ObedientReconciler:
     def endpoint_changed(self, name: str) -> None:
         self.told.append(name)
 
+    def gateway_changed(self) -> None:
+        self.told.append("the gateway")
+
     def comes_into_force_later(self, name: str) -> None:
         """Not at the first look, but at the next."""
         self.held.add(name)
@@ -237,6 +251,9 @@ class ObedientReconciler:
 
     async def status_changed(self) -> None:
         await asyncio.Event().wait()
+
+    async def wait_listening(self, timeout_s: float) -> Settlement:
+        return Failed(self.rejections[""]) if "" in self.rejections else InForce()
 
     async def wait_settled(self, name: str, revision: int, timeout_s: float) -> Settlement:
         if name not in self._desired.states:
@@ -329,9 +346,9 @@ class FixedGateway:
 class Bench:
     """An `Operations` on fakes, with the fakes at hand."""
 
-    def __init__(self, store: MemoryStore | None = None, rules: Rules | None = None) -> None:
+    def __init__(self, store: MemoryStore | None = None, premises: Premises | None = None) -> None:
         self.store = store or MemoryStore()
-        self.desired = Desired(self.store.load())
+        self.desired = Desired(self.store.load(), gateway=self.store.load_gateway())
         self.models = KnownModels()
         self.reconciler = ObedientReconciler(self.desired)
         self.events = EventLog(lambda: NOON)
@@ -340,7 +357,7 @@ class Bench:
         self.quotas = Quotas(self.store.access, self.desired, self.events)
         self.oversight = Oversight(Access(TOKEN, self.store.access, lambda: NOON), self.quotas, self.store.access)
         self.operations = Operations(
-            self.commits, self.models, self.reconciler, self.way, self.quotas, rules or Rules()
+            self.commits, self.models, self.reconciler, self.way, self.quotas, premises or Premises()
         )
         self.source = ScriptedSource({"m.onnx": b"graph"})
         self.pulled = ModelBench(self.source, self.desired, self.events, lambda: NOON)

@@ -20,6 +20,7 @@ from router.domain.audit import Record
 from router.domain.endpoint import EndpointState
 from router.domain.errors import StoreFailed
 from router.domain.evidence import Evidence
+from router.domain.listening import GatewaySpec, Premises
 from router.domain.measurement import Latencies, Totals
 from router.domain.policy import Policy
 from router.domain.rollout import Announce, Phase, Rollout, RolloutSpec
@@ -31,7 +32,6 @@ from router.domain.watching import Watched
 from router.events import EventLog
 from router.measuring import Measurer
 from router.operations import Operations
-from router.plan import Rules
 from router.ports import Acknowledged
 from router.quotas import Quotas
 from router.reconciler import Reconciler
@@ -153,8 +153,17 @@ class MortalStore:
     def load(self) -> dict[str, EndpointState]:
         return self.disk.load()
 
-    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str], records: Collection[Record] = ()) -> None:
-        self._write(lambda: self.disk.save(changed, deleted, records))
+    def load_gateway(self) -> GatewaySpec:
+        return self.disk.load_gateway()
+
+    def save(
+        self,
+        changed: Iterable[EndpointState],
+        deleted: Iterable[str],
+        records: Collection[Record] = (),
+        gateway: GatewaySpec | None = None,
+    ) -> None:
+        self._write(lambda: self.disk.save(changed, deleted, records, gateway))
 
     def load_replicas(self) -> tuple[Replica, ...]:
         return self.disk.load_replicas()
@@ -280,7 +289,7 @@ class World:
             new_id=lambda: f"r{life}-{next(numbers)}",
         )
         quotas = Quotas(MemoryAccess(), self.desired, self.events)
-        self.operations = Operations(commits, KnownModels(), self.reconciler, self.engine, quotas, Rules())
+        self.operations = Operations(commits, KnownModels(), self.reconciler, self.engine, quotas, Premises())
 
     @property
     def rollout(self) -> Rollout:

@@ -13,14 +13,21 @@ from fastapi.responses import StreamingResponse
 from router.admin_ports import Gateway
 from router.api import shapes
 from router.api.operator import Asking, Caller
-from router.api.views import applied_view, event_view, every_endpoint, status_view
-from router.api.visibility import check_documents, is_for
+from router.api.views import (
+    applied_view,
+    event_view,
+    every_endpoint,
+    listener_view,
+    settlement_view,
+    status_view,
+)
+from router.api.visibility import check_documents, check_unlimited, is_for
 from router.applying import apply_documents
 from router.domain.access import Operator
 from router.models.catalogue import Catalogue
 from router.operations import Operations
 from router.rollout_ports import Rollouts
-from router.spec import json_schema, read_documents
+from router.spec import json_schema, read_documents, to_plain
 
 
 def gateway_routes(operations: Operations, gateway: Gateway, rollouts: Rollouts, catalogue: Catalogue) -> APIRouter:
@@ -36,6 +43,21 @@ def gateway_routes(operations: Operations, gateway: Gateway, rollouts: Rollouts,
         """Version, addresses, proxies, Ray, and every endpoint that the token may see, with its state."""
         endpoints = every_endpoint(operations, rollouts, operator)
         return status_view(gateway.info(), endpoints, catalogue.asked(operator), datetime.now(UTC))
+
+    @routes.get("/v1/gateway")
+    async def described(operator: Asking) -> shapes.GatewayView:
+        """What is asked of the gateway as a whole, and the listeners that come of it. Not for a token that is limited
+        to groups: listeners name endpoints of all of them."""
+        check_unlimited(operator)
+        desired = operations.desired
+        return shapes.GatewayView(
+            spec=to_plain(desired.gateway), listeners=[listener_view(offer) for offer in desired.offers]
+        )
+
+    @routes.get("/v1/gateway/settled")
+    async def settled(timeout_s: Annotated[float, Query(ge=0, le=60)] = 10.0) -> shapes.SettlementView:
+        """Wait until every proxy has the listeners, one cannot have them, or the time is over."""
+        return settlement_view(await operations.wait_listening(timeout_s))
 
     @routes.get("/v1/schema")
     async def schema() -> dict[str, Any]:

@@ -39,8 +39,8 @@ class FieldChangeView(Shape):
 
 
 class ChangeView(Shape):
-    kind: Literal["endpoint", "deployment", "rollout"]
-    endpoint: str
+    kind: Literal["gateway", "endpoint", "deployment", "rollout"]
+    endpoint: str = Field(description="Empty when the gateway itself has changed.")
     name: str
     action: Action
     fields: list[FieldChangeView]
@@ -193,11 +193,26 @@ class KeySetView(Shape):
     warning: str = Field(description="What an operator should know: the source cannot be read, and what follows.")
 
 
+class ListenerView(Shape):
+    name: str
+    address: str
+    ports: list[int]
+    tls: bool
+    is_open: bool = Field(description="Other machines can reach it.")
+    shows_everything: bool = Field(description="Every endpoint exists here.")
+
+
+class GatewayView(Shape):
+    spec: dict[str, Any] = Field(description="A document of kind Gateway.")
+    listeners: list[ListenerView]
+
+
 class StatusView(Shape):
     version: str
     started_at: datetime
     uptime_s: float
     addresses: AddressesView
+    listeners: list[ListenerView] = Field(description="Where scoring is offered.")
     proxies: list[ProxyView]
     ray: RayView
     certificates: list[CertificateView] = Field(description="Of the scoring ports; empty without TLS.")

@@ -23,6 +23,7 @@ from router.applying import Applied, latest_of
 from router.commits import Done
 from router.domain.access import Operator
 from router.domain.endpoint import EndpointState
+from router.domain.listening import Offer
 from router.domain.rollout import Rollout
 from router.domain.tls import CertificateStatus
 from router.domain.tokens import KeySetStatus
@@ -126,9 +127,9 @@ def applied_view(applied: Applied, *, is_dry_run: bool = False) -> shapes.DoneVi
 
 def _change_view(change: Change) -> shapes.ChangeView:
     return shapes.ChangeView(
-        kind="deployment" if change.deployment else "endpoint",
+        kind=change.kind,
         endpoint=change.endpoint,
-        name=change.deployment or change.endpoint,
+        name=change.deployment or change.endpoint or "gateway",
         action=change.action,
         fields=[shapes.FieldChangeView(key=field.key, old=field.old, new=field.new) for field in change.fields],
     )
@@ -169,12 +170,24 @@ def status_view(
             metrics_url=where.metrics_url,
             admin_url=where.admin_url,
         ),
+        listeners=[listener_view(offer) for offer in info.offers],
         proxies=[_proxy_view(proxy) for proxy in info.proxies],
         ray=shapes.RayView(is_connected=info.ray.is_connected, address=info.ray.address, reason=info.ray.reason),
         certificates=[_certificate_view(status, now) for status in info.certificates],
         key_sets=_key_set_views(info.key_sets, {endpoint.name for endpoint in endpoints}),
         endpoints=endpoints,
         sources=[asked_view(item) for item in asked],
+    )
+
+
+def listener_view(offer: Offer) -> shapes.ListenerView:
+    return shapes.ListenerView(
+        name=offer.name,
+        address=offer.address,
+        ports=list(offer.ports),
+        tls=offer.is_tls,
+        is_open=not offer.is_loopback,
+        shows_everything=offer.shows_everything,
     )
 
 

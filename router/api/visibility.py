@@ -11,6 +11,7 @@ from router.desired import Desired
 from router.domain.access import Operator, Role
 from router.domain.endpoint import Endpoint
 from router.domain.errors import Forbidden, NotFound
+from router.domain.listening import GatewaySpec
 from router.domain.policy import Policy
 from router.domain.rollout import RolloutSpec
 from router.domain.sources import CommandOutput
@@ -44,13 +45,16 @@ def is_for(operator: Operator, event: Event, desired: Desired) -> bool:
 
 
 def check_documents(documents: Sequence[Document], desired: Desired, operator: Operator) -> None:
-    """Raises `Forbidden` when the documents touch an endpoint outside the token's groups, or move one there."""
+    """Raises `Forbidden` when the documents touch an endpoint outside the token's groups, or move one there; or say
+    where all of them are offered, and no admin asks."""
+    if any(isinstance(item.content, GatewaySpec) for item in documents) and not operator.may(Role.ADMIN):
+        raise Forbidden(f"the token {operator.name!r} is a {operator.role}'s: kind Gateway needs the role {Role.ADMIN}")
     check_rollouts((item.content for item in documents if isinstance(item.content, RolloutSpec)), operator)
     for item in documents:
         if isinstance(item.content, Endpoint) and item.content.watch is not None:
             _check_programs(f"the watch of {item.content.name!r}", item.content.watch.rollout.policy, operator)
     new_groups = {item.content.name: item.content.group for item in documents if isinstance(item.content, Endpoint)}
-    for name in sorted({document.endpoint_name for document in documents}):
+    for name in sorted({document.endpoint_name for document in documents} - {""}):
         groups = {new_groups[name]} if name in new_groups else set()
         if name in desired.states:
             groups.add(desired.state(name).endpoint.group)
@@ -59,6 +63,14 @@ def check_documents(documents: Sequence[Document], desired: Desired, operator: O
                 f"the token {operator.name!r} is for endpoints of {' or '.join(operator.groups)}: "
                 f"{name!r} is none, or would not be one (its spec needs group: {operator.groups[0]})"
             )
+
+
+def check_unlimited(operator: Operator) -> None:
+    """Raises `Forbidden` when they see the endpoints of some groups only."""
+    if operator.groups:
+        raise Forbidden(
+            f"the token {operator.name!r} is for endpoints of {' or '.join(operator.groups)}: this shows all of them"
+        )
 
 
 def check_rollouts(rollouts: Iterable[RolloutSpec], operator: Operator) -> None:

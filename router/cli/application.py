@@ -12,6 +12,7 @@ from router.cli import (
     deployment,
     doctor,
     endpoint,
+    gateway,
     invoke,
     keys,
     model,
@@ -48,15 +49,18 @@ def build() -> typer.Typer:
     rollouts = _group("Rollouts: traffic that moves to another deployment by itself, and back when it must.")
     models = _group("Models: fetched once, verified, kept by digest. Deployments run from here.")
     credentials = _group("Keys: what callers of a protected endpoint show.")
+    gateways = _group("The gateway: where scoring is offered, and which endpoints exist there.")
     certificates = _group("TLS: certificates of your own, for a start.")
     up.register(app)
     apply.register(app)
+    app.add_typer(gateways, name="gateway")
     app.add_typer(endpoints, name="endpoint")
     app.add_typer(deployments, name="deployment")
     app.add_typer(rollouts, name="rollout")
     app.add_typer(models, name="model")
     app.add_typer(credentials, name="keys")
     app.add_typer(certificates, name="tls")
+    gateway.register(gateways)
     endpoint.register(endpoints)
     invoke.register(endpoints)
     deployment.register(deployments)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from router.cli.output import percents, print_json, say, table
 from router.cli.session import Output, Session, TimedOut, report
-from router.cli.waiting import wait_for
+from router.cli.waiting import wait_for, wait_for_listeners
 from router.domain.errors import CrossfadeError
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def conclude(
             print_json(done)
         return 0
     try:
+        if any(change["kind"] == "gateway" for change in done["changes"]):
+            wait_for_listeners(client, wait_s)
         wait_for(client, done["revisions"], wait_s, is_traffic_only=is_traffic_only)
         if has_more and then:
             done = done | {"changes": _with_the_rest(done["changes"], then())}
@@ -72,7 +75,7 @@ def _with_the_rest(changes: list[dict[str, Any]], later: list[dict[str, Any]]) -
 
 def _row(change: Mapping[str, Any]) -> tuple[str, str, str, str]:
     match change["kind"]:
-        case "endpoint":
+        case "endpoint" | "gateway":
             name = change["name"]
         case "rollout":
             name = f"{change['endpoint']} → {change['name']}"
@@ -84,6 +87,7 @@ def _row(change: Mapping[str, Any]) -> tuple[str, str, str, str]:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return percents(value)
+        is_shares = all(isinstance(item, int) and not isinstance(item, bool) for item in value.values())
+        return percents(value) if is_shares else json.dumps(value)
     text = "-" if value is None else str(value)
     return text[:12] if len(text) == 64 else text  # a sha256 is told by its beginning

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import contextlib
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from router.cli.output import table
 from router.cli.session import ExitCode, Session, command
+from router.domain.errors import CrossfadeError
 
 
 def register(app: typer.Typer) -> None:
@@ -46,10 +48,23 @@ def doctor(session: Session, network: Network = False) -> int:
     return ExitCode.FAILED if has_failed else ExitCode.DONE
 
 
+def _listeners(session: Session, data_dir: Path) -> list[dict[str, Any]]:
+    """Where the gateway offers scoring; nothing when it cannot be asked."""
+    from router.config import GatewayConfig
+
+    with contextlib.suppress(CrossfadeError, OSError, ValueError):
+        here = replace(session, admin_url=GatewayConfig.read(str(data_dir / "gateway.json")).admin_url)
+        with here.client() as client:
+            listeners: list[dict[str, Any]] = client.status()["listeners"]
+            return listeners
+    return []
+
+
 def _show_network(session: Session) -> int:
     from router.cli.network import open_sockets
 
-    found = open_sockets(Path(session.data_dir).absolute())
+    data_dir = Path(session.data_dir).absolute()
+    found = open_sockets(data_dir, _listeners(session, data_dir))
     columns = ("", "process", "pid", "does", "address", "why")
     rows = [("!" if item.is_open else " ", item.process, item.pid, item.does, item.address, item.why) for item in found]
     session.show({"sockets": [asdict(item) for item in found]}, lambda: table(columns, rows))

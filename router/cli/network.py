@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -34,9 +35,10 @@ class Socket:
     is_open: bool = False
 
 
-def open_sockets(data_dir: Path) -> list[Socket]:
+def open_sockets(data_dir: Path, listeners: Iterable[Mapping[str, Any]] = ()) -> list[Socket]:
     """Of the gateway that runs with this data directory. Connections within it are left out: they have two ends here.
 
+    `listeners`: where scoring is offered, as its status tells; none: only where the command line says.
     Raises `NotRunning`.
     """
     run_id = last_run(data_dir)
@@ -44,10 +46,11 @@ def open_sockets(data_dir: Path) -> list[Socket]:
     if not pids:
         raise NotRunning(f"no gateway runs with the data directory {data_dir}: start one, or name another (--data-dir)")
     config = GatewayConfig.read(str(data_dir / "gateway.json"))
+    scoring = _scoring(config, listeners)
     seen = sorted(set(_seen(pids)), key=lambda item: (item.does, item.address, item.pid))
     listening = {item.address.rpartition(":")[2] for item in seen if item.does == "listens"}
     inside = [item for item in seen if item.does == "listens" or not _is_within(item.address, listening)]
-    return [_explained(item, config) for item in inside]
+    return [replace(item, why=_why(item, config, scoring)) for item in inside]
 
 
 def _seen(pids: list[int]) -> Iterator[Socket]:
@@ -74,11 +77,7 @@ def _is_within(address: str, listening: set[str]) -> bool:
     return _is_loopback(host.strip("[]")) and port in listening
 
 
-def _explained(item: Socket, config: GatewayConfig) -> Socket:
-    return Socket(item.process, item.pid, item.does, item.address, _why(item, config), item.is_open)
-
-
-def _why(item: Socket, config: GatewayConfig) -> str:
+def _why(item: Socket, config: GatewayConfig, scoring: Mapping[int, str]) -> str:
     path, ports = item.address, config.ports
     if path.startswith("/"):
         whole = {
@@ -96,11 +95,23 @@ def _why(item: Socket, config: GatewayConfig) -> str:
         return found or UNKNOWN
     port = int(path.rpartition(":")[2])
     if item.does == "listens":
-        known = {ports.http: "scoring", ports.grpc: "scoring", ports.metrics: "metrics", ports.admin: "admin API"}
+        known = {**scoring, ports.metrics: "metrics", ports.admin: "admin API"}
+        if ports.redirect_http:
+            known[ports.redirect_http] = "plain HTTP that is sent to TLS"
         return known.get(port) or "Ray's own, which asks for its token"
     if path == config.ray_address:
         return "Ray"
     return "what specs name: models, metrics of rollouts, webhooks" if not _is_loopback_at(path) else "on this machine"
+
+
+def _scoring(config: GatewayConfig, listeners: Iterable[Mapping[str, Any]]) -> dict[int, str]:
+    """Port → why it is open."""
+    known = dict.fromkeys((config.ports.http, config.ports.grpc), "scoring")
+    for item in listeners:
+        how = "TLS" if item["tls"] else "plain text"
+        what = "every endpoint" if item["shows_everything"] else "some endpoints"
+        known |= dict.fromkeys(item["ports"], f"scoring: listener {item['name']} ({how}, {what})")
+    return known
 
 
 def _is_loopback_at(address: str) -> bool:

@@ -33,6 +33,17 @@ def status(session: Session) -> None:
     session.show(reply, lambda: _text(reply))
 
 
+def _listener(item: Mapping[str, Any]) -> str:
+    host = f"[{item['address']}]" if ":" in item["address"] else item["address"]
+    places = ", ".join(f"{host}:{port}" for port in item["ports"])
+    how = [
+        "TLS" if item["tls"] else "plain text",
+        "for other machines" if item["is_open"] else "for this machine",
+        *([] if item["shows_everything"] else ["some endpoints only"]),
+    ]
+    return f"{item['name']}: {places} ({', '.join(how)})"
+
+
 def _text(reply: Mapping[str, Any]) -> str:
     addresses, ray = reply["addresses"], reply["ray"]
     facts = [
@@ -42,6 +53,7 @@ def _text(reply: Mapping[str, Any]) -> str:
         ("admin", addresses["admin_url"]),
         ("ray", f"connected ({ray['address']})" if ray["is_connected"] else f"not connected: {ray['reason']}"),
     ]
+    facts += [("listener", _listener(item)) for item in reply["listeners"]]
     for item in reply["certificates"]:
         until = f"valid until {item['not_after'][:10]}" if item["not_after"] else item["file"]
         warning = f"; WARNING: {item['warning']}" if item["warning"] else ""

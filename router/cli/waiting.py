@@ -51,6 +51,22 @@ def wait_for(
         say(f"endpoint {name}: revision {revision} is in force" if revision else f"endpoint {name} is gone")
 
 
+def wait_for_listeners(client: AdminClient, timeout_s: float) -> None:
+    """Wait until every proxy has the listeners. Raises `DidNotSettle` when one cannot have them, and `TimedOut`."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        left_s = max(0.0, deadline_s - time.monotonic())
+        reply = client.gateway_settled(min(_SLICE_S, left_s))
+        match reply["outcome"]:
+            case "in_force":
+                say("gateway: the listeners are in force")
+                return
+            case "failed":
+                raise DidNotSettle(f"gateway: {reply['reason']}")
+        if time.monotonic() >= deadline_s:
+            raise TimedOut(f"gateway: the listeners are not in force after {timeout_s:g} s: {reply['reason']}")
+
+
 def _settled(client: AdminClient, name: str, revision: int, deadline_s: float, is_traffic_only: bool) -> dict[str, Any]:
     told = ""
     while True:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from router.domain.errors import Conflict, Invalid, NotFound
 from router.domain.limits import NO_LIMITS, Limits
+from router.domain.listening import Clients, checked_network
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.names import RESERVED_ENDPOINT_NAMES, checked_client_name, checked_name
 from router.domain.scaling import ScaleSettings
@@ -280,6 +281,8 @@ class Endpoint:
     group: str = ""  # the team that it belongs to; empty: nobody's in particular
     watch: Watch | None = None
     limits: Limits = NO_LIMITS
+    allow_clients: tuple[str, ...] = ()  # networks, sorted; empty: everybody
+    deny_clients: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         checked_name("name", self.name)
@@ -295,7 +298,15 @@ class Endpoint:
                 "mirror to a deployment whose traffic is 0",
             )
 
+    @property
+    def clients(self) -> Clients:
+        """Whose requests are taken, by their address."""
+        return Clients(self.allow_clients, self.deny_clients)
+
     def _check_clients(self) -> None:
+        for key, networks in (("allow_clients", self.allow_clients), ("deny_clients", self.deny_clients)):
+            for network in networks:
+                checked_network(key, network)
         for name in self.client_names:
             checked_client_name("client_names", name)
         if self.auth_mode is AuthMode.MTLS and not self.client_names:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from router.domain.callers import Access, Anyone, ApiKey, access_of
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.limits import NO_LIMITS, Limits
+from router.domain.listening import Clients
 from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton
@@ -112,7 +113,7 @@ class Shield:
 class Routing:
     """One endpoint as the data plane knows it. `upstreams` are sorted by deployment.
 
-    `shield` names two of them.
+    `shield` names two of them. `group` counts for the listeners that show groups.
     """
 
     endpoint: str
@@ -123,6 +124,8 @@ class Routing:
     sticky: Sticky | None = None
     access: Access = field(default_factory=Anyone)
     limits: Limits = NO_LIMITS
+    group: str = ""
+    clients: Clients = field(default_factory=Clients)
 
     @property
     def ways(self) -> tuple[bool, ...]:
@@ -187,6 +190,8 @@ def routing_for(
         sticky=state.endpoint.sticky,
         access=access_of(state.endpoint, keys, key_set),
         limits=limits,
+        group=state.endpoint.group,
+        clients=state.endpoint.clients,
     )
 
 

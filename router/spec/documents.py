@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.domain.endpoint import Deployment, Endpoint
+from router.domain.listening import GatewaySpec
 from router.domain.rollout import RolloutSpec
 from router.spec.nodes import MapNode, Node, ScalarNode, describe, documents_of, from_plain
 from router.spec.problems import Mark, Problem, SpecProblems, did_you_mean
@@ -28,14 +29,21 @@ class Document:
     """One object of the input. `given`: the top-level keys that were written (what is left out may mean "as it is")."""
 
     index: int
-    content: Endpoint | Deployment | RolloutSpec
+    content: Endpoint | Deployment | RolloutSpec | GatewaySpec
     given: frozenset[str]
     mark: Mark | None
     marks: Mapping[str, Mark]
 
     @property
     def endpoint_name(self) -> str:
-        return self.content.name if isinstance(self.content, Endpoint) else self.content.endpoint
+        """Empty when the document is about the gateway."""
+        match self.content:
+            case Endpoint(name=name):
+                return name
+            case GatewaySpec():
+                return ""
+            case spec:
+                return spec.endpoint
 
     def problem(self, key: str, message: str, hint: str = "") -> Problem:
         """A mistake found later, told where `key` (or the nearest key above it) was written."""
@@ -115,6 +123,8 @@ def _duplicates(documents: Iterable[Document]) -> Iterable[Problem]:
             case RolloutSpec(endpoint=endpoint):
                 identity, key = ("rollout", endpoint), "endpoint"
                 message = f"endpoint {endpoint!r} has a rollout already, and one at a time is all it can have"
+            case GatewaySpec():
+                identity, key, message = ("gateway",), "kind", "the gateway is described twice"
         earlier = first.setdefault(identity, document)
         if earlier is not document:
             where = str(earlier.mark) if earlier.mark else f"document {earlier.index + 1}"

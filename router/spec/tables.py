@@ -24,6 +24,7 @@ from router.domain.endpoint import (
 )
 from router.domain.names import RESERVED_ENDPOINT_NAMES
 from router.domain.scaling import ScaleSettings
+from router.spec.gateway_tables import ALLOW_CLIENTS, DENY_CLIENTS, GATEWAY
 from router.spec.limit_tables import LIMITS
 from router.spec.rollout_tables import ROLLOUT
 from router.spec.rollout_values import ListOf, Maybe, Translated
@@ -267,6 +268,8 @@ ENDPOINT = Section(
             "Follow the reference of the deployment that has the traffic: when it names another model, roll that out, "
             "propose it, or tell. Left out: nobody looks.",
         ),
+        ALLOW_CLIENTS,
+        DENY_CLIENTS,
     ),
 )
 
@@ -325,5 +328,5 @@ DEPLOYMENT = Section(
 )
 
 KINDS: Mapping[str, Section | Translated] = MappingProxyType(
-    {"Endpoint": ENDPOINT, "Deployment": DEPLOYMENT, "Rollout": ROLLOUT}
+    {"Endpoint": ENDPOINT, "Deployment": DEPLOYMENT, "Rollout": ROLLOUT, "Gateway": GATEWAY}
 )

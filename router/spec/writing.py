@@ -9,13 +9,15 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from router.domain.endpoint import Deployment, Endpoint
+from router.domain.listening import GatewaySpec
 from router.domain.rollout import RolloutSpec
 from router.spec.documents import Document
+from router.spec.gateway_tables import GATEWAY
 from router.spec.rollout_tables import ROLLOUT
 from router.spec.tables import DEPLOYMENT, ENDPOINT
 
 
-def to_plain(value: Endpoint | Deployment | RolloutSpec) -> dict[str, Any]:
+def to_plain(value: Endpoint | Deployment | RolloutSpec | GatewaySpec) -> dict[str, Any]:
     """One document as JSON shows it: `kind`, then every key in the order of the tables, defaults included."""
     match value:
         case Endpoint():
@@ -24,6 +26,8 @@ def to_plain(value: Endpoint | Deployment | RolloutSpec) -> dict[str, Any]:
             return {"kind": "Deployment", **DEPLOYMENT.plain(value)}
         case RolloutSpec():
             return {"kind": "Rollout", **ROLLOUT.plain(value)}
+        case GatewaySpec():
+            return {"kind": "Gateway", **GATEWAY.plain(value)}
 
 
 def written_plain(document: Document) -> dict[str, Any]:
@@ -32,7 +36,7 @@ def written_plain(document: Document) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key in document.given}
 
 
-def to_yaml(values: Iterable[Endpoint | Deployment | RolloutSpec]) -> str:
+def to_yaml(values: Iterable[Endpoint | Deployment | RolloutSpec | GatewaySpec]) -> str:
     """YAML documents, separated by `---`."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False  # in braces, ruamel.yaml leaves `?0` and `:a` bare, and then cannot read them

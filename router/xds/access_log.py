@@ -32,14 +32,15 @@ _FIELDS = {
     "request_id": "%STREAM_ID%",
     "admitted": f"%REQ({ADMITTED_HEADER})%",
     "client_certificate": "%DOWNSTREAM_PEER_FINGERPRINT_256%",
-    "client": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
+    "client": "%DOWNSTREAM_REMOTE_ADDRESS%",  # where the request comes from, behind proxies that are trusted
+    "peer": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",  # whoever is connected
     "user_agent": "%REQ(USER-AGENT)%",
 }
 
 
-def json_access_log(path: str) -> Any:
+def json_access_log(path: str, listener: str) -> Any:
     fields = Struct()
-    fields.update(_FIELDS)
+    fields.update({**_FIELDS, "listener": listener})
     return accesslog_pb2.AccessLog(
         name="envoy.access_loggers.file",
         typed_config=packed(

@@ -13,6 +13,11 @@ from router.xds.client_limits import ClientLimits
 
 XDS_CLUSTER = "xds"
 
+# How long the connections of a listener that was changed or removed may still be used: they are told to go with their
+# next reply, and cut when this is over, with whatever is under way. Streams may take their time; a listener that waits
+# for the last of them costs some memory.
+DRAIN_S = 3600
+
 # Envoy's own pause grows to 30 s, and it starts before the control plane listens: it would keep everybody waiting, when
 # the gateway starts and when a control plane comes back.
 _RECONNECT = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}
@@ -89,7 +94,7 @@ def envoy_command(process: EnvoyProcess) -> list[str]:
         "--file-flush-interval-msec",
         "1000",
         "--drain-time-s",
-        "1",
+        str(DRAIN_S),
         "--drain-strategy",
         "immediate",
     ]

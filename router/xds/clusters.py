@@ -17,7 +17,7 @@ from router.domain.endpoint import MIB
 from router.domain.routing import Routing, Shield, Upstream
 from router.xds.gateway import TOKEN_HEADER, Gateway
 from router.xds.limits import Bound
-from router.xds.names import ENDPOINTS, SERVER_CLUSTER, Key, cluster_name, shield_name, stat_name
+from router.xds.names import ENDPOINTS, SERVER_CLUSTER, Key, at_view, cluster_name, shield_name, stat_name
 from router.xds.resources import Resource, milliseconds, packed, resource
 from router.xds.retries import shield_policy
 from router.xds.triton import readiness_check, upstream_filters
@@ -56,9 +56,10 @@ def deployment_clusters(endpoint: str, upstream: Upstream, gateway: Gateway) -> 
     ]
 
 
-def server_cluster(gateway: Gateway) -> Resource:
+def server_cluster(gateway: Gateway, view: str = "") -> Resource:
     """Who answers server-level calls. Asked whether it lives: a server that says "not ready" is right to say so."""
-    return _cluster(SERVER_CLUSTER, Bound(_SERVER_MAX_REQUESTS), _replica_check("/v2/health/live", gateway), gateway)
+    name, check = at_view(SERVER_CLUSTER, view), _replica_check("/v2/health/live", gateway)
+    return _cluster(name, Bound(_SERVER_MAX_REQUESTS), check, gateway)
 
 
 def shield_clusters(routing: Routing, shield: Shield, gateway: Gateway) -> list[Resource]:

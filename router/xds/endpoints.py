@@ -11,7 +11,6 @@ from envoy.config.core.v3 import address_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 
 from router.domain.routing import Address, TcpAddress, TritonAddress, UnixAddress, Upstream
-from router.xds.names import SERVER_CLUSTER
 from router.xds.resources import Resource, resource
 from router.xds.triton import served_metadata
 
@@ -39,10 +38,10 @@ def addresses_of(cluster: Resource, upstream: Upstream, *, is_grpc_port: bool = 
 def server_addresses(cluster: Resource, server_socket: str, standby: Iterable[Address]) -> Resource:
     """The control plane first; replicas while it is down."""
     message = endpoint_pb2.ClusterLoadAssignment(
-        cluster_name=SERVER_CLUSTER,
+        cluster_name=cluster.key.name,
         endpoints=[_locality([UnixAddress(server_socket)], priority=0), _locality(standby, priority=1)],
     )
-    return resource(SERVER_CLUSTER, message).following(cluster)
+    return resource(cluster.key.name, message).following(cluster)
 
 
 class Standby:

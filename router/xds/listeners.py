@@ -1,4 +1,4 @@
-"""The listener: one, on both ports, for HTTP/1.1, HTTP/2 and gRPC."""
+"""The scoring listeners. Each is for HTTP/1.1, HTTP/2 and gRPC, on all its ports."""
 
 from __future__ import annotations
 
@@ -16,12 +16,23 @@ from envoy.extensions.request_id.uuid.v3 import uuid_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from router.domain.listening import DEFAULT, Offer
+from router.domain.tls import ListenerTls
 from router.xds.access import back_filters, front_filters, nobody_filter
 from router.xds.access_log import json_access_log
 from router.xds.attempts import attempt_logs, timeout_log
 from router.xds.client_limits import keep_limits, socket_options
+from router.xds.clients import (
+    address_detection,
+    back_clients_filter,
+    front_clients_filter,
+    listener_clients_filter,
+    proxy_match,
+    proxy_protocol_filters,
+)
 from router.xds.gateway import (
     ADMITTED_HEADER,
+    LISTENER_HEADER,
     MIRROR_HEADER,
     MODEL_HEADER,
     ORIGINAL_PATH_HEADER,
@@ -34,8 +45,8 @@ from router.xds.gateway import (
 )
 from router.xds.limits import rate_filter, refusal_logs
 from router.xds.local_replies import local_reply_config
-from router.xds.names import LISTENER_NAME, Key
-from router.xds.resources import Resource, packed, resource, seconds
+from router.xds.names import Key, listener_name, view_name
+from router.xds.resources import Resource, overwritten, packed, resource, seconds
 from router.xds.revocation import REVOCATIONS, peer_note, revocation_filters
 from router.xds.routes import BUFFER_FILTER, SHIELD_FILTER
 from router.xds.scopes import scoped_routes
@@ -46,6 +57,7 @@ STAT_PREFIX = "scoring"  # statistics are called http.scoring.…
 
 _INTERNAL_HEADERS = (
     ADMITTED_HEADER,
+    LISTENER_HEADER,
     MIRROR_HEADER,
     MODEL_HEADER,
     ORIGINAL_PATH_HEADER,
@@ -59,20 +71,30 @@ _INTERNAL_HEADERS = (
 _Hcm = hcm_pb2.HttpConnectionManager
 
 
-def gateway_listener(gateway: Gateway) -> Resource:
+def default_offer(gateway: Gateway) -> Offer:
+    """Where the options of `crossfade up` say, for every endpoint and everybody."""
+    return Offer(DEFAULT, gateway.bind, (gateway.http_port, gateway.grpc_port), is_tls=gateway.tls is not None)
+
+
+def scoring_listener(gateway: Gateway, offer: Offer) -> Resource:
+    """What changes while it is in use is mostly the filter chain: Envoy then replaces that, and leaves the sockets."""
+    tls = gateway.tls if offer.is_tls else None
+    manager = packed(_connection_manager(gateway, offer))
     filters = listener_components_pb2.FilterChain(
+        filter_chain_match=proxy_match(offer),
         filters=[
-            listener_components_pb2.Filter(
-                name="envoy.filters.network.http_connection_manager", typed_config=packed(_connection_manager(gateway))
-            )
+            listener_components_pb2.Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager)
         ],
-        transport_socket=tls_socket(gateway.tls) if gateway.tls else None,
+        transport_socket=tls_socket(tls) if tls else None,
         transport_socket_connect_timeout=seconds(gateway.clients.handshake_s),
     )
+    first, *others = (_address(offer.address, port) for port in offer.ports)
+    name = listener_name(offer)
     message = listener_pb2.Listener(
-        name=LISTENER_NAME,
-        address=_address(gateway.bind, gateway.http_port),
-        additional_addresses=[listener_pb2.AdditionalAddress(address=_address(gateway.bind, gateway.grpc_port))],
+        name=name,
+        address=first,
+        additional_addresses=[listener_pb2.AdditionalAddress(address=address) for address in others],
+        listener_filters=proxy_protocol_filters(offer),
         filter_chains=[filters],
         socket_options=socket_options(gateway.clients),
         # A port in use is an error, not shared with whoever has it ...
@@ -82,32 +104,32 @@ def gateway_listener(gateway: Gateway) -> Resource:
             exact_balance=listener_pb2.Listener.ConnectionBalanceConfig.ExactBalance()
         ),
     )
-    return resource(LISTENER_NAME, message, keeps=_keeps(gateway))
+    return resource(name, message, keeps=_keeps(tls))
 
 
-def _keeps(gateway: Gateway) -> frozenset[Key]:
+def _keeps(tls: ListenerTls | None) -> frozenset[Key]:
     """What it asks for over discovery streams of their own."""
-    if gateway.tls is None:
+    if tls is None:
         return frozenset()
-    return secret_keys(gateway.tls) | (frozenset({REVOCATIONS}) if gateway.tls.has_client_ca else frozenset())
+    return secret_keys(tls) | (frozenset({REVOCATIONS}) if tls.has_client_ca else frozenset())
 
 
 def _address(ip: str, port: int) -> Any:
     return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=ip, port_value=port))
 
 
-def _connection_manager(gateway: Gateway) -> Any:
+def _connection_manager(gateway: Gateway, offer: Offer) -> Any:
     manager = _Hcm(
         stat_prefix=STAT_PREFIX,
         codec_type=_Hcm.AUTO,
-        scoped_routes=scoped_routes(),
-        http_filters=_http_filters(gateway),
-        access_log=[json_access_log(gateway.access_log), timeout_log(), *refusal_logs()],
+        scoped_routes=scoped_routes(by_header=bool(view_name(offer))),
+        http_filters=_http_filters(gateway, offer),
+        access_log=[json_access_log(gateway.access_log, offer.name), timeout_log(), *refusal_logs()],
         local_reply_config=local_reply_config(),
-        # Clients are not trusted with Envoy's own headers. No address is internal unless internal_address_config says
-        # so, whereas an empty one makes all private addresses internal.
-        use_remote_address=BoolValue(value=True),
-        early_header_mutation_extensions=[_without_internal_headers(gateway)],
+        # No address is internal unless internal_address_config says so, whereas an empty one makes all private
+        # addresses internal.
+        **address_detection(offer),
+        early_header_mutation_extensions=[_without_internal_headers(gateway, offer)],
         server_name="crossfade",
         generate_request_id=BoolValue(value=True),
         preserve_external_request_id=True,
@@ -130,15 +152,18 @@ def _connection_manager(gateway: Gateway) -> Any:
     return manager
 
 
-def _http_filters(gateway: Gateway) -> list[Any]:
+def _http_filters(gateway: Gateway, offer: Offer) -> list[Any]:
     """Strangers are turned away first. Then the buffer: a replica never waits for a slow client, and limits are kept
     before it sees a byte."""
     whole_request = buffer_pb2.Buffer(max_request_bytes=UInt32Value(value=gateway.max_request_bytes))
     return [
-        *(revocation_filters() if gateway.tls and gateway.tls.has_client_ca else []),
+        *listener_clients_filter(offer.clients),
+        *(revocation_filters() if _verifies_clients(gateway, offer) else []),
+        front_clients_filter(),
         *front_filters(),
         unless_streaming(BUFFER_FILTER, packed(whole_request)),
         *translation_filters(),
+        back_clients_filter(),
         *back_filters(if_translated),
         rate_filter(),
         # Does what a route says. Not `disabled` until then: that is decided before a gRPC call has found its route.
@@ -155,9 +180,21 @@ def _no_tunnels() -> Any:
     return _Hcm.UpgradeConfig(upgrade_type="CONNECT", filters=[nobody_filter(), router])
 
 
-def _without_internal_headers(gateway: Gateway) -> Any:
-    mutations = [mutation_rules_pb2.HeaderMutation(remove=name) for name in _INTERNAL_HEADERS]
-    if gateway.tls and gateway.tls.has_client_ca:
+def _verifies_clients(gateway: Gateway, offer: Offer) -> bool:
+    return offer.is_tls and gateway.tls is not None and gateway.tls.has_client_ca
+
+
+def _without_internal_headers(gateway: Gateway, offer: Offer) -> Any:
+    """None of ours are taken from clients. Of Envoy's own headers it drops some by itself; all of them where it looks
+    for the client behind a proxy, for then it takes everybody for one."""
+    change = mutation_rules_pb2.HeaderMutation
+    mutations = [change(remove=name) for name in _INTERNAL_HEADERS]
+    if offer.trusted_proxies:
+        envoys_own = string_pb2.StringMatcher(prefix="x-envoy-")
+        mutations.append(change(remove_on_match=change.RemoveOnMatch(key_matcher=envoys_own)))
+    if view := view_name(offer):
+        mutations.append(change(append=overwritten(LISTENER_HEADER, view)))
+    if _verifies_clients(gateway, offer):
         mutations.append(peer_note())
     mutation = header_mutation_pb2.HeaderMutation(mutations=mutations)
     return extension_pb2.TypedExtensionConfig(

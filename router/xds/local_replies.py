@@ -11,16 +11,20 @@ from typing import Any
 from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.core.v3 import base_pb2, substitution_format_string_pb2
 from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.type.matcher.v3 import string_pb2
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from router.xds.clients import REFUSED_ADDRESS
 from router.xds.gateway import MAX_BODY_FORMAT, MODEL_HEADER
+from router.xds.resources import packed
 from router.xds.tokens import CLAIMS_TEXT, REFUSALS, was_refused, was_verified
 
 _NOT_READY = "the model is not ready: no replica can answer now"
 _NOT_ADMITTED = "access denied: this needs a client's certificate with a name that is allowed here"
+_WRONG_ADDRESS = "access denied: requests from this address are not taken here"
 _OVERLOADED = "overloaded: too many requests are under way, try again later"
 _TOO_OFTEN = "too many requests: a limit of this endpoint is reached, of all its callers or of this one"
 _TIMED_OUT = "the deadline passed before the model answered"
@@ -30,12 +34,13 @@ _TIMED_OUT = "the deadline passed before the model answered"
 class _Rule:
     """Which of Envoy's own replies is meant, and how it is said. Empty: keep Envoy's status or words.
 
-    `flags`: response flags of Envoy's access log, `status`: the HTTP status it would answer. `noted`: a matcher of what
-    a filter noted in the request's metadata.
+    `flags`: response flags of Envoy's access log, `details`: its response code details, `status`: the HTTP status it
+    would answer. `noted`: a matcher of what a filter noted in the request's metadata.
     """
 
     grpc_status: int
     flags: tuple[str, ...] = ()
+    details: str = ""
     status: int = 0
     http_status: int = 0
     text: str = ""
@@ -48,6 +53,7 @@ class _Rule:
 # The first rule that fits counts. Flags: UO overflow of a circuit breaker, OM overload manager, UH no healthy host,
 # UF cannot connect, NC no cluster, UC and UR connection ended, NR no route, UT and SI timeouts, DT duration.
 _RULES = (
+    _Rule(7, details=REFUSED_ADDRESS, text=_WRONG_ADDRESS),
     *(
         _Rule(
             16,
@@ -140,6 +146,12 @@ def _fits(rule: _Rule) -> Any:
         # What is not there fits by default.
         noted = accesslog_pb2.MetadataFilter(matcher=rule.noted, match_if_key_not_found=BoolValue(value=False))
         conditions.append(accesslog_pb2.AccessLogFilter(metadata_filter=noted))
+    if rule.details:
+        expression = cel_pb2.ExpressionFilter(expression=f"response.code_details == '{rule.details}'")
+        extension = accesslog_pb2.ExtensionFilter(
+            name="envoy.access_loggers.extension_filters.cel", typed_config=packed(expression)
+        )
+        conditions.append(accesslog_pb2.AccessLogFilter(extension_filter=extension))
     if len(conditions) == 1:
         return conditions[0]
     return accesslog_pb2.AccessLogFilter(and_filter=accesslog_pb2.AndFilter(filters=conditions))

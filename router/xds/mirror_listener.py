@@ -34,7 +34,7 @@ def mirror_listener() -> Resource:
     manager = hcm_pb2.HttpConnectionManager(
         stat_prefix="mirrored",
         codec_type=hcm_pb2.HttpConnectionManager.HTTP2,
-        scoped_routes=scoped_routes(),
+        scoped_routes=scoped_routes(by_header=True),
         http_filters=[
             hcm_pb2.HttpFilter(
                 name="envoy.filters.http.router", typed_config=packed(router_pb2.Router(upstream_log=attempt_logs()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from router.domain.listening import DEFAULT, Offer
+
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
@@ -12,8 +14,8 @@ ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 EXTENSION = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 
-# Make before break: what a resource leans on is sent before it ...
-SEND_ORDER = (CLUSTER, ENDPOINTS, LISTENER, SECRET, EXTENSION, SCOPE, ROUTES)
+# Make before break: what a resource leans on is sent before it (a listener finds its requests' scopes there) ...
+SEND_ORDER = (CLUSTER, ENDPOINTS, SCOPE, ROUTES, LISTENER, SECRET, EXTENSION)
 # ... and removed after it.
 REMOVE_ORDER = (SCOPE, ROUTES, LISTENER, SECRET, EXTENSION, CLUSTER, ENDPOINTS)
 
@@ -27,6 +29,7 @@ LISTENER_NAME = "gateway"
 MIRROR_LISTENER = "mirror"
 REDIRECT_LISTENER = "redirect"
 MIRROR_CLUSTER = "mirror"
+MIRROR_VIEW = "@mirror"  # of copies, whatever listener their originals came in by; no listener's name
 
 _ENDPOINT_PREFIX = "endpoint/"
 
@@ -38,7 +41,9 @@ class Key(NamedTuple):
     name: str
 
 
-_GRPC_MARK = "+grpc"  # no name of ours has a plus
+# No name of ours has a plus or an at sign.
+_GRPC_MARK = "+grpc"
+_VIEW_MARK = "@"
 
 
 def cluster_name(endpoint: str, deployment: str, *, is_grpc_port: bool = False) -> str:
@@ -71,11 +76,26 @@ def routes_name(endpoint: str) -> str:
     return f"{_ENDPOINT_PREFIX}{endpoint}"
 
 
+def view_name(offer: Offer) -> str:
+    """What a listener shows has its name; "" is the default one's, whose requests bear no header that says so."""
+    return "" if offer.name == DEFAULT else offer.name
+
+
+def at_view(name: str, view: str) -> str:
+    """The name of what there is once for every view."""
+    return f"{name}{_VIEW_MARK}{view}" if view else name
+
+
+def listener_name(offer: Offer) -> str:
+    """By its place: a listener that is given another name changes where it stands, and is not in its own way."""
+    return LISTENER_NAME if offer.name == DEFAULT else f"listener/{offer.address}:{offer.ports[0]}"
+
+
 def group_of(key: Key) -> str:
     """The endpoint that a resource belongs to; `GATEWAY_GROUP` for what all endpoints share."""
     if key.type_url in (CLUSTER, ENDPOINTS):
         endpoint, slash, _ = key.name.partition("/")
         return endpoint if slash else GATEWAY_GROUP
     if key.name.startswith(_ENDPOINT_PREFIX):
-        return key.name.removeprefix(_ENDPOINT_PREFIX)
+        return key.name.removeprefix(_ENDPOINT_PREFIX).partition(_VIEW_MARK)[0]
     return GATEWAY_GROUP

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+from envoy.config.core.v3 import base_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 
@@ -50,6 +51,14 @@ def resource(
 def packed(message: Any) -> Any:
     """The message as a protobuf Any whose bytes are the same every time."""
     return AnyMessage(type_url=type_url(message), value=message.SerializeToString(deterministic=True))
+
+
+def overwritten(header: str, value: str) -> Any:
+    """A header that has this value and no other."""
+    return base_pb2.HeaderValueOption(
+        header=base_pb2.HeaderValue(key=header, value=value),
+        append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
 
 
 def type_url(message: Any) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2 as rc
-from envoy.config.route.v3 import route_pb2, scoped_route_pb2
+from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
@@ -33,10 +33,12 @@ from router.domain.routing import Routing, Shield, Upstream
 from router.domain.sticky import Sticky, StickyBy
 from router.domain.traffic import Mirror
 from router.xds.access import access_config
+from router.xds.clients import clients_config
 from router.xds.clusters import reached_by, token_header
 from router.xds.gateway import (
     CREDENTIAL_HEADERS,
     DEPLOYMENT_HEADER,
+    LISTENER_HEADER,
     MIRROR_HEADER,
     MODEL_HEADER,
     PIN_HEADERS,
@@ -49,13 +51,15 @@ from router.xds.names import (
     CLUSTER,
     ENDPOINTS,
     MIRROR_CLUSTER,
-    ROUTES,
+    MIRROR_VIEW,
     Key,
+    at_view,
     routes_name,
     shield_name,
 )
-from router.xds.resources import Resource, milliseconds, packed, resource
+from router.xds.resources import Resource, milliseconds, overwritten, packed, resource
 from router.xds.retries import retry_policy
+from router.xds.scopes import scope
 
 BUFFER_FILTER = "crossfade.buffer"
 SHIELD_FILTER = "crossfade.shield"
@@ -71,21 +75,10 @@ def endpoint_routes(routing: Routing, gateway: Gateway) -> Resource:
     return resource(routes_name(routing.endpoint), _Routes(routing, gateway).configuration(), needs=_needs(routing))
 
 
-def endpoint_scope(routing: Routing) -> Resource:
-    """What leads requests for `/v2/models/<endpoint>` to the endpoint's routes."""
+def endpoint_scope(routing: Routing, view: str = "") -> Resource:
+    """What leads requests for `/v2/models/<endpoint>` to the endpoint's routes, where the view shows it."""
     name = routes_name(routing.endpoint)
-    return scope(name, name, ("models", routing.endpoint), _needs(routing))
-
-
-def scope(name: str, routes: str, segments: tuple[str, str], needs: frozenset[Key]) -> Resource:
-    """Requests whose second and third path segments are `segments` are answered by `routes`."""
-    fragment = scoped_route_pb2.ScopedRouteConfiguration.Key.Fragment
-    message = scoped_route_pb2.ScopedRouteConfiguration(
-        name=name,
-        route_configuration_name=routes,
-        key=scoped_route_pb2.ScopedRouteConfiguration.Key(fragments=[fragment(string_key=text) for text in segments]),
-    )
-    return resource(name, message, needs=needs, keeps=frozenset({Key(ROUTES, routes)}))
+    return scope(at_view(name, view), name, ("models", routing.endpoint), _needs(routing), view)
 
 
 def cluster_keys(names: Iterable[str]) -> frozenset[Key]:
@@ -145,13 +138,14 @@ class _Routes:
                 ),
                 **access_config(self._endpoint, self._routing.access),
                 **rate_config(self._endpoint, self._routing.limits, self._routing.access),
+                **clients_config(self._routing.clients),
             },
         )
         return route_pb2.RouteConfiguration(
             name=routes_name(self._endpoint),
             virtual_hosts=[host],
             request_headers_to_add=[token_header(self._gateway)],
-            request_headers_to_remove=CREDENTIAL_HEADERS,
+            request_headers_to_remove=[*CREDENTIAL_HEADERS, LISTENER_HEADER],
             response_headers_to_remove=[RETRY_HEADER],
         )
 
@@ -178,7 +172,7 @@ class _Routes:
         ]
 
     def _mirrored(self) -> list[Any]:
-        """Copies that come back by mirror_listener.py. One that arrives when its mirror has gone is a mere pin."""
+        """Copies that come back by mirror_listener.py."""
         mirror = self._routing.mirror
         if mirror is None:
             return []
@@ -242,12 +236,13 @@ class _Routes:
         mirrored.CopyFrom(route)
         mirrored.match.headers.append(rc.HeaderMatcher(name=STREAM_HEADER, present_match=False))
         mirrored.match.runtime_fraction.default_value.numerator = mirror.percent  # of a hundred
-        mirrored.request_headers_to_add.append(_overwritten(MIRROR_HEADER, "1"))  # for the copy too
+        mirrored.request_headers_to_add.append(overwritten(MIRROR_HEADER, "1"))  # for the copy too
         mirrored.route.request_mirror_policies.append(
             rc.RouteAction.RequestMirrorPolicy(
                 cluster=MIRROR_CLUSTER,
                 request_headers_mutations=[
-                    mutation_rules_pb2.HeaderMutation(append=_overwritten(DEPLOYMENT_HEADER, mirror.deployment))
+                    mutation_rules_pb2.HeaderMutation(append=overwritten(DEPLOYMENT_HEADER, mirror.deployment)),
+                    mutation_rules_pb2.HeaderMutation(append=overwritten(LISTENER_HEADER, MIRROR_VIEW)),
                 ],
                 disable_shadow_host_suffix_append=True,
                 trace_sampled=BoolValue(value=False),
@@ -330,11 +325,11 @@ def _hedged(timeout_ms: int) -> Any:
     """A Triton that hangs says nothing, and Envoy's health checks take their time to notice. So a request is sent to
     another one as well after half of its time, and whoever answers first is heard: one that is merely slow may go on.
     """
-    return _with_headers(_half_of(timeout_ms), _overwritten("x-envoy-hedge-on-per-try-timeout", "true"))
+    return _with_headers(_half_of(timeout_ms), overwritten("x-envoy-hedge-on-per-try-timeout", "true"))
 
 
 def _half_of(timeout_ms: int) -> Any:
-    return _overwritten("x-envoy-upstream-rq-per-try-timeout-ms", str(max(1, timeout_ms // 2)))
+    return overwritten("x-envoy-upstream-rq-per-try-timeout-ms", str(max(1, timeout_ms // 2)))
 
 
 def _with_headers(*headers: Any) -> Any:
@@ -357,14 +352,7 @@ def _hashed(sticky: Sticky) -> Any:
 
 
 def _answered_by(deployment: str) -> Any:
-    return _overwritten(DEPLOYMENT_HEADER, deployment)
-
-
-def _overwritten(header: str, value: str) -> Any:
-    return base_pb2.HeaderValueOption(
-        header=base_pb2.HeaderValue(key=header, value=value),
-        append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
-    )
+    return overwritten(DEPLOYMENT_HEADER, deployment)
 
 
 def _header(name: str, **how: str) -> Any:

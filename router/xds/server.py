@@ -15,11 +15,12 @@ from typing import Any
 import grpc
 from envoy.service.discovery.v3 import discovery_pb2
 
+from router.domain.listening import Offer
 from router.domain.routing import Routing
 from router.domain.tls import CertificatePair, ClientTrust
 from router.ports import Acknowledged, Outcome, ProxyStatus, Rejected, Unconfirmed
 from router.xds.gateway import Gateway
-from router.xds.names import GATEWAY_GROUP, SEND_ORDER, Key, group_of
+from router.xds.names import GATEWAY_GROUP, LISTENER, SCOPE, SEND_ORDER, Key, group_of
 from router.xds.revocation import revocation_list
 from router.xds.secrets import certificate_secret, trust_secret
 from router.xds.snapshot import Snapshot
@@ -40,6 +41,10 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),
 )
 
+# How long the connections of a listener that is gone still find what it showed.
+_LINGER_S = 10.0
+_LISTEN_AGAIN_S = 5.0
+
 
 @dataclass(slots=True)
 class Pushed:
@@ -56,9 +61,24 @@ class _Connection:
         self.stream = stream
         self.proxy = "unknown"
         self._is_due = asyncio.Event()
+        self._trying: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
         self._is_due.set()
+
+    def try_again_later(self) -> None:
+        """Whether a listener can have its address is not in its configuration alone."""
+        if self._trying is None:
+            self._trying = asyncio.get_running_loop().call_later(_LISTEN_AGAIN_S, self._try_again)
+
+    def close(self) -> None:
+        if self._trying is not None:
+            self._trying.cancel()
+
+    def _try_again(self) -> None:
+        self._trying = None
+        self.stream.try_again(LISTENER)
+        self.wake()
 
     async def due(self) -> None:
         await self._is_due.wait()
@@ -78,6 +98,7 @@ class XdsServer:
         self._released = asyncio.Event()
         self._progress = asyncio.Event()  # replaced each time it is set
         self._server: Any = None
+        self._forgetting: asyncio.TimerHandle | None = None
         self.pushed = Pushed()
 
     async def start(self, socket_path: str, *services: Any) -> None:
@@ -103,6 +124,8 @@ class XdsServer:
 
     async def stop(self) -> None:
         """Close every stream. Envoys keep their configuration and connect again to whoever comes next."""
+        if self._forgetting is not None:
+            self._forgetting.cancel()
         if self._server is not None:
             await self._server.stop(grace=None)  # streams never end by themselves
             self._server = None
@@ -126,6 +149,16 @@ class XdsServer:
     def set_client_trust(self, trust: ClientTrust) -> None:
         self._changed(self._snapshot.set_secret(trust_secret(trust)))
         self._changed(self._snapshot.set_secret(revocation_list(trust)))
+
+    def set_listeners(self, offers: tuple[Offer, ...]) -> None:
+        self._changed(self._snapshot.set_listeners(offers))
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+        self._forgetting = asyncio.get_running_loop().call_later(_LINGER_S, self._forget_listeners)
+
+    def _forget_listeners(self) -> None:
+        self._forgetting = None
+        self._changed(self._snapshot.forget_listeners())
 
     async def applied(self, endpoint: str, timeout_s: float) -> Outcome:
         try:
@@ -155,9 +188,7 @@ class XdsServer:
         for connection in self._ordered():
             if rejected := _rejection(connection, endpoint):
                 return rejected
-        if all(connection.stream.is_settled(endpoint) for connection in self._connections):
-            return Acknowledged()
-        return None
+        return Acknowledged() if all(_is_settled(c.stream, endpoint) for c in self._connections) else None
 
     def _explain(self, endpoint: str, timeout_s: float) -> Outcome:
         if not self._connections:
@@ -165,7 +196,7 @@ class XdsServer:
         for connection in self._ordered():
             if rejected := _rejection(connection, GATEWAY_GROUP):
                 return rejected
-        silent = [c.proxy for c in self._ordered() if not c.stream.is_settled(endpoint)]
+        silent = [c.proxy for c in self._ordered() if not _is_settled(c.stream, endpoint)]
         return Unconfirmed(f"no answer within {timeout_s:g} s from {', '.join(silent)}")
 
     def _ordered(self) -> list[_Connection]:
@@ -190,6 +221,7 @@ class XdsServer:
                 await self._read(connection, context)
                 writer.cancel()
         finally:
+            connection.close()
             self._connections.discard(connection)
             self._advanced()
             log.info("envoy disconnected", extra={"proxy": connection.proxy})
@@ -208,6 +240,8 @@ class XdsServer:
             connection.stream.receive(request)
             self._advanced()
             connection.wake()
+            if request.error is not None and request.type_url == LISTENER:
+                connection.try_again_later()
 
     async def _write(self, connection: _Connection, context: Any) -> None:
         """One writer a stream: a slow Envoy delays only itself, and finds the changes since then merged."""
@@ -223,6 +257,11 @@ class XdsServer:
     def _advanced(self) -> None:
         self._progress.set()
         self._progress = asyncio.Event()
+
+
+def _is_settled(stream: Stream, group: str) -> bool:
+    """What listeners show is said by scopes of the endpoints."""
+    return stream.is_settled(group) and (group != GATEWAY_GROUP or stream.has_answered(SCOPE))
 
 
 def _rejection(connection: _Connection, group: str) -> Rejected | None:

@@ -9,22 +9,22 @@ from envoy.config.route.v3 import route_pb2
 
 from router.xds.clusters import token_header
 from router.xds.gateway import CREDENTIAL_HEADERS, ORIGINAL_PATH_HEADER, RETRY_HEADER, Gateway
-from router.xds.names import SERVER_CLUSTER, SERVER_ROUTES
+from router.xds.names import SERVER_CLUSTER, SERVER_ROUTES, Key, at_view
 from router.xds.resources import Resource, milliseconds
 from router.xds.resources import resource as make_resource
 from router.xds.retries import retry_policy_with_standby
-from router.xds.routes import cluster_keys, scope
+from router.xds.routes import cluster_keys
+from router.xds.scopes import scope
 
 # translation.py puts this before the path of a server-level call, so that scoped routing finds it; it is taken off
 # again before the call is answered.
 SERVER_PREFIX = "/-/server/-"
 
-_NEEDS = cluster_keys([SERVER_CLUSTER])
 
-
-def server_routes(gateway: Gateway) -> Resource:
+def server_routes(gateway: Gateway, view: str = "") -> Resource:
+    """The control plane reads from a header by which listener a call came, and tells of the endpoints there alone."""
     timeout = milliseconds(gateway.server_timeout_ms)
-    action = {"cluster": SERVER_CLUSTER, "timeout": timeout, "max_grpc_timeout": timeout}
+    action = {"cluster": at_view(SERVER_CLUSTER, view), "timeout": timeout, "max_grpc_timeout": timeout}
     translated = rc.Route(
         # The header is the proof that the gateway, not the client, wrote the prefix.
         match=rc.RouteMatch(
@@ -34,7 +34,7 @@ def server_routes(gateway: Gateway) -> Resource:
     )
     statistics = rc.Route(match=rc.RouteMatch(path="/v2/models/stats"), route=rc.RouteAction(**action))
     message = route_pb2.RouteConfiguration(
-        name=SERVER_ROUTES,
+        name=at_view(SERVER_ROUTES, view),
         virtual_hosts=[
             rc.VirtualHost(
                 name=SERVER_ROUTES,
@@ -47,15 +47,20 @@ def server_routes(gateway: Gateway) -> Resource:
         request_headers_to_remove=CREDENTIAL_HEADERS,
         response_headers_to_remove=[RETRY_HEADER],
     )
-    return make_resource(SERVER_ROUTES, message, needs=_NEEDS)
+    return make_resource(message.name, message, needs=_needs(view))
 
 
-def server_scopes() -> tuple[Resource, ...]:
+def server_scopes(view: str = "") -> tuple[Resource, ...]:
     return (
-        _scope("server/translated", ("server", "-")),
-        _scope("server/statistics", ("models", "stats")),
+        _scope("server/translated", ("server", "-"), view),
+        _scope("server/statistics", ("models", "stats"), view),
     )
 
 
-def _scope(name: str, segments: tuple[str, str]) -> Any:
-    return scope(name, SERVER_ROUTES, segments, _NEEDS)
+def _scope(name: str, segments: tuple[str, str], view: str) -> Any:
+    routes = at_view(SERVER_ROUTES, view)
+    return scope(at_view(name, view), routes, segments, _needs(view), view)
+
+
+def _needs(view: str) -> frozenset[Key]:
+    return cluster_keys([at_view(SERVER_CLUSTER, view)])

@@ -1,4 +1,5 @@
-"""Snapshot: the configuration that every Envoy shall have, as resources in groups: one per endpoint, one for the rest.
+"""Snapshot: the configuration that every Envoy shall have, as resources in groups: one per endpoint, one for the
+listeners, one for the rest.
 
 Only the group that changes is built again, and within it only what depends on what changed.
 """
@@ -8,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from router.domain.callers import Anyone
-from router.domain.routing import Address, Routing, TritonAddress
-from router.xds.clusters import deployment_clusters, reached_by, server_cluster, shield_clusters
-from router.xds.endpoints import Standby, addresses_of, server_addresses
+from router.domain.listening import Offer
+from router.domain.routing import Routing
+from router.xds.clusters import deployment_clusters, reached_by, shield_clusters
+from router.xds.endpoints import addresses_of
 from router.xds.gateway import Gateway
-from router.xds.listeners import gateway_listener
+from router.xds.listeners import default_offer, scoring_listener
 from router.xds.mirror_listener import mirror_cluster, mirror_listener
-from router.xds.names import CLUSTER, ENDPOINTS, GATEWAY_GROUP, Key
+from router.xds.names import CLUSTER, ENDPOINTS, GATEWAY_GROUP, MIRROR_VIEW, SCOPE, Key, view_name
 from router.xds.redirect_listener import redirect_listener
 from router.xds.resources import Resource
 from router.xds.routes import endpoint_routes, endpoint_scope
-from router.xds.server_routes import server_routes, server_scopes
+from router.xds.views import View
+
+_LISTENERS = "@listeners"  # no endpoint's name
 
 
 class Snapshot:
@@ -30,21 +33,17 @@ class Snapshot:
         self._wanted: dict[Key, Resource] = {}
         self._groups: dict[str, frozenset[Key]] = {}
         self._routings: dict[str, Routing] = {}
-        self._standby = Standby()
-        self._server_cluster = server_cluster(gateway)
+        self._offers: tuple[Offer, ...] = ()
+        self._views: dict[str, View] = {}
         self._replace(
             GATEWAY_GROUP,
             [
-                self._server_cluster,
-                self._server_addresses(),
                 mirror_cluster(gateway),
                 mirror_listener(),
-                gateway_listener(gateway),
-                server_routes(gateway),
-                *server_scopes(),
                 *([redirect_listener(gateway)] if gateway.redirect_port else []),
             ],
         )
+        self.set_listeners((default_offer(gateway),))
 
     @property
     def wanted(self) -> Mapping[Key, Resource]:
@@ -57,7 +56,7 @@ class Snapshot:
             return frozenset()
         self._routings[routing.endpoint] = routing
         changed = self._replace(routing.endpoint, self._built(routing, before))
-        return changed | self._move_standby(before, routing)
+        return changed | self._show(before, routing)
 
     def remove_endpoint(self, name: str) -> frozenset[Key]:
         before = self._routings.pop(name, None)
@@ -65,7 +64,32 @@ class Snapshot:
             return frozenset()
         changed = self._replace(name, [])
         del self._groups[name]
-        return changed | self._move_standby(before, None)
+        return changed | self._show(before, None)
+
+    def set_listeners(self, offers: tuple[Offer, ...]) -> frozenset[Key]:
+        """What was shown by a listener that is gone is kept until `forget_listeners`: its connections are still there,
+        and may have one more request on its way."""
+        self._offers = offers
+        for offer in offers:
+            name = view_name(offer)
+            if name not in self._views or self._views[name].visible != offer.visible:
+                self._views[name] = View(self._gateway, name, offer.visible, self._routings.values())
+        return self._put_listeners()
+
+    def forget_listeners(self) -> frozenset[Key]:
+        current = {view_name(offer) for offer in self._offers}
+        self._views = {name: view for name, view in self._views.items() if name in current}
+        return self._put_listeners()
+
+    def _put_listeners(self) -> frozenset[Key]:
+        resources = [scoring_listener(self._gateway, offer) for offer in self._offers]
+        for view in self._views.values():
+            resources += view.resources()
+        changed = self._replace(_LISTENERS, resources)
+        for name, routing in self._routings.items():
+            others = [self._wanted[key] for key in self._groups[name] if key.type_url != SCOPE]
+            changed |= self._replace(name, [*others, *self._scopes(routing)])
+        return changed
 
     def set_secret(self, secret: Resource) -> frozenset[Key]:
         if self._wanted.get(secret.key) == secret:
@@ -76,7 +100,7 @@ class Snapshot:
 
     def _built(self, routing: Routing, before: Routing | None) -> list[Resource]:
         known = {upstream.deployment: upstream for upstream in before.upstreams} if before else {}
-        resources = [endpoint_scope(routing), endpoint_routes(routing, self._gateway)]
+        resources = [*self._scopes(routing), endpoint_routes(routing, self._gateway)]
         for upstream in routing.upstreams:
             if known.get(upstream.deployment) == upstream:
                 names = {reached_by(routing.endpoint, upstream, is_grpc=is_grpc) for is_grpc in (False, True)}
@@ -99,25 +123,15 @@ class Snapshot:
         self._groups[group] = frozenset(after)
         return frozenset(changed | gone)
 
-    def _move_standby(self, before: Routing | None, after: Routing | None) -> frozenset[Key]:
-        chosen = self._standby.chosen()
-        self._standby.replace(_addresses(before), _addresses(after))
-        if self._standby.chosen() == chosen:
-            return frozenset()
-        addresses = self._server_addresses()
-        self._wanted[addresses.key] = addresses
-        return frozenset({addresses.key})
+    def _scopes(self, routing: Routing) -> list[Resource]:
+        names = [view.name for view in self._views.values() if view.shows(routing)]
+        return [endpoint_scope(routing, name) for name in [*names, *([MIRROR_VIEW] if routing.mirror else [])]]
 
-    def _server_addresses(self) -> Resource:
-        return server_addresses(self._server_cluster, self._gateway.server_socket, self._standby.chosen())
-
-
-def _addresses(routing: Routing | None) -> frozenset[Address]:
-    # Whoever answers for protected endpoints tells nobody their names.
-    if routing is None or routing.access != Anyone():
-        return frozenset()
-    # A waiting room is the control plane's own: it cannot stand in for it. A Triton would speak of itself.
-    replicas = (upstream.addresses for upstream in routing.upstreams if not upstream.is_held)
-    return frozenset(
-        address for addresses in replicas for address in addresses if not isinstance(address, TritonAddress)
-    )
+    def _show(self, before: Routing | None, after: Routing | None) -> frozenset[Key]:
+        """Views tell who stands in for the control plane, which depends on what they show."""
+        changed = set()
+        for view in self._views.values():
+            if (addresses := view.replace(before, after)) is not None:
+                self._wanted[addresses.key] = addresses
+                changed.add(addresses.key)
+        return frozenset(changed)

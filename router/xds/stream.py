@@ -105,6 +105,13 @@ class Stream:
         """The client has answered everything of the group, removals included."""
         return group not in self._open
 
+    def has_answered(self, type_url: str) -> bool:
+        """The client has answered everything of this type that it can be told, removals included."""
+        keys = (key for keys in self._open.values() for key in keys if key.type_url == type_url)
+        return not any(
+            key not in self._wanted or all(self._is_held(need) for need in self._wanted[key].needs) for key in keys
+        )
+
     @property
     def is_up_to_date(self) -> bool:
         return not self._open and not self._rejected
@@ -119,6 +126,12 @@ class Stream:
         for key in keys:
             if key in self._rejected and self._rejected[key][0] != self._wanted_version(key):
                 del self._rejected[key]
+            self._settle(key)
+
+    def try_again(self, type_url: str) -> None:
+        """What the client refused of this type may be taken now: an address has come, a port is free."""
+        for key in [key for key in self._rejected if key.type_url == type_url]:
+            del self._rejected[key]
             self._settle(key)
 
     def receive(self, request: Request) -> None:

@@ -196,3 +196,42 @@ async def test_what_changed_nothing_leaves_no_line(admin: Admin) -> None:
     await admin.apply(*SPECS)
     await admin.apply({"kind": "Endpoint", "name": "e", "trafic": {}})
     assert await lines(admin) == before
+
+
+GATEWAY = {
+    "kind": "Gateway",
+    "listeners": [
+        {"name": "default", "endpoints": "all"},
+        {"name": "inside", "address": "10.0.0.5", "port": 9000, "tls": False, "endpoints": ["fraud"]},
+    ],
+}
+
+
+async def test_only_an_admin_says_where_scoring_is_offered(admin: Admin) -> None:
+    for role in ("operator", "viewer"):
+        async with await token(admin, f"a-{role}", role) as other:
+            error_of(await other.post("/api/v1/apply", json={"documents": [GATEWAY]}), 403, "forbidden")
+    done = (await admin.apply(GATEWAY)).json()
+    (change,) = done["changes"]
+    assert (change["kind"], change["endpoint"], change["name"], change["action"]) == (
+        "gateway",
+        "",
+        "gateway",
+        "changed",
+    )
+    assert change["fields"][0]["key"] == "listener inside"
+    assert (await admin.http.get("/api/v1/gateway/settled")).json() == {"outcome": "in_force", "reason": ""}
+    admin.bench.reconciler.rejections[""] = "cannot bind"
+    failed = (await admin.http.get("/api/v1/gateway/settled")).json()
+    assert failed == {"outcome": "failed", "reason": "cannot bind"}
+
+
+async def test_listeners_are_shown_to_who_sees_every_endpoint(admin: Admin) -> None:
+    await admin.apply(GATEWAY)
+    async with await token(admin, "looks", "viewer") as viewer:
+        shown = (await viewer.get("/api/v1/gateway")).json()
+    assert [item["name"] for item in shown["listeners"]] == ["default", "inside"]
+    assert (await admin.apply(shown["spec"])).json()["changes"][0]["action"] == "unchanged"
+    async with await token(admin, "ci", "operator", "fraud-team") as limited:
+        error_of(await limited.get("/api/v1/gateway"), 403, "forbidden")
+        assert "fraud" not in (await limited.get("/api/v1/events")).text

@@ -21,6 +21,7 @@ from adapters.certificates import PemFiles
 from router.certificates import Certificates
 from router.domain.callers import Access, Anyone
 from router.domain.limits import NO_LIMITS, Limits
+from router.domain.listening import Clients, Offer
 from router.domain.routing import Routing, Shield, Upstream
 from router.domain.sticky import Sticky
 from router.domain.tls import ListenerTls
@@ -31,12 +32,14 @@ from router.telemetry import AttemptMeter
 from router.xds.bootstrap import EnvoyProcess, envoy_command
 from router.xds.client_limits import ClientLimits
 from router.xds.gateway import Gateway
+from router.xds.names import GATEWAY_GROUP
 from router.xds.reports import reports_service
 from router.xds.server import XdsServer
 from tests.envoy.replica import MAX_BODY_BYTES, TOKEN, Replica
-from tests.envoy.waiting import DEADLINE_S
+from tests.envoy.waiting import DEADLINE_S, eventually
 
 EVERYBODY = Anyone()
+ALL_CLIENTS = Clients()
 
 
 @dataclass(slots=True)
@@ -80,22 +83,29 @@ class DataPlane:
         sticky: Sticky | None = None,
         access: Access = EVERYBODY,
         limits: Limits = NO_LIMITS,
+        clients: Clients = ALL_CLIENTS,
     ) -> None:
         """Set it and wait until Envoy has it."""
-        self.xds.set_endpoint(
-            routing(
-                name,
-                *upstreams,
-                traffic=traffic,
-                mirror=mirror,
-                shield=shield,
-                sticky=sticky,
-                access=access,
-                limits=limits,
-            )
+        wanted = routing(
+            name,
+            *upstreams,
+            traffic=traffic,
+            mirror=mirror,
+            shield=shield,
+            sticky=sticky,
+            access=access,
+            limits=limits,
         )
+        self.xds.set_endpoint(replace(wanted, clients=clients))
         outcome = await self.xds.applied(name, DEADLINE_S)
         assert outcome == Acknowledged(), outcome
+
+    async def offered(self, *offers: Offer) -> None:
+        """Offer scoring through these listeners alone, and wait until Envoy does. It answers before it does."""
+        self.xds.set_listeners(offers)
+        outcome = await self.xds.applied(GATEWAY_GROUP, DEADLINE_S)
+        assert outcome == Acknowledged(), outcome
+        await eventually(lambda: self.stat("listener_manager.total_listeners_warming"), 0)
 
     async def infer(self, endpoint: str, headers: dict[str, str] | None = None, body: bytes = b"{}") -> httpx.Response:
         return await self.http.post(f"/v2/models/{endpoint}/infer", headers=headers, content=body)

@@ -10,13 +10,14 @@ import pytest
 from router.domain.audit import Record as AuditRecord
 from router.domain.endpoint import EndpointState
 from router.domain.errors import ModelUnavailable
+from router.domain.listening import Premises
 from router.domain.provenance import Approved
 from router.models.approving import GatedModels
 from router.models.auditing import AuditedRecords
 from router.models.cache_ports import NoRoom
 from router.models.ports import AccessDenied, Admitted, Candidate, SourceUnavailable
 from router.operations import Operations
-from router.plan import Action, Rules
+from router.plan import Action
 from router.spec import OutOfReach, SpecProblems, read_documents
 from serving.signature import Signature, TensorSpec
 from tests.fake_models import MemoryRecords
@@ -59,7 +60,7 @@ class World:
         self.bench = bench = Bench()
         self.gate = Gate()
         models = GatedModels(bench.pulled.pulling, self.gate, lambda: NOON)
-        self.operations = Operations(bench.commits, models, bench.reconciler, bench.way, bench.quotas, Rules())
+        self.operations = Operations(bench.commits, models, bench.reconciler, bench.way, bench.quotas, Premises())
 
     async def apply(self, *documents: Mapping[str, Any], **how: Any) -> Any:
         return await self.operations.apply(read_documents([dict(document) for document in documents]), **how)

@@ -11,8 +11,9 @@ from router.commits import in_words
 from router.domain.audit import Record
 from router.domain.endpoint import EndpointState
 from router.domain.errors import Invalid, NotFound, StoreFailed
+from router.domain.listening import GatewaySpec, Premises
 from router.domain.traffic import Traffic
-from router.plan import Action, Change, FieldChange, RevisionConflict, Rules
+from router.plan import Action, Change, FieldChange, RevisionConflict
 from router.spec import Document, SpecProblems, read_documents
 from router.spec.changes import Scale, TrafficChange
 from tests.fakes import Bench, MemoryStore
@@ -106,7 +107,13 @@ async def test_an_apply_can_insist_on_revisions() -> None:
 class BrokenStore(MemoryStore):
     """Its disk is full."""
 
-    def save(self, changed: Iterable[EndpointState], deleted: Iterable[str], records: Collection[Record] = ()) -> None:
+    def save(
+        self,
+        changed: Iterable[EndpointState],
+        deleted: Iterable[str],
+        records: Collection[Record] = (),
+        gateway: GatewaySpec | None = None,
+    ) -> None:
         raise StoreFailed("the disk is full")
 
 
@@ -158,7 +165,7 @@ async def test_a_gateway_that_opens_up_refuses_to_start_with_anonymous_endpoints
     bench = Bench()
     await bench.operations.apply(documents())
     with pytest.raises(Invalid, match="everybody on the network"):
-        Bench(bench.store, Rules(must_allow_anonymous=True))
+        Bench(bench.store, Premises("10.0.0.5"))
 
 
 def test_a_change_in_words() -> None:

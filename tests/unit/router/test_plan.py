@@ -8,6 +8,7 @@ import pytest
 
 from router.domain.endpoint import EndpointState
 from router.domain.errors import Conflict, Invalid, ModelUnavailable, NotFound
+from router.domain.listening import DEFAULT, Offer
 from router.domain.model_ref import ResolvedModel
 from router.domain.scaling import ScaleSettings
 from router.domain.traffic import Mirror, Traffic
@@ -178,7 +179,7 @@ def test_a_deployment_with_traffic_and_no_replica_is_refused() -> None:
 
 
 def test_an_anonymous_endpoint_beyond_this_machine_must_say_so() -> None:
-    strict = Rules(must_allow_anonymous=True)
+    strict = Rules((Offer(DEFAULT, "10.0.0.5", (8000,), is_tls=True),))
     assert "auth_mode: everybody on the network could call 'e'" in refused({}, endpoint(), rules=strict)[0]
     assert plan({}, endpoint(allow_anonymous=True), rules=strict).changed
 

@@ -107,15 +107,21 @@ MISTAKES = [
         "kind: Endpoint\nauth_mode: none\n",
         ["s.yaml:1:1: the key 'name' is missing (The stable public name that clients call: /v2/models/<name>/infer.)"],
     ),
-    ("name: a\n", ["s.yaml:1:1: the key 'kind' is missing (one of Endpoint, Deployment, Rollout)"]),
+    ("name: a\n", ["s.yaml:1:1: the key 'kind' is missing (one of Endpoint, Deployment, Rollout, Gateway)"]),
     (
         "kind: Endpont\nname: a\n",
         ["s.yaml:1:7: kind: the text 'Endpont' is not a kind of spec (did you mean 'Endpoint'?)"],
     ),
-    ("kind: 3\n", ["s.yaml:1:7: kind: the number 3 is not a kind of spec (one of Endpoint, Deployment, Rollout)"]),
+    (
+        "kind: 3\n",
+        ["s.yaml:1:7: kind: the number 3 is not a kind of spec (one of Endpoint, Deployment, Rollout, Gateway)"],
+    ),
     (
         "- a\n",
-        ["s.yaml:1:1: a document must be a mapping, not a list (begin with kind: Endpoint, Deployment, Rollout)"],
+        [
+            "s.yaml:1:1: a document must be a mapping, not a list "
+            "(begin with kind: Endpoint, Deployment, Rollout, Gateway)"
+        ],
     ),
     ("kind: Endpoint\nname: a\n1: b\n", ["s.yaml:3:1: the number 1 cannot be a key (put it in quotes)"]),
     ("", ["there is no document in the input (begin with kind: Endpoint or kind: Deployment)"]),

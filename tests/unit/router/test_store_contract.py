@@ -13,6 +13,7 @@ from adapters.sqlite_store import SqliteStore
 from router.domain.endpoint import Backend, DeployedModel, Deployment, Endpoint, EndpointState, Resources
 from router.domain.errors import Conflict
 from router.domain.evidence import Evidence
+from router.domain.listening import DEFAULT, GatewaySpec, Listener, Place, Selected
 from router.domain.measurement import Latencies, Totals
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.policy import AtMost, CustomMetric, Policy
@@ -54,6 +55,16 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 def test_a_new_store_is_empty(store: Store) -> None:
     assert store.load() == {}
     assert store.load_replicas() == ()
+
+
+def test_the_gateway_is_as_it_was_until_it_is_saved(store: Store) -> None:
+    assert store.load_gateway() == GatewaySpec()
+    inside = Listener("inside", Selected(("e",), ("team",)), Place("10.0.0.5", 9000, is_tls=False))
+    wanted = GatewaySpec((Listener(DEFAULT), inside))
+    store.save([], [], (), wanted)
+    assert store.load_gateway() == wanted
+    store.save([STATE], [])
+    assert store.load_gateway() == wanted
 
 
 def test_what_is_saved_is_loaded(store: Store) -> None:

@@ -9,7 +9,7 @@ from benchmarks.xds import pushed_by_one_weight_change
 from router.domain.routing import Address, Shield, UnixAddress
 from router.domain.traffic import Mirror
 from router.xds.endpoints import STANDBY_SIZE, Standby
-from router.xds.names import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SCOPE, Key, group_of
+from router.xds.names import CLUSTER, ENDPOINTS, LISTENER, MIRROR_VIEW, ROUTES, SCOPE, Key, group_of
 from router.xds.snapshot import Snapshot
 from tests.unit.xds.world import GATEWAY, routing, upstream
 
@@ -45,7 +45,10 @@ def test_an_endpoint_is_a_scope_its_routes_and_two_resources_for_each_deployment
     [
         (FRAUD, set()),
         (routing("fraud", BLUE, GREEN, traffic={"blue": 90, "green": 10}), {Key(ROUTES, "endpoint/fraud")}),
-        (routing("fraud", BLUE, GREEN, mirror=Mirror("green", 10)), {Key(ROUTES, "endpoint/fraud")}),
+        (
+            routing("fraud", BLUE, GREEN, mirror=Mirror("green", 10)),
+            {Key(ROUTES, "endpoint/fraud"), Key(SCOPE, f"endpoint/fraud@{MIRROR_VIEW}")},
+        ),
         (
             routing("fraud", upstream("blue", "/run/b1", max_requests=7), GREEN),
             {Key(CLUSTER, "fraud/blue"), Key(ENDPOINTS, "fraud/blue")},

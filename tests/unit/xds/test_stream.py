@@ -265,3 +265,32 @@ def test_what_is_not_asked_for_is_not_sent() -> None:
     stream.receive(Request(ENDPOINTS))
 
     assert stream.responses() == []
+
+
+def test_what_was_refused_is_sent_again_when_it_may_be_taken_now() -> None:
+    wanted = by_key(listener())
+    stream = Stream(wanted)
+    stream.receive(Request(LISTENER))
+    (first,) = stream.responses()
+    nack(stream, first, "the port is taken")
+    assert stream.rejections() == {Key(LISTENER, "gateway"): "the port is taken"}
+    assert stream.responses() == []
+    stream.try_again(LISTENER)
+    assert not stream.is_settled("")
+    (second,) = stream.responses()
+    assert sent([second]) == [("Listener", ["gateway"], [])]
+    ack(stream, second)
+    assert stream.is_up_to_date
+
+
+def test_all_scopes_are_answered_when_none_is_left_that_could_be_told() -> None:
+    wanted = endpoint("fraud", "blue")
+    stream = settled(wanted)
+    assert stream.has_answered(SCOPE)
+    change(stream, wanted, gone=[Key(SCOPE, "endpoint/fraud")])
+    assert not stream.has_answered(SCOPE)
+    ack(stream, *stream.responses())
+    assert stream.has_answered(SCOPE)
+    change(stream, wanted, *endpoint("spam", "blue").values())
+    ack(stream, *stream.responses()[:0])
+    assert stream.has_answered(SCOPE)  # its cluster is not there yet
