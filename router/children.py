@@ -21,6 +21,7 @@ CPU_OVERCOMMIT = 4
 # What Envoy, Ray and the replicas that Ray starts get of the environment of `crossfade up`: what programs need to run
 # on this machine, and nothing else. Secrets of registries, tokens and proxies with passwords are the control plane's.
 _PLAIN = (
+    "CROSSFADE_TRITONSERVER",
     "HOME",
     "LANG",
     "LANGUAGE",
@@ -35,7 +36,7 @@ _PLAIN = (
 )
 _PLAIN_BEGINNINGS = (
     *("LC_", "LD_", "PYTHON", "RAY_", "MALLOC_", "GLIBC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_"),
-    *("CUDA", "CUDNN", "NVIDIA", "NCCL_", "ORT_", "TENSORRT", "TRT_"),
+    *("CUDA", "CUDNN", "NVIDIA", "NCCL_", "ORT_", "TENSORRT", "TRT_", "TRITON_"),
 )
 
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024  # requests never pass through Ray: its smallest object store is plenty

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -31,10 +30,11 @@ from router.decisions import (
 from router.desired import Desired
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.errors import StoreFailed
-from router.domain.routing import Address, Replica, ReplicaState, Routing, TritonAddress, UnixAddress, routing_for
+from router.domain.routing import Address, Replica, ReplicaState, Routing, routing_for
 from router.domain.traffic import Traffic, traffic_to_apply
 from router.dormitory import Dormitory
 from router.events import EventLog
+from router.known_replicas import may_live
 from router.ports import (
     Acknowledged,
     DataPlane,
@@ -47,6 +47,7 @@ from router.ports import (
     Unconfirmed,
     WaitingRoom,
 )
+from router.tritons import is_found
 from router.vigil import Vigil
 
 log = logging.getLogger("crossfade.reconciler")
@@ -120,8 +121,8 @@ class Reconciler:
         self._in_force = self._store.load_in_force()
         known = self._store.load_replicas()
         await self._dormitory.restore(known)
-        self._tritons = tuple(r for r in known if isinstance(r.address, TritonAddress))
-        self._note_replicas([r for r in known if r.state is not ReplicaState.ASLEEP and _may_live(r.address)])
+        self._tritons = tuple(r for r in known if is_found(r))
+        self._note_replicas([r for r in known if r.state is not ReplicaState.ASLEEP and may_live(r)])
         for name in self._desired.states:
             self._route(name)
 
@@ -433,14 +434,3 @@ class Reconciler:
 
 def _endpoints_touched(before: Iterable[Replica], after: Iterable[Replica]) -> set[str]:
     return {replica.endpoint for replica in set(before) ^ set(after)}
-
-
-def _may_live(address: Address) -> bool:
-    """A replica whose socket file is gone is from an earlier run; and a Triton is none that runs here."""
-    match address:
-        case UnixAddress(path):
-            return os.path.exists(path)
-        case TritonAddress():
-            return False
-        case _:
-            return True

@@ -17,6 +17,7 @@ from router.domain.triton import RunningTriton, TritonServer
 
 EVERY_S = 2.0
 _AT_A_TIME = 32
+_FOUND = "triton~"  # how the ids begin; those of replicas of ours are hexadecimal
 # One that was ready and is late once may merely be busy; the second time in a row, it is not ready.
 _PATIENCE = 2
 
@@ -124,6 +125,11 @@ class Tritons:
         return Replica(replica_id, endpoint, name, generation, address, ReplicaState.LOADING, reason)
 
 
+def is_found(replica: Replica) -> bool:
+    """Whether it is one of these: asked from here, not announced by a process of ours."""
+    return replica.id.startswith(_FOUND)
+
+
 def _id(deployed: DeployedModel, server: TritonServer, ip: str) -> str:
     endpoint, name, generation = app_key(deployed)
-    return f"triton~{endpoint}~{name}~{generation}~{server.host}:{server.http_port}~{ip}"
+    return f"{_FOUND}{endpoint}~{name}~{generation}~{server.host}:{server.http_port}~{ip}"

@@ -22,7 +22,9 @@ from adapters.ray.directory import RayAnnouncer
 from adapters.ray.loopback import keep_internal_server_local
 from adapters.ray.scaling import LOAD_METRIC
 from serving.loading import load_model
-from serving.replica import ReplicaConfig, ReplicaService
+from serving.replica import Announcer, ReplicaConfig, ReplicaService
+from serving.triton_assembly import make_home
+from serving.triton_replica import TritonReplica
 
 _STUCK_AFTER_S = 20.0
 
@@ -39,8 +41,7 @@ class ReplicaActor:
         self._thread = threading.Thread(target=self._loop.run_forever, name="scoring", daemon=True)
         self._thread.start()
         # Serve retries a constructor in the same process, so the id is made here and not taken from the process.
-        load = partial(load_model, config.cache_dir or _local_cache_dir())
-        self._service = ReplicaService(secrets.token_hex(6), config, RayAnnouncer(config.gateway_id), load)
+        self._service = _service(secrets.token_hex(6), config, RayAnnouncer(config.gateway_id))
         try:
             self._on_loop(self._service.start()).result()
         except BaseException:
@@ -56,6 +57,8 @@ class ReplicaActor:
                 await asyncio.wrap_future(self._on_loop(asyncio.sleep(0)))
         except TimeoutError:
             raise RuntimeError(f"the scoring loop did not answer for {_STUCK_AFTER_S:.0f} s") from None
+        if isinstance(self._service, TritonReplica):
+            self._service.check()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Asked by Ray Serve when the deployment scales by itself: see adapters/ray/scaling.py."""
@@ -91,3 +94,12 @@ def _local_cache_dir() -> str:
     """Where a replica on another host keeps what it prepared for that host: the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(home, "crossfade")
+
+
+def _service(replica_id: str, config: ReplicaConfig, announcer: Announcer) -> ReplicaService | TritonReplica:
+    if config.deployed.spec.managed is None:
+        load = partial(load_model, config.cache_dir or _local_cache_dir())
+        return ReplicaService(replica_id, config, announcer, load)
+    # Envoy on this host, or on another one: where replicas would listen.
+    ip = "127.0.0.1" if config.socket_dir else announcer.node_ip
+    return TritonReplica(replica_id, config, announcer, partial(asyncio.to_thread, make_home, config, ip))

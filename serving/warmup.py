@@ -64,7 +64,7 @@ def warm_up(backend: Backend, max_batch_size: int, padding_mask: str = "") -> Wa
     """Takes about `BUDGET_S`, longer when single runs do. Raises `ModelUnavailable` when the model does not run."""
     signature = backend.signature
     sample = first_that_runs(backend)
-    is_batchable = max_batch_size > 1 and signature.is_batchable and _are_rows_independent(backend, sample)
+    is_batchable = max_batch_size > 1 and signature.is_batchable and are_rows_independent(backend, sample)
     padded = _working_padding(backend, sample, padding_mask) if padding_mask and is_batchable else None
     max_rows = max_batch_size if is_batchable else 1
     latency_s = _measure(backend, sample, max_rows)
@@ -100,7 +100,8 @@ def first_that_runs(backend: Backend) -> Sample:
     raise ModelUnavailable(f"the model failed in its warm-up: {reason}")
 
 
-def _are_rows_independent(backend: Backend, sample: Sample) -> bool:
+def are_rows_independent(backend: Backend, sample: Sample) -> bool:
+    """Whether rows may be joined; a warning in the log says why not."""
     signature = backend.signature
     joined_inputs = sample.rows(3)
     alone_inputs = [{name: array[row : row + 1] for name, array in joined_inputs.items()} for row in range(3)]

@@ -184,18 +184,20 @@ def _open_files() -> Finding:
 
 
 def triton_finding(found: FoundTriton | None) -> Finding:
-    """Only a machine that is to run Triton needs one: deployments in `mode: direct` name others' servers."""
+    """Only a machine that is to run Triton (`mode: managed`) needs one: others' servers are named in `mode: direct`."""
     if found is None:
-        return Finding("triton", Verdict.OK, "no tritonserver on this machine; Tritons elsewhere need none here")
+        detail = "no tritonserver on this machine; deployments in mode managed would need one, those in direct do not"
+        return Finding("triton", Verdict.OK, detail)
     if not found.version:
         advice = "run it by hand to see what it misses, such as libraries on LD_LIBRARY_PATH"
         return Finding("triton", Verdict.WARN, f"{found.program} does not run: {found.words}", advice)
-    backends = ", ".join(found.backends)
+    has_onnx = "onnxruntime" in found.backends
+    gpus = f"{found.gpus} GPU{'s' if found.gpus > 1 else ''}" if found.gpus else "no GPU"
     return Finding(
         "triton",
-        Verdict.OK if backends else Verdict.WARN,
-        f"{found.version} ({found.program}), backends: {backends or 'none found'}",
-        "" if backends else "put backends beside it, or name their folder with --backend-directory",
+        Verdict.OK if has_onnx else Verdict.WARN,
+        f"{found.version} ({found.program}), backends: {', '.join(found.backends) or 'none found'}; it sees {gpus}",
+        "" if has_onnx else "put the backend onnxruntime beside the others: mode managed needs it for ONNX models",
     )
 
 

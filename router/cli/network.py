@@ -17,6 +17,7 @@ from router.premises import last_run
 from router.supervisor import processes_of_run
 
 UNKNOWN = "unknown"
+_TRITON = "tritonserver"
 
 
 class NotRunning(CrossfadeError):
@@ -94,6 +95,8 @@ def _why(item: Socket, config: GatewayConfig, scoring: Mapping[int, str]) -> str
         found = whole.get(path) or next((why for folder, why in folders.items() if path.startswith(f"{folder}/")), "")
         return found or UNKNOWN
     port = int(path.rpartition(":")[2])
+    if item.does == "listens" and item.process == _TRITON:
+        return "scoring by a Triton that a replica runs, its metrics"
     if item.does == "listens":
         known = {**scoring, ports.metrics: "metrics", ports.admin: "admin API"}
         if ports.redirect_http:

@@ -18,13 +18,14 @@ from router.domain.sticky import Sticky
 from router.domain.tokens import TokenRules
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton, TritonMode
+from router.domain.triton_managed import ManagedTriton
 from router.domain.watching import Watch
 
 MIB = 1024 * 1024
 MAX_REQUEST_BYTES = 1024 * MIB  # no deployment may accept more
 
 
-_TRITON_EXAMPLE = "such as triton: {mode: direct, servers: [{host: 10.0.0.7}], model: fraud}"
+_TRITON_EXAMPLE = "such as triton: {mode: managed}, or {mode: direct, servers: [{host: 10.0.0.7}], model: fraud}"
 
 
 class AuthMode(StrEnum):
@@ -150,6 +151,7 @@ class Deployment:
     batching: Batching = field(default_factory=Batching)
     request_settings: RequestSettings = field(default_factory=RequestSettings)
     golden_requests: tuple[str, ...] = ()  # files on this machine that a model is tried with before it is taken
+    managed: ManagedTriton | None = None  # each replica runs `model` in a Triton of its own
 
     def __post_init__(self) -> None:
         checked_name("name", self.name)
@@ -214,6 +216,9 @@ class Deployment:
 
     def _check_backend(self) -> None:
         """Who runs the model, and that nothing is said about replicas that there are not."""
+        if self.managed is not None:
+            self._check_managed()
+            return
         if not isinstance(self.model, RunningTriton):
             if self.backend is Backend.TRITON:
                 raise Invalid("triton", "the key is missing, which says where Triton is", _TRITON_EXAMPLE)
@@ -234,6 +239,22 @@ class Deployment:
         for key, given, default in tritons_own:
             if given != default:
                 raise Invalid(key, "is Triton's own matter here", "remove it, and set it in Triton's config.pbtxt")
+
+    def _check_managed(self) -> None:
+        """Nothing is said that a Triton of our own would not heed."""
+        if self.backend is not Backend.TRITON:
+            raise Invalid("backend", f"{self.backend} does not go with the key 'triton'", "set backend: triton")
+        if isinstance(self.model, RunningTriton):
+            raise Invalid("triton.mode", "managed does not go with servers that run already", "use mode direct")
+        if self.can_sleep:
+            raise Invalid("scale_settings.min_instances", "0 is not possible with a managed Triton", "use 1 or more")
+        for key, is_given in (
+            ("execution.options", bool(self.execution.options)),
+            ("execution.spinning", self.execution.is_spinning),
+            ("batching.padding_mask", bool(self.batching.padding_mask)),
+        ):
+            if is_given:
+                raise Invalid(key, "means nothing to Triton", "remove it")
 
     def _check_execution(self) -> None:
         """Settings that are fine alone and contradict each other."""
@@ -356,6 +377,8 @@ class DeployedModel:
             spec.scale_settings is not None,
             spec.scale_settings.idle_timeout_s if spec.scale_settings and spec.can_sleep else None,
         )
+        if spec.managed is not None:
+            facts = (*facts, spec.managed)
         entry = spec.model.entry if isinstance(spec.model, ModelRef) else ""
         return (*facts, entry) if entry else facts  # another file of the same model
 

@@ -13,6 +13,7 @@ from router.domain.listening import Clients
 from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton
+from router.domain.triton_managed import ManagedModel
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -89,7 +90,7 @@ class Upstream:
     max_request_bytes: int
     is_held: bool = False  # the one address is the waiting room's
     is_limited: bool = False  # `max_requests` is a limit that the operator set for the endpoint
-    triton: RunningTriton | None = None  # what the addresses are asked for; None: they are replicas of ours
+    triton: RunningTriton | ManagedModel | None = None  # what the addresses are asked for; None: replicas of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +213,12 @@ def _upstream(deployed: DeployedModel, replicas: Collection[Replica], limits: Li
         max_request_bytes=spec.request_settings.max_request_bytes,
         is_held=is_held,
         is_limited=allowed < can_hold,
-        triton=deployed.direct,
+        triton=_asked_of_triton(deployed),
     )
+
+
+def _asked_of_triton(deployed: DeployedModel) -> RunningTriton | ManagedModel | None:
+    return ManagedModel(deployed.spec.endpoint) if deployed.spec.managed is not None else deployed.direct
 
 
 def _balanced(

@@ -12,7 +12,7 @@ from router.domain.rollout import RolloutSpec
 from router.spec.nodes import MapNode, Node, ScalarNode, describe, documents_of, from_plain
 from router.spec.problems import Mark, Problem, SpecProblems, did_you_mean
 from router.spec.reading import WRONG, At, Report
-from router.spec.tables import KINDS
+from router.spec.tables import KINDS, section_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,7 @@ def _document(node: Node, at: At) -> Document | None:
         hint = did_you_mean(kind, KINDS) if isinstance(kind, str) else f"one of {known}"
         at.key("kind").wrong(kinds[0], f"{describe(kinds[0])} is not a kind of spec", hint)
         return None
-    section = KINDS[kind]
-    content = section.read(node, at, ignored=frozenset({"kind"}))
+    content = section_for(kind, node).read(node, at, ignored=frozenset({"kind"}))
     if content is WRONG:
         return None
     given = frozenset(str(key.value) for key, _ in node.entries)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from router.spec.tables import KINDS
+from router.spec.tables import KINDS, MANAGED_DEPLOYMENT
 
 
 def json_schema() -> dict[str, Any]:
     """Draft 2020-12. Two rules are beyond it and stay with the parser: the sum of `traffic`, and no duplicates."""
     variants = []
-    for kind, section in KINDS.items():
+    for kind, section in (*KINDS.items(), ("Deployment", MANAGED_DEPLOYMENT)):
         schema = section.schema()
         word = {"const": kind, "description": "What this document describes."}
         variants.append(

@@ -8,6 +8,7 @@ at the first; a test holds the two together.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from router.domain.endpoint import (
@@ -26,10 +27,12 @@ from router.domain.names import RESERVED_ENDPOINT_NAMES
 from router.domain.scaling import ScaleSettings
 from router.spec.gateway_tables import ALLOW_CLIENTS, DENY_CLIENTS, GATEWAY
 from router.spec.limit_tables import LIMITS
+from router.spec.nodes import Node
 from router.spec.rollout_tables import ROLLOUT
 from router.spec.rollout_values import ListOf, Maybe, Translated
 from router.spec.sections import Key, Section
 from router.spec.token_tables import TOKENS
+from router.spec.triton_managed_tables import ManagedBlock, is_managed
 from router.spec.triton_tables import TritonBlock
 from router.spec.values import (
     ClientName,
@@ -297,7 +300,8 @@ DEPLOYMENT = Section(
             "triton",
             "model",
             TritonBlock(),
-            "With backend triton, instead of model: where Triton runs already, and what it calls the model there.",
+            "With backend triton: instead of model, where Triton runs already, and what it calls the model there; "
+            "or, beside model, mode managed, which runs a Triton for it.",
             instead_of="model",
         ),
         Key(
@@ -327,6 +331,22 @@ DEPLOYMENT = Section(
     ),
 )
 
+# Where Triton is run for a deployment, its block stands beside a model, and not instead of one.
+MANAGED_DEPLOYMENT = Section(
+    Deployment,
+    tuple(
+        replace(key, attribute="managed", kind=ManagedBlock(), is_required=True, instead_of="")
+        if key.name == "triton"
+        else key
+        for key in DEPLOYMENT.keys
+    ),
+)
+
 KINDS: Mapping[str, Section | Translated] = MappingProxyType(
     {"Endpoint": ENDPOINT, "Deployment": DEPLOYMENT, "Rollout": ROLLOUT, "Gateway": GATEWAY}
 )
+
+
+def section_for(kind: str, node: Node) -> Section | Translated:
+    """The keys that a document of a known kind may have."""
+    return MANAGED_DEPLOYMENT if kind == "Deployment" and is_managed(node) else KINDS[kind]

@@ -80,9 +80,10 @@ _TRITON = Section(
         Key(
             "mode",
             "mode",
-            OneOf(TritonMode, later=("managed",)),
+            OneOf(TritonMode),
             "direct: Envoy balances over Tritons that run already, and no process of Crossfade's stands between. "
-            "bridge: replicas stand between, with batching and limits as for ONNX, and ask the Tritons over gRPC.",
+            "bridge: replicas stand between, with batching and limits as for ONNX, and ask the Tritons over gRPC. "
+            "(managed, beside model: each replica runs a Triton of its own.)",
         ),
         Key(
             "servers",

@@ -14,7 +14,7 @@ from router.domain.rollout import RolloutSpec
 from router.spec.documents import Document
 from router.spec.gateway_tables import GATEWAY
 from router.spec.rollout_tables import ROLLOUT
-from router.spec.tables import DEPLOYMENT, ENDPOINT
+from router.spec.tables import DEPLOYMENT, ENDPOINT, MANAGED_DEPLOYMENT
 
 
 def to_plain(value: Endpoint | Deployment | RolloutSpec | GatewaySpec) -> dict[str, Any]:
@@ -23,7 +23,8 @@ def to_plain(value: Endpoint | Deployment | RolloutSpec | GatewaySpec) -> dict[s
         case Endpoint():
             return {"kind": "Endpoint", **ENDPOINT.plain(value)}
         case Deployment():
-            return {"kind": "Deployment", **DEPLOYMENT.plain(value)}
+            section = DEPLOYMENT if value.managed is None else MANAGED_DEPLOYMENT
+            return {"kind": "Deployment", **section.plain(value)}
         case RolloutSpec():
             return {"kind": "Rollout", **ROLLOUT.plain(value)}
         case GatewaySpec():

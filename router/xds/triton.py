@@ -38,6 +38,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from router.domain.routing import Upstream
 from router.domain.triton import RunningTriton
+from router.domain.triton_managed import ManagedModel
 from router.xds.gateway import (
     RETRY_HEADER,
     ROUTED_PATH_HEADER,
@@ -99,7 +100,7 @@ def served_metadata(upstream: Upstream) -> Any:
     return base_pb2.Metadata(filter_metadata={_METADATA: served})
 
 
-def readiness_check(triton: RunningTriton) -> Any:
+def readiness_check(triton: RunningTriton | ManagedModel) -> Any:
     """The model, not the server: a Triton can live without it."""
     return health_check_pb2.HealthCheck.HttpHealthCheck(
         host="triton", path=f"{triton.path}/ready", codec_client_type=http_pb2.CodecClientType.HTTP1

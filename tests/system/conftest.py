@@ -64,7 +64,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[G
         endpoint("slow", {"only": 100}),
         deployment("slow", "only", models / "slow.onnx", request_settings={"request_timeout_ms": 1000}),
     ]
-    with a_gateway(folder) as gateway:
+    # For tests that put a Triton there.
+    with a_gateway(folder, environment={"CROSSFADE_TRITONSERVER": str(folder / "triton/bin/tritonserver")}) as gateway:
         gateway.start(write_spec(folder / "spec.yaml", documents))
         assert " failed" not in gateway.said, gateway.said
         yield gateway

@@ -269,7 +269,48 @@ MISTAKES = [
         DEPLOYMENT + "backend: triton\n",
         [
             "s.yaml:1:1: triton: the key is missing, which says where Triton is "
-            "(such as triton: {mode: direct, servers: [{host: 10.0.0.7}], model: fraud})"
+            "(such as triton: {mode: managed}, or {mode: direct, servers: [{host: 10.0.0.7}], model: fraud})"
+        ],
+    ),
+    (
+        f"{REMOTE}triton: {{mode: managed}}\n",
+        [
+            "s.yaml:1:1: the key 'model' is missing (Where the model is: package://<package>/<path inside it>, or "
+            "file:<path> (relative to the spec's folder).)"
+        ],
+    ),
+    (
+        DEPLOYMENT + "backend: triton\ntriton: {mode: managed, servers: [], start_timeout_s: 0, warm_up: 1}\n",
+        [
+            "s.yaml:6:25: triton.servers: is not a key here "
+            "(known: max_queue_delay_us, mode, preferred_batch_sizes, start_timeout_s, warm_up)",
+            "s.yaml:6:55: triton.start_timeout_s: 0 is out of range (use a whole number from 1 to 3600)",
+            "s.yaml:6:67: triton.warm_up: must be true or false, not the number 1 "
+            "(write true or false, without quotes)",
+        ],
+    ),
+    (
+        DEPLOYMENT + "triton: {mode: managed}\n",
+        [
+            "s.yaml:1:1: backend: onnx does not go with the key 'triton' (set backend: triton)",
+        ],
+    ),
+    (
+        DEPLOYMENT + "backend: triton\ntriton: {mode: managed, preferred_batch_sizes: [8, 4]}\n",
+        [
+            "s.yaml:6:25: triton.preferred_batch_sizes: do not ascend (name each size once, the smallest first)",
+        ],
+    ),
+    (
+        DEPLOYMENT + "backend: triton\ntriton: {mode: managed}\nscale_settings: {min_instances: 0, max_instances: 2}\n",
+        [
+            "s.yaml:7:18: scale_settings.min_instances: 0 is not possible with a managed Triton (use 1 or more)",
+        ],
+    ),
+    (
+        DEPLOYMENT + "backend: triton\ntriton: {mode: managed}\nbatching: {padding_mask: mask}\n",
+        [
+            "s.yaml:7:12: batching.padding_mask: means nothing to Triton (remove it)",
         ],
     ),
     (

@@ -34,6 +34,7 @@ from router.domain.strategy import named_strategy
 from router.domain.tokens import Claim, KeySetFile, KeySetUrl, TokenRules
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton, TritonMode, TritonServer
+from router.domain.triton_managed import ManagedMode, ManagedTriton
 from router.domain.watching import Recipe, Watch, WatchPolicy
 from router.domain.window import Window
 from router.spec import SpecProblems, SpecSource, json_schema, read_documents, read_specs, to_plain, to_yaml
@@ -48,6 +49,7 @@ from router.spec.tables import (
     RESOURCES,
     SCALE_SETTINGS,
 )
+from router.spec.triton_managed_tables import MANAGED_TRITON
 from router.spec.values import Number, Size, Whole
 
 names = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,8}[A-Za-z0-9])?", fullmatch=True).filter(
@@ -254,7 +256,34 @@ replicated = st.builds(
 )
 
 
-deployments = replicated | remote
+managed = st.builds(
+    lambda numbers, cpu, instances, rows, **rest: Deployment(
+        **numbers,
+        **rest,
+        backend=Backend.TRITON,
+        resources=Resources(cpu),
+        execution=Execution(instances_per_replica=instances),
+        batching=Batching(rows),
+    ),
+    st.builds(lambda count: {"instance_count": count}, st.integers(0, 1000))
+    | st.builds(lambda scaling: {"scale_settings": scaling}, scalings().filter(lambda it: not it.can_sleep)),
+    parts,
+    st.integers(1, 64),
+    st.integers(1, 65536),
+    name=names,
+    endpoint=names,
+    model=models,
+    managed=st.builds(
+        ManagedTriton,
+        st.just(ManagedMode.MANAGED),
+        st.integers(0, 60_000_000),
+        st.sets(st.integers(1, 65536), max_size=16).map(lambda sizes: tuple(sorted(sizes))),
+        st.booleans(),
+        st.integers(1, 3600),
+    ),
+)
+
+deployments = replicated | remote | managed
 
 
 @settings(max_examples=60, deadline=None)
@@ -346,6 +375,8 @@ def test_the_schema_is_a_schema_and_describes_every_key() -> None:
         {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "ftp://x"},
         {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:/x", "resources": {"cpu": 0}},
         {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:/x", "execution": {"options": {"a b": 1}}},
+        {"kind": "Deployment", "name": "a", "endpoint": "e", "backend": "triton", "triton": {"mode": "managed"}},
+        {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:/x", "triton": {"mode": "managed", "x": 1}},
         {"kind": "Deployment", "name": "a", "endpoint": "e", "model": "file:/x", "execution": {"options": {"a": []}}},
     ],
 )
@@ -358,7 +389,7 @@ def test_the_schema_refuses_what_the_parser_refuses(wrong: dict[str, Any]) -> No
 BOUNDED = (
     [
         (section.builds, key.attribute, key.kind)
-        for section in (RESOURCES, EXECUTION, BATCHING, REQUEST_SETTINGS)
+        for section in (RESOURCES, EXECUTION, BATCHING, REQUEST_SETTINGS, MANAGED_TRITON)
         for key in section.keys
         if isinstance(key.kind, Whole | Number | Size)
     ]

@@ -1,0 +1,180 @@
+"""config.pbtxt: what Triton is told of a model that it serves for a deployment. Pure: values in, text out.
+
+https://github.com/triton-inference-server/server/blob/main/docs/user_guide/model_configuration.md
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb2
+
+from router.domain.endpoint import DeployedModel, Provider
+from router.domain.errors import ModelUnavailable
+from router.domain.triton_managed import ManagedTriton
+from serving.signature import Signature, TensorSpec
+from serving.triton_ports import TriedModel
+
+ONNX = "onnxruntime"
+WARM_UP_FOLDER = "warmup"  # where Triton looks for the files that a warm-up names
+_BACKEND_OF_PLATFORM = {"onnxruntime_onnx": ONNX, "ensemble": "ensemble"}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a deployment asks of its Triton. `gpus` counts the devices that the process may see; `threads` is for one
+    instance of the model."""
+
+    name: str
+    max_batch_size: int = 64
+    max_waiting: int = 1000
+    timeout_ms: int = 5000
+    instances: int = 1
+    threads: int = 1
+    gpus: int = 0
+    has_tensorrt: bool = False
+    triton: ManagedTriton = field(default_factory=ManagedTriton)
+
+
+def wanted_of(deployed: DeployedModel) -> Wanted:
+    spec = deployed.spec
+    assert spec.managed is not None
+    return Wanted(
+        name=spec.endpoint,
+        max_batch_size=spec.batching.max_batch_size,
+        max_waiting=spec.request_settings.max_concurrent_requests_per_instance,
+        timeout_ms=spec.request_settings.request_timeout_ms,
+        instances=spec.execution.instances_per_replica,
+        threads=spec.threads_per_instance,
+        gpus=0 if spec.provider is Provider.CPU else max(1, int(spec.resources.gpu)),
+        has_tensorrt=spec.provider is Provider.TENSORRT,
+        triton=spec.managed,
+    )
+
+
+def written(wanted: Wanted, model: TriedModel, file: str) -> str:
+    """For an ONNX file of that name. Raises `ModelUnavailable` for what Triton cannot express."""
+    signature = model.signature
+    rows = _rows(wanted, signature)
+    config = pb2.ModelConfig(name=wanted.name, backend=ONNX, default_model_filename=file, max_batch_size=rows)
+    config.input.extend(
+        pb2.ModelInput(name=spec.name, data_type=_data_type(spec), dims=_dims(spec, rows)) for spec in signature.inputs
+    )
+    config.output.extend(
+        pb2.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=_dims(spec, rows))
+        for spec in signature.outputs
+    )
+    if wanted.triton.is_warmed_up:
+        config.model_warmup.append(_warm_up(model, rows))
+    _settle(config, wanted)
+    return str(text_format.MessageToString(config))
+
+
+def adapted(own: str, wanted: Wanted, model: TriedModel, file: str) -> str:
+    """A configuration that came with the model, as its author meant it; but its name, its instances and its versions
+    are the deployment's, and so is what it leaves out.
+
+    Raises `ModelUnavailable` when it contradicts the model, or needs more than one model.
+    """
+    config = pb2.ModelConfig()
+    try:
+        text_format.Parse(own, config)
+    except text_format.ParseError as error:
+        raise ModelUnavailable(f"the model's config.pbtxt is none of Triton's: {str(error)[:200]}") from None
+    if backend_of(config) == "ensemble":
+        raise ModelUnavailable("the model is an ensemble of others, and a managed Triton serves one model")
+    if config.max_batch_size > 0 and not _has_batch_axis(model.signature):
+        raise ModelUnavailable(
+            f"the model's config.pbtxt says max_batch_size {config.max_batch_size}, and axis 0 of its tensors is not a "
+            "free batch axis: set it to 0, or export the model with one"
+        )
+    config.name = wanted.name
+    config.ClearField("version_policy")  # there is one version: the one that was deployed
+    if not config.backend and not config.platform:
+        config.backend = ONNX
+    if backend_of(config) == ONNX:
+        config.default_model_filename = file
+    config.ClearField("instance_group")
+    _settle(config, wanted)
+    return str(text_format.MessageToString(config))
+
+
+def backend_of(config: pb2.ModelConfig) -> str:
+    return str(config.backend or _BACKEND_OF_PLATFORM.get(config.platform, config.platform))
+
+
+def backend_named(text: str) -> str:
+    """The backend that a configuration of ours needs."""
+    return backend_of(text_format.Parse(text, pb2.ModelConfig()))
+
+
+def warm_up_file(at: int) -> str:
+    """Holds the sample's tensor for the input at that place."""
+    return f"crossfade-{at}"
+
+
+def _settle(config: pb2.ModelConfig, wanted: Wanted) -> None:
+    """What the deployment says of any model."""
+    if wanted.gpus:
+        # `count` is for each device.
+        count = -(-wanted.instances // wanted.gpus)
+        config.instance_group.add(kind=pb2.ModelInstanceGroup.KIND_GPU, count=count, gpus=range(wanted.gpus))
+    else:
+        config.instance_group.add(kind=pb2.ModelInstanceGroup.KIND_CPU, count=wanted.instances)
+    if config.max_batch_size > 1 and not config.WhichOneof("scheduling_choice"):
+        _batch(config.dynamic_batching, wanted, config.max_batch_size)
+    if backend_of(config) != ONNX:
+        return
+    for name, value in (("intra_op_thread_count", wanted.threads), ("inter_op_thread_count", 1)):
+        if name not in config.parameters:
+            config.parameters[name].string_value = str(value)
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    if wanted.has_tensorrt and not accelerators:
+        accelerators.add(name="tensorrt")
+
+
+def _batch(batching: pb2.ModelDynamicBatching, wanted: Wanted, max_rows: int) -> None:
+    """Without a delay, a batch is what waits when an instance is free: nobody waits for company."""
+    batching.preferred_batch_size.extend(size for size in wanted.triton.preferred_batch_sizes if size <= max_rows)
+    batching.max_queue_delay_microseconds = wanted.triton.max_queue_delay_us
+    policy = batching.default_queue_policy
+    policy.max_queue_size = wanted.max_waiting
+    # Whoever waited that long has been answered by Envoy.
+    policy.timeout_action = pb2.ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds = 1000 * wanted.timeout_ms
+
+
+def _rows(wanted: Wanted, signature: Signature) -> int:
+    """Triton's max_batch_size: 0 when rows are not joined, which leaves every axis to the model."""
+    is_batched = wanted.max_batch_size > 1 and signature.is_batchable and _has_batch_axis(signature)
+    return wanted.max_batch_size if is_batched else 0
+
+
+def _has_batch_axis(signature: Signature) -> bool:
+    """Triton takes axis 0 away, and cannot do with a tensor that has no other."""
+    return all(len(spec.shape) > 1 and spec.shape[0] == -1 for spec in (*signature.inputs, *signature.outputs))
+
+
+def _dims(spec: TensorSpec, rows: int) -> tuple[int, ...]:
+    if not spec.shape:
+        raise ModelUnavailable(f"{spec.name!r} is a scalar, which Triton has no word for: export it with shape [1]")
+    return spec.shape[1:] if rows else spec.shape
+
+
+def _data_type(spec: TensorSpec) -> int:
+    name = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return int(pb2.DataType.Value(f"TYPE_{name}"))
+
+
+def _warm_up(model: TriedModel, rows: int) -> pb2.ModelWarmup:
+    """Each instance answers the request that the model has answered before."""
+    warm_up = pb2.ModelWarmup(name="sample", batch_size=1)
+    for at, spec in enumerate(model.signature.inputs):
+        shape = model.sample[spec.name].shape
+        warm_up.inputs[spec.name].CopyFrom(
+            pb2.ModelWarmup.Input(
+                data_type=_data_type(spec), dims=shape[1:] if rows else shape, input_data_file=warm_up_file(at)
+            )
+        )
+    return warm_up

@@ -1,0 +1,108 @@
+"""Tritons that the gateway runs itself: a deployment of the same model beside ONNX Runtime's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from benchmarks.payloads import payload_for
+from benchmarks.steady import SteadyLoad
+from benchmarks.triton_home import triton_home
+from tests.system.gateway import Gateway, deployment, endpoint
+
+ENDPOINT, PER_SECOND, WITHIN_S = "managed", 40, 120.0
+
+
+def triton_of(gateway: Gateway) -> Path:
+    """Where the replicas of the shared gateway are told to find a Triton."""
+    return gateway.data_dir.parent / "triton"
+
+
+def green(models: Path, **more: Any) -> dict[str, Any]:
+    asked = {"backend": "triton", "triton": {"mode": "managed"}, "batching": {"max_batch_size": 8}}
+    return deployment(ENDPOINT, "green", models / "mlp.onnx", **asked, **more)
+
+
+@pytest.fixture
+async def stage(shared: Gateway, models: Path) -> AsyncIterator[Gateway]:
+    """All traffic on blue, which is ONNX Runtime's."""
+    blue = deployment(ENDPOINT, "blue", models / "mlp.onnx")
+    await asyncio.to_thread(shared.apply, endpoint(ENDPOINT, {"blue": 100}), blue)
+    yield shared
+    await asyncio.to_thread(shared.in_force, shared.admin.delete_endpoint(ENDPOINT, is_forced=True))
+
+
+async def until(is_so: Callable[[], Any], what: str) -> None:
+    give_up_at = time.monotonic() + WITHIN_S
+    while not await asyncio.to_thread(is_so):
+        assert time.monotonic() < give_up_at, f"not so after {WITHIN_S:g} s: {what}"
+        await asyncio.sleep(0.1)
+
+
+async def test_without_a_tritonserver_the_deployment_fails_and_says_what_is_missing(
+    stage: Gateway, models: Path
+) -> None:
+    assert not triton_of(stage).exists()
+    await asyncio.to_thread(stage.admin.apply, [green(models)])
+    await until(lambda: stage.admin.deployment(ENDPOINT, "green")["state"] == "failed", "it has failed")
+    reason = stage.admin.deployment(ENDPOINT, "green")["reason"]
+    assert "CROSSFADE_TRITONSERVER names" in reason
+    assert "no program that can be run here" in reason
+
+
+async def test_tritons_that_are_killed_and_hang_in_the_middle_of_a_rollout_fail_no_request(
+    stage: Gateway, models: Path
+) -> None:
+    await asyncio.to_thread(triton_home, triton_of(stage))
+    await asyncio.to_thread(stage.apply, green(models, instance_count=2))
+    first, second = stage.find("tritonserver")
+    url, payload = f"{stage.url}/v2/models/{ENDPOINT}/infer", payload_for(models / "mlp.onnx", ENDPOINT)
+
+    async with SteadyLoad(url, stage.grpc, payload, PER_SECOND) as load:
+        await load.split(PER_SECOND)
+        steps = [{"set_weight": 50}, {"pause": "until_promoted"}, {"set_weight": 100}]
+        await asyncio.to_thread(stage.admin.start_rollout, ENDPOINT, {"to": "green", "steps": steps})
+        await until(lambda: stage.admin.rollout(ENDPOINT)["phase"] == "paused", "half of the traffic is on green")
+        assert set(await load.split(2 * PER_SECOND)) == {"blue", "green"}
+
+        first.kill()
+        await load.split(2 * PER_SECOND)
+        await until(lambda: _is_replaced(stage, first), "another Triton answers for the one that was killed")
+        second.send_signal(signal.SIGSTOP)
+        await load.split(2 * PER_SECOND)
+        await until(lambda: _is_replaced(stage, second), "and for the one that hung")
+        replica = stage.replicas_of(ENDPOINT, "green")[0]
+        (orphan,) = (triton for triton in stage.find("tritonserver") if triton.ppid() == replica.pid)
+        replica.kill()
+        await load.split(2 * PER_SECOND)
+        await until(lambda: _is_replaced(stage, orphan), "and for the one whose replica was killed")
+
+        await asyncio.to_thread(stage.admin.abort_rollout, ENDPOINT)
+        await until(lambda: stage.admin.rollout(ENDPOINT)["phase"] == "aborted", "the rollout is over")
+        await asyncio.to_thread(stage.set_traffic, {"green": 100}, endpoint=ENDPOINT)
+        assert set(await load.split(2 * PER_SECOND)) == {"green"}
+        await asyncio.to_thread(stage.scale, "green", 1, ENDPOINT)
+        assert set(await load.split(2 * PER_SECOND)) == {"green"}
+        await until(lambda: len(stage.find("tritonserver")) == 1, "the other Triton has ended")
+        await asyncio.to_thread(stage.set_traffic, {"blue": 100}, endpoint=ENDPOINT)
+        assert set(await load.split(PER_SECOND)) == {"blue"}
+    assert not load.failures, load.failures[:10]
+    assert set(load.answered) == {"http", "grpc"}
+
+    await asyncio.to_thread(stage.delete, "green", ENDPOINT)
+    await until(lambda: not stage.find("tritonserver") + stage.find("triton_python_backend_stub"), "nothing is left")
+    assert not [name for name in os.listdir(stage.run_dir / "replicas") if name.startswith("triton-")]
+
+
+def _is_replaced(gateway: Gateway, gone: psutil.Process) -> bool:
+    running = gateway.find("tritonserver")
+    is_ready = gateway.admin.deployment(ENDPOINT, "green")["replicas_ready"] == 2
+    return is_ready and len(running) == 2 and gone not in running

@@ -1,0 +1,83 @@
+"""Deployments that are given a Triton of their own: what may be said about them, and how Envoy reaches it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from router.domain.endpoint import Backend, Batching, DeployedModel, Deployment, Execution, Resources
+from router.domain.errors import Invalid
+from router.domain.model_ref import ModelRef, ResolvedModel
+from router.domain.routing import Replica, ReplicaState, TritonAddress, routing_for
+from router.domain.scaling import ScaleSettings
+from router.domain.traffic import Traffic
+from router.domain.triton import RunningTriton, TritonServer
+from router.domain.triton_managed import ManagedModel, ManagedTriton
+from tests.unit.router.states import state
+
+SPEC = Deployment("green", "fraud", ModelRef("file", "/m.onnx"), backend=Backend.TRITON, managed=ManagedTriton())
+MODEL = ResolvedModel("/m.onnx", "ab" * 32)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"max_queue_delay_us": -1}, "triton.max_queue_delay_us"),
+        ({"max_queue_delay_us": 60_000_001}, "triton.max_queue_delay_us"),
+        ({"start_timeout_s": 0}, "triton.start_timeout_s"),
+        ({"preferred_batch_sizes": (4, 2)}, "triton.preferred_batch_sizes"),
+        ({"preferred_batch_sizes": (2, 2)}, "triton.preferred_batch_sizes"),
+        ({"preferred_batch_sizes": (0,)}, "triton.preferred_batch_sizes"),
+        ({"preferred_batch_sizes": tuple(range(1, 18))}, "triton.preferred_batch_sizes"),
+    ],
+)
+def test_settings_that_triton_could_not_follow_cannot_be_built(change: dict[str, Any], key: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        ManagedTriton(**change)
+    assert refused.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"backend": Backend.ONNX}, "backend"),
+        ({"model": RunningTriton((TritonServer("t"),), "m")}, "triton.mode"),
+        ({"scale_settings": ScaleSettings(2, min_instances=0)}, "scale_settings.min_instances"),
+        ({"resources": Resources(gpu=1), "execution": Execution(options=(("a", "b"),))}, "execution.options"),
+        ({"execution": Execution(is_spinning=True)}, "execution.spinning"),
+        ({"batching": Batching(padding_mask="mask")}, "batching.padding_mask"),
+    ],
+)
+def test_nothing_is_said_that_it_would_not_heed(change: dict[str, Any], key: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        replace(SPEC, **change)
+    assert refused.value.key == key
+
+
+def test_it_has_replicas_as_others_have_and_scales_as_they_do() -> None:
+    assert not SPEC.is_elsewhere
+    assert replace(SPEC, instance_count=3).most_answering == 3
+    assert replace(SPEC, scale_settings=ScaleSettings(4, min_instances=2)).least_instances == 2
+
+
+def test_replicas_are_started_anew_when_its_settings_change_and_those_of_onnx_stay_as_they_are() -> None:
+    slower = replace(SPEC, managed=ManagedTriton(max_queue_delay_us=100))
+    assert DeployedModel(SPEC, MODEL).generation != DeployedModel(slower, MODEL).generation
+    onnx = Deployment("green", "fraud", ModelRef("file", "/m.onnx"))
+    assert DeployedModel(onnx, MODEL).generation == "139a5546"  # as before there were any
+
+
+def test_envoy_asks_the_tritons_that_are_ready_for_the_endpoints_name() -> None:
+    green = DeployedModel(SPEC, MODEL)
+
+    def one(number: int, condition: ReplicaState) -> Replica:
+        address = TritonAddress("127.0.0.1", number, number + 1)
+        return Replica(f"r-{number}", "fraud", "green", green.generation, address, condition)
+
+    replicas = (one(10, ReplicaState.READY), one(20, ReplicaState.DRAINING), one(30, ReplicaState.READY))
+    (upstream,) = routing_for(state({}, green), Traffic(), replicas).upstreams
+    assert upstream.triton == ManagedModel("fraud")
+    assert upstream.triton.path == "/v2/models/fraud"
+    assert [str(address) for address in upstream.addresses] == ["triton:127.0.0.1:10:11", "triton:127.0.0.1:30:31"]
