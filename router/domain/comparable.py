@@ -15,7 +15,7 @@ def why_not_compared(strategy: Strategy, sides: Iterable[Deployment]) -> str:
     if not any(isinstance(step, Analyze) and step.min_pairs for step in strategy.steps):
         return ""
     for deployment in sides:
-        if deployment.direct is not None:
+        if deployment.direct is not None or deployment.managed is not None:
             return (
                 f"a step asks for compared answers (min_pairs), and nobody records those of {deployment.name!r}, "
                 "whose Triton is asked by Envoy itself"
