@@ -12,7 +12,7 @@ nothing that counts over several clusters: adaptive_concurrency does, but only f
 A refusal is the limit's and not the deployment's. Over the rate, no deployment was asked, so none is blamed; one by a
 breaker is an attempt of the router, which reports.py tells by the cluster's mark from a breaker that protects replicas.
 
-Measured (2-core machine, CPU of Envoy per JSON request, medians of turns): see `benchmarks/hostile.py`.
+`python -m benchmarks.hostile --only limits` measures what a rate costs a request.
 """
 
 from __future__ import annotations
