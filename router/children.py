@@ -48,6 +48,8 @@ _MOST_CONNECTIONS = 50_000
 def children(config: GatewayConfig, run_id: str) -> dict[str, ChildSpec]:
     """Name → child, in the order in which they are started. Ray is left out when somebody else's is used."""
     added = {RUN_VARIABLE: run_id, "PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    # Disabled, Ray would still tell its makers once that it is.
+    added["RAY_USAGE_STATS_REPORT_URL"] = "http://127.0.0.1:9/"
     if config.is_ray_ours:
         # Despite its name: whether Ray looks for an address that other hosts can reach. Ours stays on loopback.
         added["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

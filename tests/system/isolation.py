@@ -130,8 +130,20 @@ def _destination(packet: bytes) -> str:
     if kind != _IPV4:
         return f"a packet of kind {kind:#06x}"
     header = packet[_ETHERNET_BYTES:]
-    (port,) = struct.unpack_from("!H", header, (header[0] & 15) * 4 + 2)
+    content = header[(header[0] & 15) * 4 :]
+    (port,) = struct.unpack_from("!H", content, 2)
+    if (header[9], port) == (socket.IPPROTO_UDP, 53):
+        return f"a question for {_asked_name(content[8:])}"
     return f"{socket.inet_ntoa(header[16:20])}, protocol {header[9]}, port {port}"
+
+
+def _asked_name(question: bytes) -> str:
+    """https://www.rfc-editor.org/rfc/rfc1035#section-4.1"""
+    labels, at = [], 12
+    while at < len(question) and (length := question[at]):
+        labels.append(question[at + 1 : at + 1 + length].decode(errors="replace"))
+        at += 1 + length
+    return ".".join(labels)
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
