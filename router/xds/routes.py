@@ -340,7 +340,9 @@ def _hedged(timeout_ms: int) -> Any:
 
 
 def _half_of(timeout_ms: int) -> Any:
-    return _overwritten("x-envoy-upstream-rq-per-try-timeout-ms", str(max(1, timeout_ms // 2)))
+    half = _overwritten("x-envoy-upstream-rq-per-try-timeout-ms", str(max(1, timeout_ms // 2)))
+    half.append_action = base_pb2.HeaderValueOption.ADD_IF_ABSENT  # a stream has said that it takes as long as it takes
+    return half
 
 
 def _with_headers(*headers: Any) -> Any:

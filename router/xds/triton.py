@@ -56,6 +56,9 @@ _SERVED = f"=%UPSTREAM_METADATA({_METADATA}:served)%"
 _WITHHELD = ("authorization", "cookie", "azureml-model-deployment")
 _WITHHELD_PREFIXES = ("triton-",)
 
+# In this order: each leans on those before it.
+_SCRIPTS = ("triton_reading", "triton_checks", "triton_streams", "triton")
+
 _COMPRESSED = "compressed requests are not supported by this deployment: send them as they are"
 
 
@@ -95,7 +98,8 @@ def served_metadata(upstream: Upstream) -> Any:
     assert upstream.triton is not None
     served = Struct()
     number = str(upstream.triton.version or "")
-    served.update({"served": f"{upstream.triton.model}|{number}|{upstream.model_version}"})
+    facts = (upstream.triton.model, number, upstream.model_version, str(upstream.max_request_bytes))
+    served.update({"served": "|".join(facts)})
     return base_pb2.Metadata(filter_metadata={_METADATA: served})
 
 
@@ -121,7 +125,7 @@ def _set(header: str, value: str) -> Any:
 
 @cache
 def _script(token: str) -> str:
-    script = files("router.xds").joinpath("triton.lua").read_text()
+    script = "\n".join(files("router.xds").joinpath(f"{name}.lua").read_text() for name in _SCRIPTS)
     for mark, text in {
         "@COMPRESSED@": _COMPRESSED,
         "@RETRY_HEADER@": RETRY_HEADER,

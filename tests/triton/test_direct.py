@@ -211,13 +211,3 @@ async def test_attempts_over_both_protocols_are_counted_for_the_deployment(plane
 
     # 5 + 3 over each protocol, and the questions whether it is ready, which were pinned, are not counted.
     await eventually(counted, (16, 6))
-
-
-async def test_a_stream_is_refused_in_words_before_it_ends(plane: DataPlane, server: Triton) -> None:
-    name = await endpoint(plane, server, "identity_fp32")
-    async with grpc.aio.insecure_channel(plane.grpc_address) as channel:
-        call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(timeout=DEADLINE_S)
-        await call.write(service_pb2.ModelInferRequest(model_name=name))
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await call.read()
-    assert refused.value.details() == "streams are not offered by this deployment, use ModelInfer"
