@@ -123,7 +123,11 @@ class Routing:
     @property
     def ways(self) -> tuple[bool, ...]:
         """Whether it is gRPC, of each way that requests take: one for all, unless a deployment tells them apart."""
-        return (True, False) if any(upstream.triton is not None for upstream in self.upstreams) else (False,)
+        return (True, False) if self.has_triton else (False,)
+
+    @property
+    def has_triton(self) -> bool:
+        return any(upstream.triton is not None for upstream in self.upstreams)
 
     def upstream(self, deployment: str) -> Upstream:
         """Raises `KeyError`."""

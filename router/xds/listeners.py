@@ -20,6 +20,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 from router.xds.access import back_filters, front_filters, nobody_filter
 from router.xds.access_log import json_access_log
 from router.xds.attempts import attempt_logs, timeout_log
+from router.xds.decompression import decompression_filter
 from router.xds.gateway import (
     ADMITTED_HEADER,
     MIRROR_HEADER,
@@ -131,6 +132,7 @@ def _http_filters(gateway: Gateway) -> list[Any]:
     whole_request = buffer_pb2.Buffer(max_request_bytes=UInt32Value(value=gateway.max_request_bytes))
     return [
         *front_filters(),
+        decompression_filter(),
         unless_streaming(BUFFER_FILTER, packed(whole_request)),
         *translation_filters(),
         *back_filters(if_translated),

@@ -35,6 +35,7 @@ from router.domain.sticky import Sticky, StickyBy
 from router.domain.traffic import Mirror
 from router.xds.access import access_config
 from router.xds.clusters import reached_by, token_header
+from router.xds.decompression import decompressing
 from router.xds.gateway import (
     CREDENTIAL_HEADERS,
     DEPLOYMENT_HEADER,
@@ -145,6 +146,7 @@ class _Routes:
                     )
                 ),
                 **access_config(self._endpoint, self._routing.access),
+                **(decompressing() if self._routing.has_triton else {}),
             },
         )
         return route_pb2.RouteConfiguration(

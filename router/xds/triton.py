@@ -59,7 +59,7 @@ _WITHHELD_PREFIXES = ("triton-",)
 # In this order: each leans on those before it.
 _SCRIPTS = ("triton_reading", "triton_checks", "triton_streams", "triton")
 
-_COMPRESSED = "compressed requests are not supported by this deployment: send them as they are"
+_COMPRESSED = "this deployment takes a request as it is, or compressed with gzip at /v2/models/NAME/infer"
 
 
 def upstream_filters(gateway: Gateway) -> list[Any]:

@@ -60,8 +60,9 @@ _REPEAT = (
     def answer(self, request):
         sender = request.get_response_sender()
         for index, value in enumerate(self.given(request, "IN")):
-            outputs = [utils.Tensor("OUT", np.array([value], np.int32)), utils.Tensor("IDX", np.array([index], np.uint32))]
-            sender.send(utils.InferenceResponse(outputs))
+            found = utils.Tensor("OUT", np.array([value], np.int32))
+            place = utils.Tensor("IDX", np.array([index], np.uint32))
+            sender.send(utils.InferenceResponse([found, place]))
         sender.send(flags=utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def execute(self, requests):

@@ -116,8 +116,7 @@ async def over_a_stream(place: Place, asked: Sequence[Asked]) -> list[Any]:
     call = place.stub.ModelStreamInfer(timeout=DEADLINE_S)
     for one in asked:
         await call.write(grpc_request(place.model, one.inputs, one.parameters, one.classes))
-        for _ in range(one.answers):
-            answers.append(MessageToDict(await call.read(), preserving_proto_field_name=True))
+        answers += [MessageToDict(await call.read(), preserving_proto_field_name=True) for _ in range(one.answers)]
     await call.done_writing()
     assert await call.read() is grpc.aio.EOF
     return answers

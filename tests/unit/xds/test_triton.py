@@ -79,7 +79,7 @@ def test_its_hosts_bear_the_deployments_name_and_what_triton_calls_the_model() -
     )
     (member,) = message.endpoints[0].lb_endpoints
     assert member.endpoint.hostname == "green"
-    assert dict(member.metadata.filter_metadata["crossfade.triton"]) == {"served": "fraud_v2|3|7|67108864"}
+    assert dict(member.metadata.filter_metadata["crossfade.triton"]) == {"served": "fraud_v2|3|7|1048576"}
 
 
 def test_calls_over_grpc_have_a_route_of_their_own_which_comes_first() -> None:
