@@ -32,15 +32,11 @@ _Decompressor = decompressor_pb2.Decompressor
 
 def decompression_filter() -> Any:
     """Runs where a route says so."""
-    gzip = gzip_pb2.Gzip(
-        window_bits=UInt32Value(value=_WINDOW_BITS), max_inflate_ratio=UInt32Value(value=_MAX_RATIO)
-    )
+    gzip = gzip_pb2.Gzip(window_bits=UInt32Value(value=_WINDOW_BITS), max_inflate_ratio=UInt32Value(value=_MAX_RATIO))
     nothing = base_pb2.RuntimeFeatureFlag(default_value=BoolValue(value=False), runtime_key="crossfade.never_set")
     config = _Decompressor(
         decompressor_library=extension_pb2.TypedExtensionConfig(name="gzip", typed_config=packed(gzip)),
-        request_direction_config=_Decompressor.RequestDirectionConfig(
-            advertise_accept_encoding=BoolValue(value=False)
-        ),
+        request_direction_config=_Decompressor.RequestDirectionConfig(advertise_accept_encoding=BoolValue(value=False)),
         response_direction_config=_Decompressor.ResponseDirectionConfig(
             common_config=_Decompressor.CommonDirectionConfig(enabled=nothing)
         ),
