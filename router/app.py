@@ -72,6 +72,7 @@ from router.rollouts.telling import Teller
 from router.server_state import server_view
 from router.spec import SpecProblems
 from router.telemetry import AttemptMeter
+from router.triton_certificates import TritonCertificates
 from router.tritons import Tritons
 from router.version import VERSION
 from router.vigil import Vigil
@@ -118,7 +119,10 @@ class ControlPlane:
             self.desired, self.xds, self.store, self.events, config.ray_address, self.waiting_room
         )
         self.triton_readiness = TritonReadiness()
-        self.tritons = Tritons(self.desired.states, self.triton_readiness, self.reconciler.note_tritons)
+        self.triton_certificates = TritonCertificates(PemFiles(), self.xds, self.events)
+        self.tritons = Tritons(
+            self.desired.states, self.triton_readiness, self.triton_certificates, self.reconciler.note_tritons
+        )
         commits = Commits(self.desired, self.store, self.reconciler, self.events)
         self.agreement = Agreement(
             ReplicaAnswers(config.gateway_token),
@@ -198,6 +202,7 @@ class ControlPlane:
         await server_calls.open_unix(str(config.server_socket))
         if self.certificates is not None:
             self.certificates.look()
+        self.tritons.look_at_certificates(self.tritons.wanted().values())
         await self.reconciler.start_routing()
         self.tritons.restore(self.reconciler.tritons)
         await self.xds.start(str(config.xds_socket), reports_service(self.meter.take))
@@ -312,7 +317,9 @@ class ControlPlane:
         return "".join(
             (
                 gateway,
-                certificate_metrics(self.certificates.status()) if self.certificates else "",
+                certificate_metrics(
+                    (*(self.certificates.status() if self.certificates else ()), *self.triton_certificates.status())
+                ),
                 agreement_metrics(self.agreement.all_pairs()),
                 freshness_metrics(self.catalogue.asked()),
                 watch_metrics(self.watcher.standings()),

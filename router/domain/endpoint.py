@@ -306,6 +306,8 @@ class DeployedModel:
 
     def __post_init__(self) -> None:
         facts: tuple[object, ...] = (self.model,)
+        if isinstance(self.model, RunningTriton) and self.model.tls is not None:
+            facts = (self.model, self.model.tls)
         if isinstance(self.model, ResolvedModel):
             facts = self._facts_of_replicas(self.model)
         object.__setattr__(self, "generation", hashlib.sha256(repr(facts).encode()).hexdigest()[:8])

@@ -11,6 +11,7 @@ from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton
+from router.domain.triton_tls import TritonTls
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -86,6 +87,19 @@ class Upstream:
     max_request_bytes: int
     is_held: bool = False  # the one address is the waiting room's
     triton: RunningTriton | None = None  # what the addresses are asked for; None: they are replicas of ours
+    tls: TritonTls | None = None  # how the addresses are reached; None: in plain text
+
+    @property
+    def is_grpc_only(self) -> bool:
+        """Whether it has no port for HTTP."""
+        return self.tls is not None and not self.tls.has_http
+
+    @property
+    def ports(self) -> tuple[bool, ...]:
+        """Of each port that requests go to, whether it is for gRPC alone."""
+        if self.triton is None:
+            return (False,)
+        return (True,) if self.is_grpc_only else (False, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +215,7 @@ def _upstream(deployed: DeployedModel, replicas: Collection[Replica]) -> Upstrea
         max_request_bytes=spec.request_settings.max_request_bytes,
         is_held=is_held,
         triton=deployed.model if isinstance(deployed.model, RunningTriton) else None,
+        tls=deployed.model.tls if isinstance(deployed.model, RunningTriton) else None,
     )
 
 

@@ -17,8 +17,9 @@ from router.domain.triton import (
 )
 from router.spec.nodes import Node, ScalarNode, describe
 from router.spec.reading import At
-from router.spec.rollout_values import ListOf
+from router.spec.rollout_values import ListOf, Maybe
 from router.spec.sections import Key, Section
+from router.spec.triton_tls_tables import TRITON_TLS
 from router.spec.values import OneOf, Whole
 
 
@@ -98,6 +99,7 @@ _TRITON = Section(
             is_required=True,
         ),
         Key("version", "version", VersionNumber(), "Triton's version of the model. Left out: the one Triton chooses."),
+        Key("tls", "tls", Maybe(TRITON_TLS), "How to reach them by TLS. Left out: in plain text."),
     ),
 )
 

@@ -15,11 +15,13 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 
 from router.domain.endpoint import MIB
 from router.domain.routing import Routing, Shield, Upstream
+from router.domain.triton_tls import TritonTls
 from router.xds.gateway import TOKEN_HEADER, Gateway
 from router.xds.names import ENDPOINTS, SERVER_CLUSTER, Key, cluster_name, shield_name, stat_name
 from router.xds.resources import Resource, milliseconds, packed, resource
 from router.xds.retries import shield_policy
 from router.xds.triton import readiness_check, upstream_filters
+from router.xds.upstream_tls import protocol_of_check, upstream_secret_keys, upstream_tls_socket
 
 # Below the 3600 s after which a replica closes an idle connection, so that Envoy never writes into a closing one.
 UPSTREAM_IDLE_TIMEOUT_S = 1800
@@ -35,9 +37,8 @@ HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def deployment_clusters(endpoint: str, upstream: Upstream, gateway: Gateway) -> list[Resource]:
-    """How one deployment is reached. The addresses are not in it: they change without touching connections.
-
-    A Triton's HTTP port, then its gRPC port; replicas take both at one.
+    """How one deployment is reached, one for each of `Upstream.ports`. The addresses are not in it: they change without
+    touching connections.
     """
     name = cluster_name(endpoint, upstream.deployment)
     if upstream.triton is None:
@@ -46,12 +47,15 @@ def deployment_clusters(endpoint: str, upstream: Upstream, gateway: Gateway) -> 
         _cluster(
             cluster_name(endpoint, upstream.deployment, is_grpc_port=is_grpc_port),
             upstream.max_requests,
-            readiness_check(upstream.triton),
+            readiness_check(upstream),
             gateway,
             options=_before_triton(_http2() if is_grpc_port else _http1_with_trailers(), gateway),
             buffered_bytes=_buffered_bytes([upstream], gateway),
+            # A cluster waits for its secrets, and may wait while it has nobody to talk to: then they may be missing.
+            tls=upstream.tls if upstream.addresses else None,
+            is_http2=is_grpc_port,
         )
-        for is_grpc_port in (False, True)
+        for is_grpc_port in upstream.ports
     ]
 
 
@@ -103,8 +107,9 @@ def _shield_cluster(routing: Routing, shield: Shield, gateway: Gateway, *, is_gr
 
 
 def reached_by(endpoint: str, upstream: Upstream, *, is_grpc: bool) -> str:
-    """The name of the cluster that requests of a protocol go to."""
-    return cluster_name(endpoint, upstream.deployment, is_grpc_port=is_grpc and upstream.triton is not None)
+    """The name of the cluster that requests of a protocol go to. Where gRPC alone is taken, it refuses the others."""
+    is_grpc_port = is_grpc if is_grpc in upstream.ports else upstream.ports[0]
+    return cluster_name(endpoint, upstream.deployment, is_grpc_port=is_grpc_port)
 
 
 def _before_triton(options: Any, gateway: Gateway) -> Any:
@@ -128,6 +133,8 @@ def _cluster(
     *,
     options: Any = None,
     buffered_bytes: Any = None,
+    tls: TritonTls | None = None,
+    is_http2: bool = False,
 ) -> Resource:
     message = cluster_pb2.Cluster(
         name=name,
@@ -156,7 +163,12 @@ def _cluster(
         per_connection_buffer_limit_bytes=buffered_bytes,
         typed_extension_protocol_options={HTTP_OPTIONS: packed(options or _http1_with_trailers())},
     )
-    return resource(name, message, keeps=frozenset({Key(ENDPOINTS, name)}))
+    keeps = frozenset({Key(ENDPOINTS, name)})
+    if tls is not None:
+        keeps |= upstream_secret_keys(tls)
+        message.transport_socket.CopyFrom(upstream_tls_socket(tls, is_http2=is_http2))
+        message.health_checks[0].tls_options.alpn_protocols.append(protocol_of_check(health))
+    return resource(name, message, keeps=keeps)
 
 
 def _circuit_breakers(max_requests: int) -> Any:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,14 @@ from envoy.service.discovery.v3 import discovery_pb2
 
 from router.domain.routing import Routing
 from router.domain.tls import CertificatePair, ClientTrust
+from router.domain.triton_tls import TritonTls
 from router.ports import Acknowledged, Outcome, ProxyStatus, Rejected, Unconfirmed
 from router.xds.gateway import Gateway
 from router.xds.names import GATEWAY_GROUP, SEND_ORDER, Key, group_of
 from router.xds.secrets import certificate_secret, trust_secret
 from router.xds.snapshot import Snapshot
 from router.xds.stream import Stream
+from router.xds.upstream_tls import upstream_pair_secret, upstream_secret_keys, upstream_trust_secret
 from router.xds.wire import decoded, encoded
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ class XdsServer:
         self._released = asyncio.Event()
         self._progress = asyncio.Event()  # replaced each time it is set
         self._server: Any = None
+        self._triton_secrets: frozenset[Key] = frozenset()
         self.pushed = Pushed()
 
     async def start(self, socket_path: str, *services: Any) -> None:
@@ -124,6 +127,19 @@ class XdsServer:
 
     def set_client_trust(self, trust: ClientTrust) -> None:
         self._changed(self._snapshot.set_secret(trust_secret(trust)))
+
+    def set_triton_certificate(self, tls: TritonTls, pair: CertificatePair) -> None:
+        """Implements `router.triton_certificates.Secrets`, as the next two do."""
+        self._changed(self._snapshot.set_secret(upstream_pair_secret(tls, pair)))
+
+    def set_triton_trust(self, tls: TritonTls, trust: ClientTrust) -> None:
+        self._changed(self._snapshot.set_secret(upstream_trust_secret(tls, trust)))
+
+    def keep_triton_secrets(self, wanted: Iterable[TritonTls]) -> None:
+        """Forget those of all others."""
+        kept = frozenset(key for tls in wanted for key in upstream_secret_keys(tls))
+        self._changed(self._snapshot.remove_secrets(self._triton_secrets - kept))
+        self._triton_secrets = kept
 
     async def applied(self, endpoint: str, timeout_s: float) -> Outcome:
         try:

@@ -44,7 +44,7 @@ _DEPENDANTS = {
     ROUTES: (SCOPE,),
     SCOPE: (),
     LISTENER: (),
-    SECRET: (LISTENER,),
+    SECRET: (LISTENER, CLUSTER),
 }
 
 

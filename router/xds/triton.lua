@@ -55,7 +55,9 @@ local function for_triton(handle, served, path)
     handle:headers():replace("content-length", tostring(#message))
     return
   end
-  if not rest or not HTTP_CALLS[headers:get(":method") .. rest] then
+  if sub(served, -5) == "|grpc" then
+    return "501", "@GRPC_ONLY@"
+  elseif not rest or not HTTP_CALLS[headers:get(":method") .. rest] then
     return "404", "no such call"
   end
   headers:replace(":path", "/v2/models/" .. model .. (number ~= "" and "/versions/" .. number or "") .. rest)
@@ -153,7 +155,7 @@ end
 function envoy_on_response(handle)
   local headers = handle:headers()
   local model, version, endpoint, called =
-    string.match(headers:get("@UPSTREAM@") or "", "^=([^|]+)|[^|]*|([^|]*)|[^|]*|/v2/models/([^/]+)[^|]*|(.*)$")
+    string.match(headers:get("@UPSTREAM@") or "", "^=([^|]+)|[^|]*|([^|]*)|[^|]*|[^|]*|/v2/models/([^/]+)[^|]*|(.*)$")
   headers:remove("@UPSTREAM@")
   if not model then
     return

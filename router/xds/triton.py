@@ -35,9 +35,9 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.type.matcher.v3 import string_pb2
 from envoy.type.v3 import http_pb2
 from google.protobuf.struct_pb2 import Struct
+from tritonclient.grpc import service_pb2
 
 from router.domain.routing import Upstream
-from router.domain.triton import RunningTriton
 from router.xds.gateway import (
     RETRY_HEADER,
     ROUTED_PATH_HEADER,
@@ -60,6 +60,7 @@ _WITHHELD_PREFIXES = ("triton-",)
 _SCRIPTS = ("triton_reading", "triton_checks", "triton_streams", "triton")
 
 _COMPRESSED = "this deployment takes a request as it is, or compressed with gzip at /v2/models/NAME/infer"
+_GRPC_ONLY = "this deployment answers gRPC alone: its Tritons have TLS, which Triton's HTTP port has not"
 
 
 def upstream_filters(gateway: Gateway) -> list[Any]:
@@ -98,16 +99,39 @@ def served_metadata(upstream: Upstream) -> Any:
     assert upstream.triton is not None
     served = Struct()
     number = str(upstream.triton.version or "")
-    facts = (upstream.triton.model, number, upstream.model_version, str(upstream.max_request_bytes))
+    only = "grpc" if upstream.is_grpc_only else ""
+    facts = (upstream.triton.model, number, upstream.model_version, str(upstream.max_request_bytes), only)
     served.update({"served": "|".join(facts)})
     return base_pb2.Metadata(filter_metadata={_METADATA: served})
 
 
-def readiness_check(triton: RunningTriton) -> Any:
+def readiness_check(upstream: Upstream) -> Any:
     """The model, not the server: a Triton can live without it."""
+    triton = upstream.triton
+    assert triton is not None
+    if not upstream.is_grpc_only:
+        return health_check_pb2.HealthCheck.HttpHealthCheck(
+            host="triton", path=f"{triton.path}/ready", codec_client_type=http_pb2.CodecClientType.HTTP1
+        )
+    payload = health_check_pb2.HealthCheck.Payload
+    question = service_pb2.ModelReadyRequest(name=triton.model, version=str(triton.version or ""))
+    answer = service_pb2.ModelReadyResponse(ready=True)
+    headers = {"content-type": "application/grpc", "te": "trailers"}
     return health_check_pb2.HealthCheck.HttpHealthCheck(
-        host="triton", path=f"{triton.path}/ready", codec_client_type=http_pb2.CodecClientType.HTTP1
+        host="triton",
+        path=f"/{SERVICE}/ModelReady",
+        method=base_pb2.RequestMethod.POST,
+        codec_client_type=http_pb2.CodecClientType.HTTP2,
+        request_headers_to_add=[_header(*header) for header in headers.items()],
+        send=payload(text=_framed(question).hex()),
+        receive=[payload(text=_framed(answer).hex())],
     )
+
+
+def _framed(message: Any) -> bytes:
+    """As gRPC sends it: not compressed, and its length."""
+    body: bytes = message.SerializeToString(deterministic=True)
+    return b"\0" + len(body).to_bytes(4, "big") + body
 
 
 def _mutation(name: str, *, request: list[Any] | None = None, response: list[Any] | None = None) -> Any:
@@ -116,11 +140,14 @@ def _mutation(name: str, *, request: list[Any] | None = None, response: list[Any
 
 
 def _set(header: str, value: str) -> Any:
-    option = base_pb2.HeaderValueOption(
-        header=base_pb2.HeaderValue(key=header, value=value),
+    return mutation_rules_pb2.HeaderMutation(append=_header(header, value))
+
+
+def _header(name: str, value: str) -> Any:
+    return base_pb2.HeaderValueOption(
+        header=base_pb2.HeaderValue(key=name, value=value),
         append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
     )
-    return mutation_rules_pb2.HeaderMutation(append=option)
 
 
 @cache
@@ -128,6 +155,7 @@ def _script(token: str) -> str:
     script = "\n".join(files("router.xds").joinpath(f"{name}.lua").read_text() for name in _SCRIPTS)
     for mark, text in {
         "@COMPRESSED@": _COMPRESSED,
+        "@GRPC_ONLY@": _GRPC_ONLY,
         "@RETRY_HEADER@": RETRY_HEADER,
         "@ROUTED_PATH@": ROUTED_PATH_HEADER,
         "@SERVICE@": SERVICE,

@@ -84,7 +84,7 @@ local function refusal_on_stream(reason, id)
 end
 
 local function requests_of(served, path)
-  local model, number, version, limit = string.match(served, "^([^|]+)|([^|]*)|([^|]*)|(%d+)$")
+  local model, number, version, limit = string.match(served, "^([^|]+)|([^|]*)|([^|]*)|(%d+)|")
   local endpoint = string.match(path, "^/v2/models/([^/]+)")
   return by_messages(tonumber(limit), function(text, from, to)
     if not text then

@@ -14,6 +14,7 @@ from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 from router.domain.routing import Upstream
 from router.domain.triton import RunningTriton, TritonServer
+from router.domain.triton_tls import TritonTls
 from tests.envoy.data_plane import DataPlane
 from tests.envoy.load import Load
 from tests.envoy.waiting import DEADLINE_S, eventually
@@ -33,6 +34,7 @@ def triton_upstream(
     version: str = "v1",
     timeout_ms: int = 20_000,
     max_request_bytes: int = 32 * 1024 * 1024,
+    tls: TritonTls | None = None,
 ) -> Upstream:
     """`number`: Triton's version of the model; `version`: ours."""
     servers = tuple(TritonServer("127.0.0.1", one.ports.http, one.ports.grpc) for one in tritons)
@@ -43,7 +45,8 @@ def triton_upstream(
         timeout_ms,
         max_requests=1000,
         max_request_bytes=max_request_bytes,
-        triton=RunningTriton(servers, model, number),
+        triton=RunningTriton(servers, model, number, tls=tls),
+        tls=tls,
     )
 
 

@@ -32,6 +32,7 @@ from router.domain.sticky import Sticky, StickyBy
 from router.domain.strategy import named_strategy
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton, TritonServer
+from router.domain.triton_tls import TritonTls
 from router.domain.watching import Recipe, Watch, WatchPolicy
 from router.domain.window import Window
 from router.spec import SpecProblems, SpecSource, json_schema, read_documents, read_specs, to_plain, to_yaml
@@ -175,6 +176,13 @@ tritons = st.builds(
     ).map(tuple),
     st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,8}", fullmatch=True),
     st.integers(0, 2**63 - 1),
+    tls=st.none()
+    | st.sampled_from(
+        [
+            TritonTls("/tls/ca.pem", server_name="triton.example.com"),
+            TritonTls("/tls/ca.pem", "/tls/c.pem", "/tls/k.pem", "10.0.0.7", has_http=True),
+        ]
+    ),
 )
 remote = st.builds(
     Deployment,
