@@ -88,6 +88,7 @@ class Upstream:
     is_held: bool = False  # the one address is the waiting room's
     triton: RunningTriton | None = None  # what the addresses are asked for; None: they are replicas of ours
     tls: TritonTls | None = None  # how the addresses are reached; None: in plain text
+    keeps_sequences: bool = False  # requests of the same sequence go to the same address
 
     @property
     def is_grpc_only(self) -> bool:
@@ -204,6 +205,7 @@ def _upstream(deployed: DeployedModel, replicas: Collection[Replica]) -> Upstrea
     spec, serving = deployed.spec, serving_replicas(deployed, replicas)
     is_held = any(replica.state is ReplicaState.ASLEEP for replica in serving)
     start_timeout_s = spec.scale_settings.start_timeout_s if is_held and spec.scale_settings else 0
+    running = deployed.model if isinstance(deployed.model, RunningTriton) else None
     return Upstream(
         deployment=spec.name,
         model_version=deployed.model_version,
@@ -215,7 +217,8 @@ def _upstream(deployed: DeployedModel, replicas: Collection[Replica]) -> Upstrea
         max_request_bytes=spec.request_settings.max_request_bytes,
         is_held=is_held,
         triton=deployed.model if isinstance(deployed.model, RunningTriton) else None,
-        tls=deployed.model.tls if isinstance(deployed.model, RunningTriton) else None,
+        tls=running.tls if running else None,
+        keeps_sequences=running is not None and running.has_sequences,
     )
 
 

@@ -51,7 +51,8 @@ class TritonServer:
 class RunningTriton:
     """`model` as Triton knows it, at `version`; 0: the one that Triton's own version policy chooses.
 
-    `tls`: how it is reached, which is not in the repr: that is of what is asked for. None: in plain text.
+    `tls`: how it is reached; None: in plain text. `has_sequences`: requests may belong together, and then need the same
+    server. Neither is in the repr, which is of what is asked for.
     """
 
     servers: tuple[TritonServer, ...]
@@ -59,6 +60,7 @@ class RunningTriton:
     version: int = 0
     mode: TritonMode = TritonMode.DIRECT
     tls: TritonTls | None = field(default=None, repr=False)
+    has_sequences: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.servers) <= MAX_SERVERS:

@@ -31,6 +31,8 @@ _SERVER_MAX_REQUESTS = 1024
 # shown: stable's own callers come first. (A retry budget would not do: Envoy relates it to what is under way on the
 # cluster itself, and nothing ever is on one that only lends the replicas of others.)
 _SHIELD_PERCENT = 20
+# A prime, 40 times as large as the most servers that there may be.
+_HASH_TABLE_SIZE = 4099
 # A Triton's reply may be as large as the largest request, and at least this.
 _LARGEST_REPLY_BYTES = 64 * MIB
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -54,6 +56,7 @@ def deployment_clusters(endpoint: str, upstream: Upstream, gateway: Gateway) -> 
             # A cluster waits for its secrets, and may wait while it has nobody to talk to: then they may be missing.
             tls=upstream.tls if upstream.addresses else None,
             is_http2=is_grpc_port,
+            is_hashed=upstream.keeps_sequences,
         )
         for is_grpc_port in upstream.ports
     ]
@@ -135,6 +138,7 @@ def _cluster(
     buffered_bytes: Any = None,
     tls: TritonTls | None = None,
     is_http2: bool = False,
+    is_hashed: bool = False,
 ) -> Resource:
     message = cluster_pb2.Cluster(
         name=name,
@@ -164,6 +168,9 @@ def _cluster(
         typed_extension_protocol_options={HTTP_OPTIONS: packed(options or _http1_with_trailers())},
     )
     keeps = frozenset({Key(ENDPOINTS, name)})
+    if is_hashed:
+        message.lb_policy = cluster_pb2.Cluster.MAGLEV
+        message.maglev_lb_config.table_size.value = _HASH_TABLE_SIZE
     if tls is not None:
         keeps |= upstream_secret_keys(tls)
         message.transport_socket.CopyFrom(upstream_tls_socket(tls, is_http2=is_http2))

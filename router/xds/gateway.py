@@ -31,6 +31,8 @@ ROUTED_PATH_HEADER = "x-crossfade-routed-path"
 ADMITTED_HEADER = "x-crossfade-admitted"  # whose key opened the endpoint: `<endpoint>/<which key>`
 # On a call that is a stream. Never accepted from clients.
 STREAM_HEADER = "x-crossfade-stream"
+# The sequence that a request belongs to. Never accepted from clients.
+SEQUENCE_HEADER = "x-crossfade-sequence"
 # On a request that is mirrored, when it reaches a replica, and on its copy. Never accepted from clients.
 MIRROR_HEADER = "x-crossfade-mirrored"
 

@@ -27,6 +27,7 @@ from router.xds.gateway import (
     MODEL_HEADER,
     ORIGINAL_PATH_HEADER,
     ROUTED_PATH_HEADER,
+    SEQUENCE_HEADER,
     STREAM_HEADER,
     TOKEN_HEADER,
     UPSTREAM_HEADER,
@@ -38,6 +39,7 @@ from router.xds.resources import Resource, packed, resource
 from router.xds.routes import BUFFER_FILTER, SHIELD_FILTER
 from router.xds.scopes import scoped_routes
 from router.xds.secrets import secret_keys, tls_socket
+from router.xds.sequences import sequence_filter
 from router.xds.translation import if_translated, translation_filters, unless_streaming
 
 STAT_PREFIX = "scoring"  # statistics are called http.scoring.…
@@ -48,6 +50,7 @@ _INTERNAL_HEADERS = (
     MODEL_HEADER,
     ORIGINAL_PATH_HEADER,
     ROUTED_PATH_HEADER,
+    SEQUENCE_HEADER,
     STREAM_HEADER,
     TOKEN_HEADER,
     UPSTREAM_HEADER,
@@ -136,6 +139,7 @@ def _http_filters(gateway: Gateway) -> list[Any]:
         unless_streaming(BUFFER_FILTER, packed(whole_request)),
         *translation_filters(),
         *back_filters(if_translated),
+        sequence_filter(),
         # Does what a route says. Not `disabled` until then: that is decided before a gRPC call has found its route.
         hcm_pb2.HttpFilter(name=SHIELD_FILTER, typed_config=packed(filter_mutation_pb2.HeaderMutation())),
         hcm_pb2.HttpFilter(

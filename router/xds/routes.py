@@ -44,6 +44,7 @@ from router.xds.gateway import (
     MODEL_HEADER,
     PIN_HEADERS,
     RETRY_HEADER,
+    SEQUENCE_HEADER,
     STREAM_HEADER,
     Gateway,
 )
@@ -58,6 +59,7 @@ from router.xds.names import (
 )
 from router.xds.resources import Resource, milliseconds, packed, resource
 from router.xds.retries import retry_policy
+from router.xds.sequences import sequence_config
 
 BUFFER_FILTER = "crossfade.buffer"
 SHIELD_FILTER = "crossfade.shield"
@@ -67,6 +69,10 @@ LIVE_ROUTE = "live"
 MIRROR_ROUTE = "mirrored"
 
 _UNLIMITED = 2**62
+
+_SEQUENCE = rc.RouteAction.HashPolicy(
+    header=rc.RouteAction.HashPolicy.Header(header_name=SEQUENCE_HEADER), terminal=True
+)
 
 
 def endpoint_routes(routing: Routing, gateway: Gateway) -> Resource:
@@ -147,6 +153,7 @@ class _Routes:
                 ),
                 **access_config(self._endpoint, self._routing.access),
                 **(decompressing() if self._routing.has_triton else {}),
+                **sequence_config(self._routing.upstreams),
             },
         )
         return route_pb2.RouteConfiguration(
@@ -279,14 +286,17 @@ class _Routes:
         timeout_ms = max(upstream.request_timeout_ms for upstream, _ in live)
         timeout = milliseconds(timeout_ms)
         route = rc.Route(match=match, route=rc.RouteAction(timeout=timeout, max_grpc_timeout=timeout))
+        hashed = [_SEQUENCE] if any(upstream.keeps_sequences for upstream, _ in live) else []
+        if self._routing.sticky is not None and len(live) > 1:
+            hashed.append(_hashed(self._routing.sticky))
+        route.route.hash_policy.extend(hashed)
         if len(live) == 1:
             name, how = self._target(live[0][0], shield, timeout_ms, is_grpc=is_grpc)
             route.route.cluster = name
             route.MergeFrom(rc.Route(**how))
             return route
-        if self._routing.sticky is not None:
+        if hashed:
             route.route.weighted_clusters.use_hash_policy.value = True
-            route.route.hash_policy.append(_hashed(self._routing.sticky))
         for upstream, weight in live:
             name, how = self._target(upstream, shield, timeout_ms, is_grpc=is_grpc)
             cluster = rc.WeightedCluster.ClusterWeight(name=name, weight=UInt32Value(value=weight), **how)
@@ -299,7 +309,7 @@ class _Routes:
         """The cluster that requests to `upstream` go to, and what a route or a weighted cluster says besides."""
         if shield is None or shield.candidate != upstream.deployment:
             answered_by: dict[str, Any] = {"response_headers_to_add": [_answered_by(upstream.deployment)]}
-            if upstream.triton is not None and len(upstream.addresses) > 1:
+            if upstream.triton is not None and len(upstream.addresses) > 1 and not upstream.keeps_sequences:
                 answered_by["typed_per_filter_config"] = {SHIELD_FILTER: packed(_hedged(timeout_ms))}
             return reached_by(self._endpoint, upstream, is_grpc=is_grpc), answered_by
         # Replicas bear the name of their deployment. (attempts.py has what a shield costs.)

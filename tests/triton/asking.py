@@ -60,6 +60,16 @@ async def answering(plane: DataPlane, endpoint: str, deployment: str) -> None:
     await eventually(status, 200)
 
 
+async def all_healthy(plane: DataPlane, endpoint: str, count: int, deployment: str = "green") -> None:
+    """Wait until Envoy finds so many Tritons fit, by both protocols."""
+
+    async def fit() -> list[str]:
+        stats = await plane.admin(f"/stats?filter=cluster.{endpoint}/{deployment}.*membership_healthy")
+        return sorted(line.rpartition(" ")[2] for line in stats.split("\n") if line)
+
+    await eventually(fit, [str(count)] * 2)
+
+
 def json_request(inputs: Inputs, **more: Any) -> dict[str, Any]:
     tensors = [
         {

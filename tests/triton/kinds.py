@@ -161,9 +161,11 @@ _OWN: dict[str, tuple[str, str]] = {
 }
 
 
-def write_kinds(folder: Path) -> Path:
-    """A repository with the models of all kinds, each at version 1."""
-    for name, (config, code) in {**MODELS, **_OWN}.items():
+def write_kinds(folder: Path, *names: str) -> Path:
+    """A repository with these models, or with those of all kinds, each at version 1."""
+    every = {**MODELS, **_OWN}
+    for name in names or every:
+        config, code = every[name]
         (folder / name / "1").mkdir(parents=True)
         (folder / name / "config.pbtxt").write_text(f'name: "{name}"\n{config}')
         if code:

@@ -15,7 +15,7 @@ from serving.exchange import HttpResponse
 from tests.envoy.data_plane import DataPlane, upstream
 from tests.envoy.replica import Replica, usual_answer
 from tests.envoy.waiting import eventually
-from tests.triton.asking import answering, json_request, triton_upstream, under_load
+from tests.triton.asking import all_healthy, answering, json_request, triton_upstream, under_load
 from tests.triton.models import write_repository
 from tests.triton.server import Triton, started_triton
 
@@ -41,16 +41,6 @@ async def pair(tritons: tuple[Triton, Triton]) -> tuple[Triton, Triton]:
         if not one.is_alive:
             await one.start()
     return tritons
-
-
-async def all_healthy(plane: DataPlane, endpoint: str, count: int) -> None:
-    """Wait until Envoy finds so many Tritons fit, by both protocols."""
-
-    async def fit() -> list[str]:
-        lines = (await plane.admin(f"/stats?filter=cluster.{endpoint}/green.*membership_healthy")).split("\n")
-        return sorted(line.rpartition(" ")[2] for line in lines if line)
-
-    await eventually(fit, [str(count)] * 2)
 
 
 async def replica(plane: DataPlane, endpoint: str) -> Replica:

@@ -96,6 +96,15 @@ def test_with_tls_it_is_the_same_version_of_another_generation() -> None:
     assert one.generation != other.generation
     (upstream,) = routing_for(state({}, other), Traffic(), ()).upstreams
     assert upstream.tls == secured.tls
+    assert not upstream.keeps_sequences
+
+
+def test_envoy_is_told_that_requests_form_sequences() -> None:
+    sequential = replace(TRITON, has_sequences=True)
+    (upstream,) = routing_for(
+        state({}, DeployedModel(replace(SPEC, model=sequential), sequential)), Traffic(), ()
+    ).upstreams
+    assert upstream.keeps_sequences
 
 
 def test_its_version_is_the_one_given_else_tritons_else_a_digest_of_where_it_is() -> None:

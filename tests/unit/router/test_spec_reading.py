@@ -289,7 +289,8 @@ MISTAKES = [
         [
             "s.yaml:5:52: triton.tls.ca: must name a file, not the text 'ca.pem' (such as {file: /tls/key.pem})",
             "s.yaml:5:66: triton.tls.key.path: is not a key here (known: file)",
-            "s.yaml:5:82: triton.tls.http: must be true or false, not the number 1 (write true or false, without quotes)",
+            "s.yaml:5:82: triton.tls.http: must be true or false, not the number 1 "
+            "(write true or false, without quotes)",
         ],
     ),
     (

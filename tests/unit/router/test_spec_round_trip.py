@@ -176,6 +176,7 @@ tritons = st.builds(
     ).map(tuple),
     st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,8}", fullmatch=True),
     st.integers(0, 2**63 - 1),
+    has_sequences=st.booleans(),
     tls=st.none()
     | st.sampled_from(
         [

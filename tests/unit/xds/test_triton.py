@@ -227,3 +227,20 @@ def test_secrets_that_nobody_names_any_more_go() -> None:
 
     assert trust.key not in snapshot.wanted
     assert snapshot.remove_secrets(upstream_secret_keys(TLS)) == frozenset()
+
+
+def test_where_requests_form_sequences_their_id_chooses_the_deployment_and_the_host() -> None:
+    sequential = replace(GREEN, keeps_sequences=True)
+    wanted = routing("fraud", upstream("blue"), sequential, traffic={"blue": 50, "green": 50})
+
+    for live in live_routes(wanted):
+        (policy,) = live.route.hash_policy
+        assert (policy.header.header_name, policy.terminal) == ("x-crossfade-sequence", True)
+        assert live.route.weighted_clusters.use_hash_policy.value
+    assert cluster(wanted, "fraud/green").lb_policy == cluster_pb2.Cluster.MAGLEV
+    assert cluster(wanted, "fraud/blue").lb_policy == cluster_pb2.Cluster.LEAST_REQUEST
+
+
+def test_a_request_of_a_sequence_is_never_asked_of_two() -> None:
+    for live in live_routes(routing("fraud", replace(GREEN, keeps_sequences=True))):
+        assert SHIELD_FILTER not in live.typed_per_filter_config
