@@ -9,6 +9,7 @@ from typing import Protocol
 
 from router.domain.tls import CertificateStatus
 from router.domain.traffic import Mirror, Traffic
+from router.domain.triton_report import TritonReport
 from router.ports import ProxyStatus
 
 
@@ -99,6 +100,13 @@ class Logs(Protocol):
 
     async def tail(self, endpoint: str, deployment: str, lines: int) -> list[str]:
         """The last `lines` lines of all replicas of a deployment, oldest first."""
+
+
+class TritonsKnown(Protocol):
+    """What Tritons tell of themselves. Implemented by router/triton_reports.py."""
+
+    def of(self, endpoint: str, deployment: str) -> tuple[TritonReport, ...]:
+        """Those of a deployment that have answered; none where no Triton serves it."""
 
 
 @dataclass(frozen=True, slots=True)

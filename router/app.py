@@ -30,6 +30,7 @@ from adapters.sqlite_store import SqliteStore
 from adapters.sqlite_watches import SqliteWatches
 from adapters.transport import HttpTransport
 from adapters.triton.readiness import TritonReadiness
+from adapters.triton.statistics import TritonStatisticsClient
 from adapters.webhooks import Webhooks
 from router.access import Access
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
@@ -73,6 +74,7 @@ from router.server_state import server_view
 from router.spec import SpecProblems
 from router.telemetry import AttemptMeter
 from router.triton_certificates import TritonCertificates
+from router.triton_reports import TritonReports, triton_metrics
 from router.tritons import Tritons
 from router.version import VERSION
 from router.vigil import Vigil
@@ -122,6 +124,10 @@ class ControlPlane:
         self.triton_certificates = TritonCertificates(PemFiles(), self.xds, self.events)
         self.tritons = Tritons(
             self.desired.states, self.triton_readiness, self.triton_certificates, self.reconciler.note_tritons
+        )
+        self.triton_statistics = TritonStatisticsClient()
+        self.triton_reports = TritonReports(
+            self.desired.states, lambda: self.reconciler.replicas, self.triton_statistics
         )
         commits = Commits(self.desired, self.store, self.reconciler, self.events)
         self.agreement = Agreement(
@@ -227,7 +233,8 @@ class ControlPlane:
         recovering = _named(self.recovery.run(), "recovery of models")
         asking = _named(self.tritons.run(self.reconciler.status_changed), "tritons")
         watching = _named(self.watcher.run(), "watcher")
-        vital = {rolling, comparing, asking, watching}
+        counting = _named(self.triton_reports.run(), "statistics of tritons")
+        vital = {rolling, comparing, asking, watching, counting}
         if self.certificates is not None:
             vital.add(_named(self.certificates.run(), "certificates"))
         stopped = asyncio.create_task(stopping.wait())
@@ -252,6 +259,7 @@ class ControlPlane:
         await self.transport.close()
         await self.http.close()
         await self.triton_readiness.close()
+        await self.triton_statistics.close()
         self.reconciler.close()
         await self.waiting_room.close()
         await self.metrics.close()
@@ -274,6 +282,7 @@ class ControlPlane:
             watching=self.watcher,
             transfer=self.transfer,
             keys=self.keys,
+            tritons=self.triton_reports,
         )
 
     def info(self) -> GatewayInfo:
@@ -323,6 +332,7 @@ class ControlPlane:
                 agreement_metrics(self.agreement.all_pairs()),
                 freshness_metrics(self.catalogue.asked()),
                 watch_metrics(self.watcher.standings()),
+                triton_metrics(self.triton_reports.all()),
             )
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +28,33 @@ def client_context(tls: TritonTls) -> ssl.SSLContext:
     return context
 
 
-async def why_not_ready_over_grpc(
-    address: TritonAddress, triton: RunningTriton, tls: TritonTls, timeout_s: float
-) -> str:
-    """Empty when the model is ready; else a reason for operators."""
-    target = f"{address.ip}:{address.grpc_port}"
-    try:
-        credentials = _credentials(tls)
-    except OSError as error:
-        return unusable(error)
+@contextlib.asynccontextmanager
+async def calls_over_tls(address: TritonAddress, tls: TritonTls) -> AsyncIterator[Any]:
+    """The calls of the protocol, on a connection of its own. Raises `OSError` when the files cannot be used."""
     options = (
         ("grpc.ssl_target_name_override", tls.server_name),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
     )
-    async with grpc.aio.secure_channel(target, credentials, options) as channel:
-        stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        question = service_pb2.ModelReadyRequest(name=triton.model, version=str(triton.version or ""))
-        try:
-            answer = await stub.ModelReady(question, timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                return await _why_no_connection(address, tls, timeout_s)
-            return f"Triton says of model {triton.model!r}: {error.details()}"
+    target = f"{address.ip}:{address.grpc_port}"
+    async with grpc.aio.secure_channel(target, _credentials(tls), options) as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+async def why_not_ready_over_grpc(
+    address: TritonAddress, triton: RunningTriton, tls: TritonTls, timeout_s: float
+) -> str:
+    """Empty when the model is ready; else a reason for operators."""
+    question = service_pb2.ModelReadyRequest(name=triton.model, version=str(triton.version or ""))
+    try:
+        async with calls_over_tls(address, tls) as calls:
+            answer = await calls.ModelReady(question, timeout=timeout_s)
+    except OSError as error:
+        return unusable(error)
+    except grpc.aio.AioRpcError as error:
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return await _why_no_connection(address, tls, timeout_s)
+        return f"Triton says of model {triton.model!r}: {error.details()}"
     return "" if answer.ready else f"Triton says of model {triton.model!r}: not ready"
 
 

@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from adapters.certificates import PemFiles
 from adapters.triton.readiness import TritonReadiness
+from adapters.triton.statistics import TritonStatisticsClient
 from router.domain.routing import TritonAddress
 from router.domain.triton import RunningTriton, TritonServer
 from router.domain.triton_tls import TritonTls
@@ -105,6 +106,24 @@ async def test_what_is_asked_over_grpc_is_answered_and_the_model_is_ready(secure
         await call.done_writing()
     assert reply.raw_output_contents[0] == streamed.raw_output_contents[0] == ONE["INPUT0"].tobytes()
     assert reply.model_name == streamed.model_name == endpoint
+
+
+async def test_what_it_counts_is_asked_over_tls_as_well(secured: Secured) -> None:
+    client, tls = TritonStatisticsClient(), secured.tls()
+    upstream = triton_upstream("blue", secured.triton, model=MODEL, tls=tls)
+    await secured.served("counting", tls)
+    await eventually(lambda: secured.code("counting"), grpc.StatusCode.OK)
+    assert upstream.triton is not None
+
+    answer = await client.ask(secured.triton.address, upstream.triton)
+    stranger = replace(upstream.triton, tls=secured.tls("stranger"))
+
+    assert answer is not None
+    assert answer.version.startswith("2.")
+    assert answer.counts.successes > 0
+    assert answer.counts.infer_s > 0
+    assert await client.ask(secured.triton.address, stranger) is None
+    await client.close()
 
 
 async def test_http_is_refused_in_words_because_tritons_own_port_has_no_tls(secured: Secured) -> None:
