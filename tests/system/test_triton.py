@@ -93,7 +93,7 @@ async def test_a_triton_behind_tls_is_not_ready_until_its_certificate_is_trusted
 
         async with grpc.aio.insecure_channel(shared.grpc) as channel:
             infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-            await infer(payload.grpc, metadata=(("x-crossfade-deployment", "sealed"),), timeout=DEADLINE_S)
+            await infer(payload.message, metadata=(("x-crossfade-deployment", "sealed"),), timeout=DEADLINE_S)
 
         async def answered() -> list[tuple[str, int]]:
             shown = await asyncio.to_thread(shared.run, "deployment", "show", "mlp", "sealed", "-o", "json")
@@ -101,7 +101,7 @@ async def test_a_triton_behind_tls_is_not_ready_until_its_certificate_is_trusted
             return [(one["version"][:2], one["successes"]) for one in tritons if one["successes"]]
 
         await eventually(answered, [("2.", 1)])
-        page = (await asyncio.to_thread(httpx.get, shared.metrics)).text
+        page = (await asyncio.to_thread(httpx.get, f"http://127.0.0.1:{shared.ports.metrics}/metrics")).text
         assert 'crossfade_triton_requests_total{endpoint="mlp",deployment="sealed"' in page
     await asyncio.to_thread(shared.delete, "sealed")
 
