@@ -20,7 +20,7 @@ from router.xds.gateway import TOKEN_HEADER, Gateway
 from router.xds.names import ENDPOINTS, SERVER_CLUSTER, Key, cluster_name, shield_name, stat_name
 from router.xds.resources import Resource, milliseconds, packed, resource
 from router.xds.retries import shield_policy
-from router.xds.triton import readiness_check, upstream_filters
+from router.xds.triton import own_filters, readiness_check, shield_filters
 from router.xds.upstream_tls import protocol_of_check, upstream_secret_keys, upstream_tls_socket
 
 # Below the 3600 s after which a replica closes an idle connection, so that Envoy never writes into a closing one.
@@ -51,7 +51,10 @@ def deployment_clusters(endpoint: str, upstream: Upstream, gateway: Gateway) -> 
             upstream.max_requests,
             readiness_check(upstream),
             gateway,
-            options=_before_triton(_http2() if is_grpc_port else _http1_with_trailers(), gateway),
+            options=_with_filters(
+                _http2() if is_grpc_port else _http1_with_trailers(),
+                own_filters(endpoint, upstream, gateway, is_grpc_port=is_grpc_port),
+            ),
             buffered_bytes=_buffered_bytes([upstream], gateway),
             # A cluster waits for its secrets, and may wait while it has nobody to talk to: then they may be missing.
             tls=upstream.tls if upstream.addresses else None,
@@ -83,7 +86,7 @@ def _shield_cluster(routing: Routing, shield: Shield, gateway: Gateway, *, is_gr
     name = shield_name(candidate, stable)
     options = _http1_with_trailers()
     if any(member.triton for member in members):
-        options = _before_triton(options, gateway)
+        options = _with_filters(options, shield_filters(gateway))
     options.retry_policy.CopyFrom(shield_policy(gateway))
     message = cluster_pb2.Cluster(
         name=name,
@@ -115,8 +118,8 @@ def reached_by(endpoint: str, upstream: Upstream, *, is_grpc: bool) -> str:
     return cluster_name(endpoint, upstream.deployment, is_grpc_port=is_grpc_port)
 
 
-def _before_triton(options: Any, gateway: Gateway) -> Any:
-    options.http_filters.extend(upstream_filters(gateway))
+def _with_filters(options: Any, filters: list[Any]) -> Any:
+    options.http_filters.extend(filters)
     return options
 
 

@@ -41,6 +41,7 @@ from router.xds.scopes import scoped_routes
 from router.xds.secrets import secret_keys, tls_socket
 from router.xds.sequences import sequence_filter
 from router.xds.translation import if_translated, translation_filters, unless_streaming
+from router.xds.triton import withheld_headers
 
 STAT_PREFIX = "scoring"  # statistics are called http.scoring.…
 
@@ -156,7 +157,7 @@ def _no_tunnels() -> Any:
 
 def _without_internal_headers() -> Any:
     mutation = header_mutation_pb2.HeaderMutation(
-        mutations=[mutation_rules_pb2.HeaderMutation(remove=name) for name in _INTERNAL_HEADERS]
+        mutations=[mutation_rules_pb2.HeaderMutation(remove=name) for name in _INTERNAL_HEADERS] + withheld_headers()
     )
     return extension_pb2.TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation", typed_config=packed(mutation)

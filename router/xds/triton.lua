@@ -5,6 +5,15 @@
 -- It runs once for every attempt. The attempts of a request share its headers, not its body: an attempt must begin from
 -- the path that the route chose, and put back what a replica of ours needs after a Triton did not get it.
 
+-- What is known of the host of an attempt. In the chain of a deployment's own cluster: a table. In a shield's, whose
+-- hosts differ: nil, and their metadata tell.
+local OWN = @OWN@
+
+local function facts_of(served)
+  local model, number, version, limit, only = string.match(served, "^=([^|]+)|([^|]*)|([^|]*)|([^|]*)|([^|]*)")
+  return model and { model = model, number = number, version = version, limit = tonumber(limit), only = only }
+end
+
 -- Requests
 
 -- Waits, and what `handle` gave before is not valid afterwards: headers must be asked for again.
@@ -33,21 +42,27 @@ local function check_infer(handle)
   end
 end
 
+-- What is between the client and this gateway. And no reply may be compressed: it could not be given its names.
+local WITHHELD = { "@TOKEN_HEADER@", "authorization", "cookie", "azureml-model-deployment", "accept-encoding" }
+
 local HTTP_CALLS = { ["POST/infer"] = true, ["GET"] = true, ["GET/ready"] = true, ["GET/config"] = true, ["GET/stats"] = true }
 
 -- Returns the status and the words of a refusal, or nothing.
-local function for_triton(handle, served, path)
+local function for_triton(handle, facts, path)
   local headers = handle:headers()
-  local model, number = string.match(served, "^([^|]+)|([^|]*)|")
+  local model, number = facts.model, facts.number
   local rest = string.match(path, "^/v2/models/[^/]+/versions/[^/]+(.*)$") or string.match(path, "^/v2/models/[^/]+(.*)$")
   local method = rest and string.match(rest, "^/(Model%a+)$")
   if method then
     headers:replace(":path", "/@SERVICE@/" .. method)
     headers:replace("grpc-accept-encoding", "identity")
+    if OWN and method ~= "ModelInfer" then
+      handle:streamInfo():dynamicMetadata():set("@METADATA@", "method", method)
+    end
   end
   if method == "ModelStreamInfer" then
     headers:remove("content-length") -- of a chunk, from the attempt before
-    return pass_stream(handle, requests_of(served, path))
+    return pass_stream(handle, requests_of(facts, path))
   elseif method then
     local body, text = whole_body(handle)
     local message = translated_message(text, 1, #text, method, model, number)
@@ -55,7 +70,7 @@ local function for_triton(handle, served, path)
     handle:headers():replace("content-length", tostring(#message))
     return
   end
-  if sub(served, -5) == "|grpc" then
+  if facts.only == "grpc" then
     return "501", "@GRPC_ONLY@"
   elseif not rest or not HTTP_CALLS[headers:get(":method") .. rest] then
     return "404", "no such call"
@@ -74,9 +89,12 @@ function envoy_on_request(handle)
     path = headers:get(":path")
     headers:add("@ROUTED_PATH@", path)
   end
-  local served = sub(headers:get("@UPSTREAM@"), 2)
-  headers:remove("@UPSTREAM@")
-  if served == "" then
+  local facts = OWN
+  if not facts then
+    facts = facts_of(headers:get("@UPSTREAM@"))
+    headers:remove("@UPSTREAM@")
+  end
+  if not facts then
     headers:replace(":path", path)
     headers:replace("@TOKEN_HEADER@", "@TOKEN@")
     if is_again and headers:get("@STREAM@") then
@@ -89,9 +107,10 @@ function envoy_on_request(handle)
     end
     return
   end
-  headers:remove("@TOKEN_HEADER@")
-  headers:remove("accept-encoding") -- a compressed reply could not be given its names
-  local is_fine, status, text = pcall(for_triton, handle, served, path)
+  for _, name in ipairs(WITHHELD) do
+    headers:remove(name)
+  end
+  local is_fine, status, text = pcall(for_triton, handle, facts, path)
   if not is_fine then
     local refusal = as_refusal(status)
     status, text = refusal.status, refusal.text
@@ -152,27 +171,40 @@ local function judged(handle, status)
   end
 end
 
+-- Whom this reply is of, and which method it answers; nil over HTTP.
+local function answered(handle, headers)
+  if OWN then
+    local noted = OWN.is_grpc and handle:streamInfo():dynamicMetadata():get("@METADATA@")
+    return OWN, OWN.endpoint, OWN.is_grpc and (noted and noted.method or "ModelInfer") or nil
+  end
+  local said = headers:get("@UPSTREAM@") or ""
+  headers:remove("@UPSTREAM@")
+  local endpoint, called = string.match(said, "|/v2/models/([^/|]+)[^|]*|(.*)$")
+  return facts_of(said), endpoint, called and string.match(called, "^/@SERVICE@/(%a+)$")
+end
+
 function envoy_on_response(handle)
   local headers = handle:headers()
-  local model, version, endpoint, called =
-    string.match(headers:get("@UPSTREAM@") or "", "^=([^|]+)|[^|]*|([^|]*)|[^|]*|[^|]*|/v2/models/([^/]+)[^|]*|(.*)$")
-  headers:remove("@UPSTREAM@")
-  if not model then
+  local facts, endpoint, method = answered(handle, headers)
+  if not facts then
     return
   end
-  local method = string.match(called, "^/@SERVICE@/(%a+)$")
   local failure = method and headers:get("grpc-status") or headers:get(":status")
   if failure and failure ~= "0" and failure ~= "200" then
     return judged(handle, not method and failure or nil)
   end
   if method == "ModelStreamInfer" then
-    return pass_stream(handle, replies_of(endpoint, version))
+    return pass_stream(handle, replies_of(endpoint, facts.version))
+  end
+  if facts.is_same then
+    return
   end
   local body, text = whole_body(handle)
   if text == "" then
     return
   end
-  local changed = method and renamed_message(text, method, endpoint, version) or renamed_json(text, model, endpoint, version)
+  local changed = method and renamed_message(text, method, endpoint, facts.version)
+    or renamed_json(text, facts.model, endpoint, facts.version)
   headers = handle:headers()
   if not method and headers:get("inference-header-content-length") then
     local length = tonumber(headers:get("inference-header-content-length"))

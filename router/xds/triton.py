@@ -52,10 +52,6 @@ from router.xds.resources import packed
 _METADATA = "crossfade.triton"
 _SERVED = f"=%UPSTREAM_METADATA({_METADATA}:served)%"
 
-# Whom Triton would obey (its restricted APIs), and what is between the client and this gateway.
-_WITHHELD = ("authorization", "cookie", "azureml-model-deployment")
-_WITHHELD_PREFIXES = ("triton-",)
-
 # In this order: each leans on those before it.
 _SCRIPTS = ("triton_reading", "triton_checks", "triton_streams", "triton")
 
@@ -63,45 +59,58 @@ _COMPRESSED = "this deployment takes a request as it is, or compressed with gzip
 _GRPC_ONLY = "this deployment answers gRPC alone: its Tritons have TLS, which Triton's HTTP port has not"
 
 
-def upstream_filters(gateway: Gateway) -> list[Any]:
-    """For every cluster whose hosts can be Tritons."""
+def own_filters(endpoint: str, upstream: Upstream, gateway: Gateway, *, is_grpc_port: bool) -> list[Any]:
+    """For a cluster of one deployment: all that there is to know of its hosts is in the script."""
+    model, number, version, limit, only = _facts(upstream)
+    facts = {"model": model, "number": number, "version": version, "only": only, "endpoint": endpoint}
+    flags = {"is_grpc": is_grpc_port, "is_same": (model, number) == (endpoint, version)}
+    table = [f'{name} = "{text}"' for name, text in facts.items()]
+    table += [f"{name} = {str(flag).lower()}" for name, flag in flags.items()]
+    return [_lua(gateway, f"{{ limit = {limit}, {', '.join(table)} }}"), _codec()]
+
+
+def shield_filters(gateway: Gateway) -> list[Any]:
+    """For a cluster whose hosts can be Tritons: what each is asked for is in its metadata."""
     asked = f"{_SERVED}|%REQ({ROUTED_PATH_HEADER})%|%REQ(:path)%"
     return [
-        _mutation("crossfade.served", request=[*_withheld(), _set(UPSTREAM_HEADER, _SERVED)]),
-        hcm_pb2.HttpFilter(
-            name="crossfade.triton",
-            typed_config=packed(
-                lua_pb2.Lua(default_source_code=base_pb2.DataSource(inline_string=_script(gateway.token)))
-            ),
-        ),
+        _mutation("crossfade.served", request=[_set(UPSTREAM_HEADER, _SERVED)]),
+        _lua(gateway, "nil"),
         _mutation("crossfade.answered", response=[_set(UPSTREAM_HEADER, asked)]),
-        hcm_pb2.HttpFilter(
-            name="envoy.filters.http.upstream_codec", typed_config=packed(upstream_codec_pb2.UpstreamCodec())
-        ),
+        _codec(),
     ]
 
 
-def _withheld() -> list[Any]:
+def withheld_headers() -> list[Any]:
+    """Whom Triton would obey (its restricted APIs), which nobody else reads."""
     mutation = mutation_rules_pb2.HeaderMutation
-    prefixes = [
-        mutation(
-            remove_on_match=mutation.RemoveOnMatch(
-                key_matcher=string_pb2.StringMatcher(prefix=prefix, ignore_case=True)
-            )
-        )
-        for prefix in _WITHHELD_PREFIXES
-    ]
-    return [mutation(remove=name) for name in _WITHHELD] + prefixes
+    matcher = string_pb2.StringMatcher(prefix="triton-", ignore_case=True)
+    return [mutation(remove_on_match=mutation.RemoveOnMatch(key_matcher=matcher))]
+
+
+def _lua(gateway: Gateway, own: str) -> Any:
+    script = base_pb2.DataSource(inline_string=_script(gateway.token).replace("@OWN@", own))
+    return hcm_pb2.HttpFilter(name="crossfade.triton", typed_config=packed(lua_pb2.Lua(default_source_code=script)))
+
+
+def _codec() -> Any:
+    codec = upstream_codec_pb2.UpstreamCodec()
+    return hcm_pb2.HttpFilter(name="envoy.filters.http.upstream_codec", typed_config=packed(codec))
+
+
+def _facts(upstream: Upstream) -> tuple[str, str, str, str, str]:
+    """What it is asked for, how that is called in front, how large a message may be, and what else it must be.
+
+    All of narrow alphabets, in which there is neither a bar nor a quote.
+    """
+    assert upstream.triton is not None
+    number, only = str(upstream.triton.version or ""), "grpc" if upstream.is_grpc_only else ""
+    return upstream.triton.model, number, upstream.model_version, str(upstream.max_request_bytes), only
 
 
 def served_metadata(upstream: Upstream) -> Any:
     """By which a host is known as a Triton: what it is asked for, and how that is called in front."""
-    assert upstream.triton is not None
     served = Struct()
-    number = str(upstream.triton.version or "")
-    only = "grpc" if upstream.is_grpc_only else ""
-    facts = (upstream.triton.model, number, upstream.model_version, str(upstream.max_request_bytes), only)
-    served.update({"served": "|".join(facts)})
+    served.update({"served": "|".join(_facts(upstream))})
     return base_pb2.Metadata(filter_metadata={_METADATA: served})
 
 
@@ -156,6 +165,7 @@ def _script(token: str) -> str:
     for mark, text in {
         "@COMPRESSED@": _COMPRESSED,
         "@GRPC_ONLY@": _GRPC_ONLY,
+        "@METADATA@": _METADATA,
         "@RETRY_HEADER@": RETRY_HEADER,
         "@ROUTED_PATH@": ROUTED_PATH_HEADER,
         "@SERVICE@": SERVICE,

@@ -24,6 +24,10 @@ end
 -- JSON. Whatever is not certain is refused.
 
 local function past_space(text, at)
+  local first = byte(text, at)
+  if first and first > 32 then
+    return at -- nearly always, and looking for a pattern takes a tenth of a microsecond
+  end
   local _, stop = find(text, "^[ \t\r\n]*", at)
   return stop + 1
 end

@@ -83,16 +83,15 @@ local function refusal_on_stream(reason, id)
   return framed(as_field(1, REFUSES .. reason) .. (id ~= "" and as_field(3, id) or ""))
 end
 
-local function requests_of(served, path)
-  local model, number, version, limit = string.match(served, "^([^|]+)|([^|]*)|([^|]*)|(%d+)|")
+local function requests_of(facts, path)
   local endpoint = string.match(path, "^/v2/models/([^/]+)")
-  return by_messages(tonumber(limit), function(text, from, to)
+  return by_messages(facts.limit, function(text, from, to)
     if not text then
-      return refusal_on_stream("a message is larger than the " .. limit .. " bytes that the endpoint accepts", "")
+      return refusal_on_stream("a message is larger than the " .. facts.limit .. " bytes that the endpoint accepts", "")
     end
     local is_fine, message = pcall(function()
-      local translated = translated_message(text, from, to, "ModelInfer", model, number)
-      check_names(text, from, to, endpoint, version)
+      local translated = translated_message(text, from, to, "ModelInfer", facts.model, facts.number)
+      check_names(text, from, to, endpoint, facts.version)
       return translated
     end)
     return is_fine and message or refusal_on_stream(as_refusal(message).text, id_of(text, from, to))
