@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
-from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from router.domain.routing import Shield, TritonAddress, UnixAddress, Upstream
+from router.domain.triton import RunningTriton, TritonServer
 from tests.envoy.data_plane import DataPlane
 from tests.envoy.test_meter import counted
 from tests.envoy.waiting import DEADLINE_S, eventually
@@ -204,6 +207,66 @@ async def test_a_triton_that_is_killed_ends_its_streams_and_the_next_one_goes_to
     with contextlib.suppress(grpc.aio.AioRpcError):
         assert await call.read() is grpc.aio.EOF
     assert await call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
+
+
+async def _is_well(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+    writer.close()
+
+
+async def _hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """When it has got a message."""
+    with contextlib.suppress(ConnectionError):
+        received = b""
+        while b"rescued" not in received and (content := await reader.read(65536)):
+            received += content
+    writer.close()
+
+
+async def test_a_stream_that_a_triton_lost_is_answered_by_a_replica_in_its_own_words(
+    plane: DataPlane, stub: Stub
+) -> None:
+    path = plane.folder / "rescuer"
+    replica = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.envoy.stream_replica", str(path), "rescued"
+    )
+    try:
+        await eventually(path.exists)
+        async with (
+            await asyncio.start_server(_is_well, "127.0.0.1") as well,
+            await asyncio.start_server(_hangs_up, "127.0.0.1") as lost,
+        ):
+            http, grpc_port = (one.sockets[0].getsockname()[1] for one in (well, lost))
+            server = TritonServer("127.0.0.1", http, grpc_port)
+            blue = Upstream("blue", "1", (UnixAddress(str(path)),), 5000, 1000, MAX_BYTES)
+            green = Upstream(
+                "green",
+                "1",
+                (TritonAddress("127.0.0.1", http, grpc_port),),
+                5000,
+                1000,
+                MAX_BYTES,
+                triton=RunningTriton((server,), "rescued"),
+            )
+            shield = Shield("green", "blue")
+            await plane.endpoint("rescued", blue, green, traffic={"green": 100}, shield=shield)
+            message = service_pb2.ModelInferRequest(model_name="rescued", id="1")
+            message.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+            message.raw_input_contents.append(np.array([[1.5, 2.5]], np.float32).tobytes())
+            for _ in range(3):
+                call = stub.ModelStreamInfer(timeout=DEADLINE_S)
+                for _ in range(2):
+                    await call.write(message)
+                    response = await call.read()
+                    assert (response.error_message, response.infer_response.id) == ("", "1")
+                await call.done_writing()
+                assert await call.read() is grpc.aio.EOF
+                assert dict(await call.initial_metadata())["x-crossfade-deployment"] == "blue"
+    finally:
+        replica.kill()
+        await replica.wait()
 
 
 async def test_a_client_that_goes_away_leaves_nothing_under_way(plane: DataPlane, server: Triton, stub: Stub) -> None:
