@@ -34,7 +34,7 @@ _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    # Envoy pings every 10 s (bootstrap.py). A server that is counting ends the connection after the fourth one in a row.
+    # Envoy pings every 10 s (bootstrap.py). A server that counts them ends the connection after the fourth in a row.
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),

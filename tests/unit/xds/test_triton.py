@@ -11,11 +11,13 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.clusters.aggregate.v3 import cluster_pb2 as aggregate_pb2
 from envoy.extensions.filters.http.header_mutation.v3.header_mutation_pb2 import HeaderMutationPerRoute
+from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
 from router.domain.routing import Routing, Shield, Upstream
 from router.domain.tls import ClientTrust
+from router.domain.triton import RunningTriton, TritonServer
 from router.domain.triton_tls import TritonTls
 from router.xds.clusters import HTTP_OPTIONS
 from router.xds.names import CLUSTER, ENDPOINTS, ROUTES, SECRET, Key, deployment_of_cluster, group_of
@@ -25,6 +27,7 @@ from router.xds.upstream_tls import upstream_secret_keys, upstream_trust_secret
 from tests.unit.xds.world import GATEWAY, routing, triton, upstream
 
 GREEN = triton("green", "10.0.0.1", "10.0.0.2")
+SERVERS = (TritonServer("10.0.0.1"), TritonServer("10.0.0.2"))
 
 
 def built(wanted: Routing, kind: str, name: str, message: Any) -> Any:
@@ -129,6 +132,28 @@ def test_a_shield_has_a_cluster_for_each_protocol_with_the_filters_of_a_triton(
         assert len(options(message).http_filters) == 4
         assert deployment_of_cluster(name) == ("fraud", "green")
         assert group_of(Key(CLUSTER, name)) == "fraud"
+
+
+@pytest.mark.parametrize(
+    ("name", "green", "facts"),
+    [
+        ("fraud/green", GREEN, ('endpoint = "fraud"', 'model = "fraud_v2"', "is_grpc = false", "is_same = false")),
+        ("fraud/green+grpc", GREEN, ("is_grpc = true", 'number = "3"', "limit = 1048576")),
+        (
+            "fraud/green",
+            replace(GREEN, model_version="3", triton=RunningTriton(SERVERS, "fraud", 3)),
+            ("is_same = true",),
+        ),
+    ],
+)
+def test_a_cluster_of_one_deployment_has_all_that_is_known_of_its_hosts_in_its_script(
+    name: str, green: Upstream, facts: tuple[str, ...]
+) -> None:
+    script, codec = options(cluster(routing("fraud", green), name)).http_filters
+    source = lua_pb2.Lua.FromString(script.typed_config.value).default_source_code.inline_string
+    (line,) = [line for line in source.splitlines() if line.startswith("local OWN")]
+    assert all(fact in line for fact in facts), line
+    assert codec.name == "envoy.filters.http.upstream_codec"
 
 
 def test_replicas_of_ours_pass_no_filter_of_a_triton() -> None:
