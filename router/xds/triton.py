@@ -2,13 +2,14 @@
 
 A Triton has a port for each protocol, so such a deployment has two clusters: HTTP/1.1, and HTTP/2 for gRPC.
 
-Between the router and each Triton stands a chain of upstream filters (`upstream_filters`), the heart of which is
-triton.lua. It runs after the host of an attempt is chosen, so the same request can go to a Triton in one attempt and to
-a replica of ours in the next (a shield), each in its own words. The host's metadata say whether it is a Triton, and
-what it calls the model. The script
+Between the router and each Triton stands a chain of upstream filters, the heart of which is triton.lua. It runs after
+the host of an attempt is chosen, so the same request can go to a Triton in one attempt and to a replica of ours in the
+next (a shield), each in its own words. In a deployment's own cluster the script knows what it calls the model
+(`own_filters`); in a shield's, the host's metadata say whether it is a Triton, and which (`shield_filters`). The script
 
 - puts Triton's name and version of the model into the path, or into the gRPC message
-- puts the endpoint's name and the deployment's version into the reply
+- puts the endpoint's name and the deployment's version into the reply, unless they are Triton's own
+- does both for every message of a stream
 - refuses what crashes Triton or what Triton would misread; a client's mistake is never its failure
 - lets through what scores or describes the model, and nothing else
 
