@@ -54,7 +54,11 @@ compare: setup-dev ## measure beside other model servers and ONNX Runtime alone 
 	@$(BIN)/python -m benchmarks.compare
 
 audit: $(filter .uv/bin/uv,$(UV)) ## look up every locked package among the known vulnerabilities (asks osv.dev; fails when one is there)
-	@$(UV) audit --frozen --quiet $(addprefix --service-url ,$(AUDIT_URL))
+	@$(UV) audit --frozen --quiet $(addprefix --service-url ,$(AUDIT_URL)) || { code=$$?; \
+	  if [ $$code -eq 1 ]; then echo "audit: raise the packages above in pyproject.toml, then: uv lock" >&2; \
+	  else echo "audit: nothing was looked up. Run it where $(or $(AUDIT_URL),https://api.osv.dev) answers: from a host that" \
+	    "may reach it, through a proxy (HTTPS_PROXY=...), or at a mirror of it (make audit AUDIT_URL=https://...)" >&2; fi; \
+	  exit $$code; }
 
 format: setup-dev ## format the code
 	@$(BIN)/ruff format .

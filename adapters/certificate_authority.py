@@ -56,12 +56,21 @@ def read_authority(certificate: Path, key: Path) -> Authority:
 
 
 def issued(
-    authority: Authority, names: Sequence[str], now: datetime, *, is_client: bool = False, days: int = LEAF_DAYS
+    authority: Authority,
+    names: Sequence[str],
+    now: datetime,
+    *,
+    is_client: bool = False,
+    days: int = LEAF_DAYS,
+    serial: int = 0,
 ) -> tuple[bytes, bytes]:
-    """A certificate and its key, as PEM. `names`: DNS names, IP addresses, and URIs such as spiffe://bank/app."""
+    """A certificate and its key, as PEM. `names`: DNS names, IP addresses, and URIs such as spiffe://bank/app.
+
+    `serial`: its number, which this CA has given to nobody else; 0: a random one.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
-    builder = _builder(subject, authority.certificate.subject, key, now, days)
+    builder = _builder(subject, authority.certificate.subject, key, now, days, serial)
     purpose = ExtendedKeyUsageOID.CLIENT_AUTH if is_client else ExtendedKeyUsageOID.SERVER_AUTH
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
     for extension, is_critical in (
@@ -99,14 +108,19 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, now: datetime, days: int
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    now: datetime,
+    days: int,
+    serial: int = 0,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial or x509.random_serial_number())
         .not_valid_before(now - _CLOCKS_DIFFER)
         .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

@@ -61,15 +61,16 @@ def read_trust(authorities: str, revocations: str) -> ClientTrust:
         return ClientTrust(bundle)
     lists = _read(revocations)
     try:
-        found = {_revocation_list(part).issuer for part in _pem_parts(lists, b"X509 CRL")}
+        found = {item.issuer: item for item in map(_revocation_list, _pem_parts(lists, b"X509 CRL"))}
     except ValueError:
         raise BadCertificate(f"{revocations} holds a revocation list that cannot be read") from None
-    if missing := issuers - found:
+    if missing := issuers - found.keys():
         names = ", ".join(sorted(name.rfc4514_string() for name in missing))
         raise BadCertificate(
             f"{revocations} has no revocation list of {names}: without it, none of its clients gets in"
         )
-    return ClientTrust(bundle, lists)
+    revoked = frozenset(entry.serial_number for item in found.values() for entry in item)
+    return ClientTrust(bundle, lists, revoked)
 
 
 def facts_of(certificate: x509.Certificate) -> CertificateFacts:

@@ -1,4 +1,8 @@
-"""Where models came from and what they were used for: a file of one JSON object a line, appended and synced."""
+"""Where models came from and what they were used for: a file of one JSON object a line, appended and synced.
+
+A year of watching a model that is trained every hour does not make it grow without end: now and then what tells nothing
+any more is left out, and the file is written anew, whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,10 @@ from pathlib import Path
 
 from router.domain import plain
 from router.domain.errors import Invalid, StoreFailed
-from router.domain.provenance import History, Record
+from router.domain.provenance import History, Record, essential
+from router.private_files import write_private
+
+_THINNED_FROM = 1000  # records
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,7 @@ class ModelRecords:
         self._path = path
         self._lock = asyncio.Lock()
         self._history = self._read()
+        self._most = _THINNED_FROM
 
     @property
     def history(self) -> History:
@@ -36,8 +44,10 @@ class ModelRecords:
 
     async def append(self, record: Record) -> None:
         async with self._lock:
-            await asyncio.to_thread(self._write, json.dumps(plain.to_plain(_Line(record))["record"]))
+            await asyncio.to_thread(self._write, _line(record))
             self._history = self._history.with_(record)
+            if len(self._history.records) > self._most:
+                await asyncio.to_thread(self._thin_out)
 
     def _write(self, line: str) -> None:
         try:
@@ -51,6 +61,15 @@ class ModelRecords:
                 os.fsync(file.fileno())
         except OSError as error:
             raise StoreFailed(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def _thin_out(self) -> None:
+        left = essential(self._history.records)
+        try:
+            write_private(self._path, "".join(f"{_line(record)}\n" for record in left).encode())
+        except OSError as error:
+            raise StoreFailed(f"{self._path} cannot be written: {error.strerror}") from error
+        self._history = History(left)
+        self._most = max(_THINNED_FROM, 2 * len(left))
 
     def _read(self) -> History:
         try:
@@ -70,3 +89,7 @@ class ModelRecords:
             except Invalid as error:
                 raise StoreFailed(f"{self._path} holds a record that this version cannot read: {error}") from error
         return History(tuple(records))
+
+
+def _line(record: Record) -> str:
+    return json.dumps(plain.to_plain(_Line(record))["record"])

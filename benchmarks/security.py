@@ -1,34 +1,25 @@
 """What TLS and a key cost: two gateways with the same tiny model side by side, one open in plain text, one with both.
+And what it costs callers when keys and certificates are replaced under load.
 
 python -m benchmarks.security [--quick]. Both write their access logs. Exit code 1 when the bar is missed.
 """
 
 from __future__ import annotations
 
-import json
-import ssl
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-
-import httpx
 
 from benchmarks import sections
-from benchmarks.crossfade import ENDPOINT, PATH_KINDS, crossfade, deployment, endpoint
+from benchmarks.crossfade import ENDPOINT, crossfade, deployment, endpoint
 from benchmarks.load import http_load
 from benchmarks.models import tiny_mlp
-from benchmarks.payloads import Payload, payload_for
-from benchmarks.processes import Child, DidNotStart, free_port
+from benchmarks.payloads import payload_for
 from benchmarks.report import Row
+from benchmarks.rotations import certificate_rotations, key_rotations
 from benchmarks.sections import Bench, Section
-from benchmarks.servers import START_TIMEOUT_S, Server
+from benchmarks.secured import secured
 from benchmarks.throughput import Contender, Pair, in_turns, numbers
-from router.client import AdminClient
-from router.tls_folder import TlsFolder
 
 CONNECTIONS = 32
 BAR = 0.85
@@ -41,9 +32,10 @@ class Settings:
 
     rounds: int = 7
     turn_s: int = 3
+    rotations: int = 100
 
 
-QUICK = Settings(rounds=3, turn_s=2)
+QUICK = Settings(rounds=3, turn_s=2, rotations=10)
 
 
 def throughput(bench: Bench[Settings]) -> list[Row]:
@@ -58,12 +50,13 @@ def throughput(bench: Bench[Settings]) -> list[Row]:
     tls_folder.mkdir()
     with (
         crossfade(plain_folder, documents, payload) as plain,
-        _secured(tls_folder, [documents[0] | {"auth_mode": "key"}, documents[1]], payload) as (server, url, key),
+        secured(tls_folder, [documents[0] | {"auth_mode": "key"}, documents[1]], payload) as gateway,
     ):
         headers = payload.json.headers
+        with_key = {**headers, "x-api-key": gateway.key}
         contenders = [
             Contender.on(plain.server, OPEN, partial(http_load, plain.url, [body], headers, CONNECTIONS)),
-            Contender.on(server, SECURED, partial(http_load, url, [body], {**headers, "x-api-key": key}, CONNECTIONS)),
+            Contender.on(gateway.server, SECURED, partial(http_load, gateway.url, [body], with_key, CONNECTIONS)),
         ]
         samples = in_turns(contenders, bench.settings.rounds, bench.settings.turn_s)
     pair = Pair.of(samples[SECURED], samples[OPEN])
@@ -83,33 +76,18 @@ def throughput(bench: Bench[Settings]) -> list[Row]:
     ]
 
 
-@contextmanager
-def _secured(folder: Path, documents: list[dict[str, object]], payload: Payload) -> Iterator[tuple[Server, str, str]]:
-    """`crossfade up` with a certificate of its own: the server, where it scores, and a key."""
-    program, data_dir, spec = str(Path(sys.executable).with_name("crossfade")), folder / "data", folder / "spec.yaml"
-    spec.write_text("\n---\n".join(json.dumps(document) for document in documents))
-    subprocess.run([program, "tls", "init", "--data-dir", str(data_dir)], check=True, capture_output=True)
-    ports = {name: free_port() for name in ("http", "grpc", "metrics", "admin")}
-    options = [f"--{name}-port={port}" for name, port in ports.items()]
-    command = [program, "up", "-f", str(spec), "--data-dir", str(data_dir), *options]
-    log = folder / "crossfade.log"
-    child = Child("crossfade with TLS", command, log)
-    try:
-        started_in_s = child.wait_until(lambda: "Ctrl-C stops" in log.read_text(), START_TIMEOUT_S)
-        with AdminClient(f"http://127.0.0.1:{ports['admin']}", (data_dir / "admin.token").read_text().strip()) as admin:
-            key = str(admin.create_key(ENDPOINT)["key"])
-        url = f"https://127.0.0.1:{ports['http']}/v2/models/{ENDPOINT}/infer"
-        trusted = ssl.create_default_context(cafile=TlsFolder.of(data_dir).authority)
-        answer = httpx.post(url, content=payload.body, headers={"x-api-key": key}, verify=trusted)
-        if answer.status_code != 200:
-            raise DidNotStart(f"{url} answers {answer.status_code}: {answer.text}")
-        payload.check_json(answer.content)
-        yield Server(child, PATH_KINDS, started_in_s), url, key
-    finally:
-        child.stop()
+def rotations(bench: Bench[Settings]) -> list[Row]:
+    """Of keys and of certificates, under load."""
+    model = bench.folder / "mlp.onnx"
+    tiny_mlp(model)
+    payload = payload_for(model, ENDPOINT)
+    documents = [endpoint(ENDPOINT, {"blue": 100}) | {"auth_mode": "key"}, deployment(ENDPOINT, "blue", model, cpu=1)]
+    with secured(bench.folder, documents, payload) as gateway:
+        certificates = certificate_rotations(gateway, payload.body, bench.settings.rotations)
+        return [key_rotations(gateway, payload.body, bench.settings.rotations), certificates]
 
 
-SECTIONS: dict[str, Section] = {"throughput": throughput}
+SECTIONS: dict[str, Section] = {"throughput": throughput, "rotations": rotations}
 
 
 def main() -> int:

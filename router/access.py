@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ ROOT = "root"  # the name of the token in <data-dir>/admin.token
 _WINDOW = timedelta(minutes=1)
 _FAILURES_PER_WINDOW = 10
 _MAX_SOURCES = 1000
+_TOLD_PER_WINDOW = 100
 
 
 class TokenStore(Protocol):
@@ -78,25 +80,49 @@ class Access:
 
 class FailedLogins:
     """Counts calls without a valid token, by address. A valid token is never kept out by what others at its address do:
-    256 bits cannot be guessed, so this only keeps logs and processors free."""
+    256 bits cannot be guessed, so this only keeps logs and processors free.
+
+    Who has one IPv6 address has its whole /64, so that counts as one. However many addresses there are, the audit log
+    gets no more than `_TOLD_PER_WINDOW` lines of them.
+    """
 
     def __init__(self) -> None:
         self._windows: dict[str, tuple[datetime, int]] = {}
+        self._telling: tuple[datetime, int] | None = None
 
     def note(self, source: str, now: datetime) -> tuple[int, bool]:
-        """Returns how many seconds to wait (0: not too often yet), and whether this is the first of its window."""
-        began, count = self._windows.get(source, (now, 0))
+        """Returns how many seconds to wait (0: not too often yet), and whether the audit log is to tell of it."""
+        network = _network(source)
+        began, count = self._windows.get(network, (now, 0))
         if now - began >= _WINDOW:
             began, count = now, 0
-        if source not in self._windows and len(self._windows) >= _MAX_SOURCES:
+        if network not in self._windows and len(self._windows) >= _MAX_SOURCES:
             del self._windows[next(iter(self._windows))]  # the one that has been known longest
-        self._windows[source] = (began, count + 1)
+        self._windows[network] = (began, count + 1)
         wait_s = math.ceil((began + _WINDOW - now).total_seconds()) if count >= _FAILURES_PER_WINDOW else 0
-        return wait_s, count == 0
+        return wait_s, count == 0 and self._is_told(now)
+
+    def _is_told(self, now: datetime) -> bool:
+        began, told = self._telling or (now, 0)
+        if now - began >= _WINDOW:
+            began, told = now, 0
+        self._telling = (began, told + 1)
+        return told < _TOLD_PER_WINDOW
 
     def record(self, source: str, now: datetime) -> Record:
         """The line of the audit log that tells of the first failure of a window."""
         return Record(now, source, "login_refused", "admin API", "no valid token; more within a minute are not listed")
+
+
+def _network(source: str) -> str:
+    """What counts as one source."""
+    try:
+        address = ipaddress.ip_address(source.partition("%")[0])
+    except ValueError:  # no network was involved
+        return source
+    if isinstance(address, ipaddress.IPv4Address) or address.ipv4_mapped:
+        return str(address)
+    return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 def _in_words(token: Token) -> str:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from router.domain.tls import CertificateStatus
+from router.domain.tokens import KeySetStatus
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton_report import TritonReport
 from router.ports import ProxyStatus
@@ -138,6 +139,7 @@ class GatewayInfo:
     proxies: tuple[ProxyStatus, ...]
     ray: RayStatus
     certificates: tuple[CertificateStatus, ...] = ()
+    key_sets: tuple[KeySetStatus, ...] = ()
 
 
 class Gateway(Protocol):

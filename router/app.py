@@ -13,11 +13,11 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-import uvicorn
 import uvloop
 
 from adapters.certificates import PemFiles
 from adapters.http_exchange import HttpExchange
+from adapters.key_sets import ProviderKeys
 from adapters.lookout import ConnectionLookout
 from adapters.model_archives import ArchiveDisk
 from adapters.model_cache import ModelCache
@@ -25,6 +25,7 @@ from adapters.model_records import ModelRecords
 from adapters.ray.logs import ReplicaLogs
 from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_access import SqliteAccess
+from adapters.sqlite_key_sets import SqliteKeySets
 from adapters.sqlite_keys import SqliteKeys
 from adapters.sqlite_store import SqliteStore
 from adapters.sqlite_watches import SqliteWatches
@@ -34,17 +35,20 @@ from adapters.triton.statistics import TritonStatisticsClient
 from adapters.webhooks import Webhooks
 from router.access import Access
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
+from router.admin_server import AdminServer
 from router.agreement.collector import Agreement
 from router.agreement.metrics import agreement_metrics
 from router.api import Services, create_app
 from router.api.oversight import Oversight
-from router.assembly import admission, measurer_over, model_sources, runtime_of
+from router.assembly import admission, live_tls, measurer_over, model_sources, runtime_of
 from router.certificates import Certificates, certificate_metrics
 from router.commits import Commits
-from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, LOOPBACK, GatewayConfig, kept_secret, reachable
+from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, GatewayConfig, kept_secret, reachable
 from router.desired import Desired
 from router.domain.errors import Invalid, StoreFailed
+from router.domain.tls import CertificateFiles, CertificateStatus
 from router.events import EventLog
+from router.key_sets import KeySets, key_set_metrics
 from router.keys import Keys
 from router.metrics import MetricsPage, gateway_metrics
 from router.models.approving import GatedModels
@@ -114,7 +118,9 @@ class ControlPlane:
                 redirect_port=config.ports.redirect_http,
             )
         )
-        self.certificates = Certificates(config.tls, PemFiles(), self.xds, self.events) if config.tls else None
+        self.admin_tls, self.metrics_tls = (live_tls(port, self.events) for port in (config.admin, config.metrics))
+        scoring = (Certificates(config.tls, PemFiles(), self.xds, self.events),) if config.tls else ()
+        self.certificates = (*scoring, *self.admin_tls.certificates, *self.metrics_tls.certificates)
         self.meter = AttemptMeter()
         self.waiting_room = WaitingRoom(config.waiting_room_dir, config.gateway_token)
         self.reconciler = Reconciler(
@@ -190,6 +196,9 @@ class ControlPlane:
             )
         )
         self.keys = Keys(commits, SqliteKeys(self.store), self.reconciler, self.xds)
+        self.key_sets = KeySets(
+            self.desired, ProviderKeys(self.transport), SqliteKeySets(self.store), self.reconciler, self.events
+        )
         replica_metrics = ReplicaMetrics(config.gateway_token, lambda: self.reconciler.replicas)
         self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics, replica_metrics.gather)
 
@@ -206,25 +215,15 @@ class ControlPlane:
         )
         metrics = Listener(self.metrics.handler(), token=b"", max_body_bytes=_MAX_SERVER_BODY_BYTES)
         await server_calls.open_unix(str(config.server_socket))
-        if self.certificates is not None:
-            self.certificates.look()
+        for certificates in self.certificates:
+            certificates.look()
         self.tritons.look_at_certificates(self.tritons.wanted().values())
         await self.reconciler.start_routing()
         self.tritons.restore(self.reconciler.tritons)
         await self.xds.start(str(config.xds_socket), reports_service(self.meter.take))
         self.xds.release()
-        await metrics.open_tcp(config.bind, config.ports.metrics)
-        admin = uvicorn.Server(
-            uvicorn.Config(
-                create_app(self._services()),
-                host=LOOPBACK,
-                port=config.ports.admin,
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=1,
-            )
-        )
+        await metrics.open_tcp(config.metrics.bind, config.ports.metrics, self.metrics_tls.context)
+        admin = AdminServer(create_app(self._services()), config, self.admin_tls.context)
         serving = _named(admin.serve(), "admin API")
         reconciling = _named(self._run_reconciler(), "reconciler")
         rolling = _named(self.rollouts.run(), "rollouts")
@@ -234,9 +233,9 @@ class ControlPlane:
         asking = _named(self.tritons.run(self.reconciler.status_changed), "tritons")
         watching = _named(self.watcher.run(), "watcher")
         counting = _named(self.triton_reports.run(), "statistics of tritons")
-        vital = {rolling, comparing, asking, watching, counting}
-        if self.certificates is not None:
-            vital.add(_named(self.certificates.run(), "certificates"))
+        trusting = _named(self.key_sets.run(), "key sets")
+        vital = {rolling, comparing, asking, watching, counting, trusting}
+        vital.update(_named(certificates.run(), "certificates") for certificates in self.certificates)
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({serving, reconciling, *vital, stopped}, return_when=asyncio.FIRST_COMPLETED)
         code = 0
@@ -249,7 +248,7 @@ class ControlPlane:
             reconciling.result()
             code = EXIT_RAY_LOST
             await asyncio.sleep(_LAST_WORDS_S)
-        admin.should_exit = True
+        admin.stop()
         reconciling.cancel()
         behind = (*vital, telling, recovering)
         for background in behind:
@@ -299,13 +298,22 @@ class ControlPlane:
             ),
             proxies=self.xds.proxies(),
             ray=self._ray_status(),
-            certificates=self.certificates.status() if self.certificates else (),
+            certificates=self._certificate_status(),
+            key_sets=self.key_sets.status(),
         )
 
     def _told(self, entry: Entry) -> tuple[str, ...]:
         """The URLs that are told of what a rollout does."""
         rollouts = self.desired.rollouts(entry.endpoint)
         return next((rollout.policy.notify for rollout in rollouts if rollout.id == entry.rollout_id), ())
+
+    def _certificate_status(self) -> tuple[CertificateStatus, ...]:
+        """Of each file one line, though ports may share it; one that refuses it is the one to know of."""
+        found: dict[CertificateFiles, CertificateStatus] = {}
+        for status in (status for certificates in self.certificates for status in certificates.status()):
+            if status.files not in found or status.refused:
+                found[status.files] = status
+        return tuple(found.values())
 
     def _ray_status(self) -> RayStatus:
         return self.reconciler.ray_status()
@@ -326,9 +334,8 @@ class ControlPlane:
         return "".join(
             (
                 gateway,
-                certificate_metrics(
-                    (*(self.certificates.status() if self.certificates else ()), *self.triton_certificates.status())
-                ),
+                certificate_metrics((*self._certificate_status(), *self.triton_certificates.status())),
+                key_set_metrics(self.key_sets.status()),
                 agreement_metrics(self.agreement.all_pairs()),
                 freshness_metrics(self.catalogue.asked()),
                 watch_metrics(self.watcher.standings()),
@@ -345,10 +352,16 @@ def _named(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None
     return asyncio.create_task(coroutine, name=name)
 
 
+def _log_our_own() -> None:
+    """Libraries say what goes wrong, and no more: HTTP clients log every URL, and a webhook's may be a secret."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for name in ("adapters", "crossfade", "router", "serving"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
 def main() -> None:
     config = GatewayConfig.read(sys.argv[1])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request, with its URL
+    _log_our_own()
     try:
         control_plane = ControlPlane(config)
     except (StoreFailed, Invalid, SpecProblems) as error:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from router.admin_ports import InForce
 from router.commits import Done
+from router.domain.comparable import COMPARABLE_HINT, why_not_compared
 from router.domain.endpoint import Deployment, Endpoint
 from router.domain.errors import Conflict, NotFound
 from router.domain.rollout import Phase, Rollout, RolloutSpec
@@ -136,12 +137,14 @@ def _obstacles(operations: Operations, document: Document, documents: Sequence[D
     }:
         return  # told by the plan, with what else does not exist
     traffic = state.endpoint.traffic if state else Traffic()
-    sizes = {name: deployed.spec.instance_count for name, deployed in state.deployments.items()} if state else {}
+    specs = {name: deployed.spec for name, deployed in state.deployments.items()} if state else {}
+    sizes = {name: deployment.instance_count for name, deployment in specs.items()}
     for other in documents:
         match other.content:
             case Endpoint(name=spec.endpoint) if traffic.is_empty and "traffic" in other.given:
                 traffic = other.content.traffic
-            case Deployment(endpoint=spec.endpoint, name=name, instance_count=count):
+            case Deployment(endpoint=spec.endpoint, name=name, instance_count=count) as deployment:
+                specs[name] = deployment
                 sizes[name] = count if "instance_count" in other.given else sizes.get(name, count)
     if len(traffic.deployments) != 1:
         shown = " ".join(f"{name}={percent}" for name, percent in traffic.shares) or "nobody"
@@ -153,6 +156,9 @@ def _obstacles(operations: Operations, document: Document, documents: Sequence[D
     if sizes.get(spec.candidate) == 0:
         message = f"deployment {spec.candidate!r} has no instances"
         yield document.problem("to", message, "give it an instance_count of 1 or more")
+    sides = (specs[name] for name in sorted(traffic.deployments | {spec.candidate}) if name in specs)
+    if reason := why_not_compared(spec.strategy, sides):
+        yield document.problem("steps", reason, COMPARABLE_HINT)
 
 
 def _owner_of_traffic(endpoint: str, documents: Sequence[Document], operations: Operations) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import ssl
+from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.candidate_files import CandidateFiles
+from adapters.certificates import PemFiles
 from adapters.commands import CommandSampler
 from adapters.http_exchange import HttpExchange
 from adapters.http_registry import HttpModels
@@ -19,16 +22,34 @@ from adapters.prometheus import PrometheusSampler
 from adapters.registries.cloud import CloudModels
 from adapters.registries.docker_credentials import DockerCredentials
 from adapters.registries.oci import OciModels
+from adapters.tls_server import LiveContext
 from adapters.triton_config import TritonConfigs
 from adapters.webhooks import WebhookSampler
-from router.config import GatewayConfig
+from router.certificates import Certificates
+from router.config import GatewayConfig, OwnPort
 from router.domain.sources import CommandOutput, PrometheusQuery, WebhookAnswer
+from router.events import EventLog
 from router.measuring import Measurer
 from router.models.admission import AdmissionRules, Eyes, ModelAdmission
 from router.models.ports import Admission, Source, Transport
 from router.models.settings import RegistrySettings
 from router.ports import Runtime
 from router.version import VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class LiveTls:
+    """Of one of the control plane's own ports. None, and nothing to look after: it speaks plain text."""
+
+    context: ssl.SSLContext | None = None
+    certificates: tuple[Certificates, ...] = ()
+
+
+def live_tls(port: OwnPort, events: EventLog) -> LiveTls:
+    if port.tls is None:
+        return LiveTls()
+    live = LiveContext(port.tls)
+    return LiveTls(live.context, (Certificates(port.tls, PemFiles(), live, events),))
 
 
 def measurer_over(http: HttpExchange) -> Measurer:

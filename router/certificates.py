@@ -36,7 +36,10 @@ class Reader(Protocol):
 
 
 class Secrets(Protocol):
-    """Whoever serves them. Implemented by router/xds/server.py."""
+    """Whoever serves them. Implemented by router/xds/server.py and adapters/tls_server.py.
+
+    Raises `BadCertificate` for what it cannot serve.
+    """
 
     def set_certificate(self, index: int, pair: CertificatePair) -> None: ...
 

@@ -6,6 +6,7 @@ import getpass
 import ipaddress
 import json
 import os
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from router.domain.errors import CrossfadeError
+from router.trust import is_https, tls_fault
 
 _CONNECT_TIMEOUT_S = 5.0
 _REPLY_TIMEOUT_S = 120.0  # applying hashes the models first
@@ -22,6 +24,8 @@ _VERIFY_TIMEOUT_S = 3600.0
 _STREAM_TIMEOUT = httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S)  # models may be large, and are hashed
 _STREAM_BYTES = 1024 * 1024
 _MAX_CALLER_LENGTH = 64
+
+UNIX = "unix:"  # what the URL of a socket begins with
 
 Json = dict[str, Any]
 
@@ -75,6 +79,14 @@ def is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
+def is_on_a_network(url: str) -> bool:
+    """Whether the URL names another machine, or may."""
+    try:
+        return bool(urlsplit(url).hostname) and not is_loopback(url)
+    except ValueError:
+        return False
+
+
 def caller() -> str:
     """Who runs this process, as the header `x-crossfade-by` takes it; empty when that is not known."""
     try:
@@ -87,19 +99,26 @@ def caller() -> str:
 class AdminClient:
     """One connection to one control plane. Raises `Unreachable` and `Refused`."""
 
-    def __init__(self, url: str, token: str, by: str = "") -> None:
-        """`by`: who asks, for the audit trail."""
+    def __init__(self, url: str, token: str, by: str = "", trust: ssl.SSLContext | None = None) -> None:
+        """`url`: of an admin port, or unix:PATH. `by`: who asks, for the audit trail.
+
+        `trust`: whose certificates are believed when the URL is https, and which one is shown.
+        """
         self._url = url.rstrip("/")
-        headers = {"authorization": f"Bearer {token}"}
-        if by:
-            headers["x-crossfade-by"] = by
+        headers = {"authorization": f"Bearer {token}", **({"x-crossfade-by": by} if by else {})}
+        timeout = httpx.Timeout(_REPLY_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
         try:
-            self._http = httpx.Client(
-                base_url=self._url,
-                headers=headers,
-                timeout=httpx.Timeout(_REPLY_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
-                trust_env=not is_loopback(url),
-            )
+            if url.startswith(UNIX):
+                here = httpx.HTTPTransport(uds=url.removeprefix(UNIX))
+                self._http = httpx.Client(base_url="http://admin", headers=headers, timeout=timeout, transport=here)
+            else:
+                self._http = httpx.Client(
+                    base_url=self._url,
+                    headers=headers,
+                    timeout=timeout,
+                    trust_env=not is_loopback(url),
+                    verify=trust or True,
+                )
         except httpx.InvalidURL as error:
             raise Unreachable(f"{url} is not a URL: {error}") from None
 
@@ -388,6 +407,14 @@ class AdminClient:
         raise _refusal(reply)
 
     def _unreachable(self, error: Exception) -> Unreachable:
+        if fault := tls_fault(error):
+            return Unreachable(f"the control plane at {self._url}: {fault}")
+        if is_https(self._url) and isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
+            # TLS 1.3: the client has finished its handshake when the server turns its certificate down.
+            return Unreachable(
+                f"the control plane at {self._url} hung up ({error or type(error).__name__}). It may want a certificate"
+                " of yours, or refuse the one it was shown: --client-certificate"
+            )
         return Unreachable(
             f"the control plane at {self._url} cannot be reached ({error or type(error).__name__}). "
             "Is `crossfade up` running? --admin-url or CROSSFADE_ADMIN_URL names another one"

@@ -16,7 +16,6 @@ from router.admin_ports import (
 from router.decisions import AppKey, app_key, failure_of, ready_count, waiting_reason
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.routing import Replica, is_asleep, serving_replicas
-from router.domain.triton import RunningTriton
 
 
 def deployment_status(
@@ -34,7 +33,7 @@ def deployment_status(
     wanted = deployed.spec.least_instances
     if deployed.spec.scale_settings is not None:
         wanted = max(wanted, kept.get(key, 0))
-    elif wanted and isinstance(deployed.model, RunningTriton):
+    elif wanted and deployed.direct is not None:
         wanted = deployed.spec.most_answering
     trouble = troubles.get(key, "") or waiting_reason(deployed, replicas)
     failure = failure_of(deployed, replicas)

@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from router.domain.errors import Invalid
@@ -50,11 +50,37 @@ class Ports:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnPort:
+    """Where one of the control plane's own ports listens. `name` is what its options begin with.
+
+    `tls` None: plain text, which stays on loopback. With a `client_ca`, nobody gets in without a certificate of it.
+    """
+
+    name: str
+    bind: str = LOOPBACK
+    tls: ListenerTls | None = None
+
+    def __post_init__(self) -> None:
+        checked_address(f"--{self.name}-bind", self.bind)
+        if self.tls is None and not is_loopback(self.bind):
+            raise Invalid(
+                f"--{self.name}-bind",
+                f"{self.bind} can be reached from other machines, and there is no TLS",
+                f"give --{self.name}-tls-certificate and --{self.name}-tls-key, or make a certificate with"
+                " `crossfade tls init`",
+            )
+
+    def url(self, port: int) -> str:
+        """For a client on this machine."""
+        return f"{'https' if self.tls else 'http'}://{reachable(self.bind)}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """`data_dir` survives restarts, `run_dir` does not. `ray_address` is where the Ray head listens (host:port).
 
     `registries`: the settings file that the operator named, "" when none was.
-    `tls`: of the scoring ports; None: they speak plain text.
+    `tls`: of the scoring ports; None: they speak plain text. `admin`, `metrics`: the control plane's own ports.
     """
 
     gateway_id: str
@@ -66,11 +92,13 @@ class GatewayConfig:
     is_ray_ours: bool
     registries: str = ""
     tls: ListenerTls | None = None
+    admin: OwnPort = field(default_factory=lambda: OwnPort("admin"))
+    metrics: OwnPort = field(default_factory=lambda: OwnPort("metrics"))
 
     @property
     def is_loopback(self) -> bool:
         """Whether scoring is offered to this machine only."""
-        return ipaddress.ip_address(self.bind).is_loopback
+        return is_loopback(self.bind)
 
     @property
     def database(self) -> Path:
@@ -158,11 +186,16 @@ class GatewayConfig:
 
     @property
     def admin_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.ports.admin}"
+        return self.admin.url(self.ports.admin)
+
+    @property
+    def admin_socket(self) -> Path:
+        """The admin API again, for this user on this machine, whatever its port asks of clients."""
+        return admin_socket_in(Path(self.run_dir))
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{reachable(self.bind)}:{self.ports.metrics}/metrics"
+        return f"{self.metrics.url(self.ports.metrics)}/metrics"
 
     def write(self) -> Path:
         path = Path(self.data_dir, "gateway.json")
@@ -173,12 +206,32 @@ class GatewayConfig:
     def read(cls, path: str) -> GatewayConfig:
         fields = json.loads(Path(path).read_text())
         tls = from_plain(ListenerTls, fields["tls"]) if fields.get("tls") else None
-        return cls(**{**fields, "ports": Ports(**fields["ports"]), "tls": tls})
+        own = {name: from_plain(OwnPort, fields[name]) for name in ("admin", "metrics") if name in fields}
+        return cls(**{**fields, "ports": Ports(**fields["ports"]), "tls": tls, **own})
 
 
 def reachable(bind: str) -> str:
-    """An address that a client on this machine can use for a listener bound to `bind`."""
-    return LOOPBACK if bind in ("0.0.0.0", "::") else bind
+    """The host, as URLs have it, that a client on this machine can use for a listener bound to `bind`."""
+    if bind in ("0.0.0.0", "::"):
+        return LOOPBACK
+    return f"[{bind}]" if ":" in bind else bind
+
+
+def is_loopback(bind: str) -> bool:
+    return ipaddress.ip_address(bind).is_loopback
+
+
+def checked_address(option: str, bind: str) -> str:
+    """Raises `Invalid` for what is no IP address."""
+    try:
+        ipaddress.ip_address(bind)
+    except ValueError:
+        raise Invalid(option, f"{bind!r} is not an IP address", "use an address of this machine") from None
+    return bind
+
+
+def admin_socket_in(run_dir: Path) -> Path:
+    return run_dir / "admin.sock"
 
 
 def usual_registries_file(data_dir: Path) -> Path:

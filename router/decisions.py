@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from router.domain.endpoint import DeployedModel, EndpointState
-from router.domain.model_ref import ResolvedModel
 from router.domain.routing import Address, Replica, ReplicaState, Routing, serving_replicas
 from router.domain.scaling import ScaleSettings
 from router.ports import RunningApp
@@ -27,14 +26,12 @@ def scale_of(deployed: DeployedModel) -> Scale:
 
 
 def wanted_apps(states: Iterable[EndpointState], asleep: Collection[AppKey] = ()) -> dict[AppKey, DeployedModel]:
-    """The applications that should run: not the stopped ones, nor those `asleep`, nor what runs elsewhere."""
+    """The applications that should run: not the stopped ones, nor those `asleep`, nor what Envoy asks elsewhere."""
     return {
         app_key(deployed): deployed
         for state in states
         for deployed in state.deployments.values()
-        if isinstance(deployed.model, ResolvedModel)
-        and deployed.spec.least_instances > 0
-        and app_key(deployed) not in asleep
+        if deployed.direct is None and deployed.spec.least_instances > 0 and app_key(deployed) not in asleep
     }
 
 
@@ -110,7 +107,8 @@ def failure_of(deployed: DeployedModel, replicas: Iterable[Replica]) -> str:
 
 def waiting_reason(deployed: DeployedModel, replicas: Iterable[Replica]) -> str:
     """What the first of its replicas that is not ready waits for, when it says so."""
-    reasons = (one.reason for one in _present_replicas(deployed, replicas) if one.state is ReplicaState.LOADING)
+    waiting = (ReplicaState.LOADING, ReplicaState.TROUBLED)
+    reasons = (one.reason for one in _present_replicas(deployed, replicas) if one.state in waiting)
     return next((reason for reason in reasons if reason), "")
 
 

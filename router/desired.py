@@ -10,13 +10,15 @@ from router.domain.endpoint import EndpointState
 from router.domain.errors import NotFound
 from router.domain.rollout import Rollout
 from router.domain.routing import Shield
+from router.domain.tokens import KeySet, KeySource
 
 
 class Desired:
     """Endpoint name → `EndpointState`, its rollouts and its keys, exactly as the store has them.
 
     Only `Commits` writes the states, and only the rollout engine the rollouts and the shields, which are derived from
-    them. Only `Keys` writes the keys. An endpoint that is deleted takes all of it with it.
+    them. Only `Keys` writes the keys. An endpoint that is deleted takes all of it with it. Only `KeySets` writes the
+    keys of identity providers, which belong to no endpoint.
     """
 
     def __init__(self, states: Mapping[str, EndpointState], rollouts: Iterable[Rollout] = ()) -> None:
@@ -25,6 +27,7 @@ class Desired:
         self._rollouts: dict[str, dict[str, Rollout]] = {}  # endpoint → id → rollout, the latest last
         self._shields: dict[str, Shield] = {}
         self._keys: dict[str, tuple[ApiKey, ...]] = {}
+        self._key_sets: dict[KeySource, KeySet] = {}
         for rollout in rollouts:
             self.publish_rollout(rollout)
 
@@ -72,6 +75,18 @@ class Desired:
 
     def publish_keys(self, endpoint: str, keys: Iterable[ApiKey]) -> None:
         self._keys[endpoint] = tuple(sorted(keys, key=lambda key: key.slot))
+
+    def key_set(self, endpoint: str) -> str:
+        """The keys that its callers' tokens must be signed with, as a JWKS; empty: not known, or it takes no tokens."""
+        rules = self._states[endpoint].endpoint.jwt
+        keys = self._key_sets.get(rules.keys_from) if rules else None
+        return keys.content if keys else ""
+
+    def publish_key_set(self, source: KeySource, keys: KeySet) -> None:
+        self._key_sets[source] = keys
+
+    def forget_key_set(self, source: KeySource) -> None:
+        self._key_sets.pop(source, None)
 
     def shield(self, endpoint: str) -> Shield | None:
         return self._shields.get(endpoint)

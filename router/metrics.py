@@ -20,7 +20,7 @@ log = logging.getLogger("crossfade.metrics")
 
 # What Envoy keeps for operators. Not what it counts for rollouts (router/xds/attempts.py): a hundred buckets for each
 # deployment.
-_SHOWN = "^(cluster|http|server|listener_manager|cluster_manager|control_plane|overload)[.]"
+_SHOWN = "^(cluster|http|server|listener_manager|cluster_manager|control_plane|overload|limits)[.]"
 
 Observe = Callable[[], str]
 Gather = Callable[[], Awaitable[str]]

@@ -18,10 +18,14 @@ from router.domain.errors import Conflict, Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.rollout import RolloutSpec
 from router.domain.triton import RunningTriton
+from router.models.cache_ports import NoRoom
 from router.models.ports import AccessDenied, SourceUnavailable
 from router.spec import Document, OutOfReach, Problem, SpecProblems, to_plain
 from router.spec.changes import Keep, TrafficChange
 from router.spec.problems import did_you_mean
+
+# Why a model is not here although the input may be right.
+_NOT_NOW = (SourceUnavailable, AccessDenied, NoRoom)
 
 
 class Action(StrEnum):
@@ -107,7 +111,7 @@ def plan_apply(
     `followed` (endpoint, deployment): they keep the model that they have.
 
     Raises `SpecProblems` with everything that does not fit the present states, the models or the rules; it is
-    `OutOfReach` when nothing is wrong but that sources of models do not answer.
+    `OutOfReach` when nothing is wrong but that sources of models do not answer, or that there is no room for them.
     """
     by_endpoint: dict[str, list[Document]] = {}
     for document in documents:
@@ -130,7 +134,7 @@ def plan_apply(
             found.append(planned)
         problems += found
     if problems:
-        out_of_reach = {str(model) for model in models.values() if isinstance(model, (SourceUnavailable, AccessDenied))}
+        out_of_reach = {str(model) for model in models.values() if isinstance(model, _NOT_NOW)}
         may_be_right = all(problem.key == "model" and problem.message in out_of_reach for problem in problems)
         refusal = OutOfReach if may_be_right else SpecProblems
         raise refusal(sorted(problems, key=lambda problem: problem.document or 0))

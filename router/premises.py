@@ -48,13 +48,13 @@ def locked(data_dir: Path) -> Iterator[None]:
         file.truncate(0)
 
 
-def check_ports(bind: str, ports: Ports) -> None:
+def check_ports(bind: str, ports: Ports, admin_bind: str = LOOPBACK, metrics_bind: str = LOOPBACK) -> None:
     """Raises `CannotStart` naming every port that somebody else has."""
     wanted = [
         ("http", bind, ports.http),
         ("grpc", bind, ports.grpc),
-        ("metrics", bind, ports.metrics),
-        ("admin", LOOPBACK, ports.admin),
+        ("metrics", metrics_bind, ports.metrics),
+        ("admin", admin_bind, ports.admin),
     ]
     if ports.redirect_http:
         wanted.append(("redirect-http", bind, ports.redirect_http))

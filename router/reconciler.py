@@ -237,7 +237,8 @@ class Reconciler:
         replicas = self._replicas_of.get(state.endpoint.name, ())
         traffic = traffic_to_apply(state.endpoint.traffic, in_force, ready_deployments(state, replicas))
         name = state.endpoint.name
-        return routing_for(state, traffic, replicas, self._desired.shield(name), self._desired.keys(name))
+        desired = self._desired
+        return routing_for(state, traffic, replicas, desired.shield(name), desired.keys(name), desired.key_set(name))
 
     async def _confirm(self, name: str, routed: _Routed) -> None:
         """Wait until Envoy has what it was told; only then is it in force."""

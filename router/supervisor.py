@@ -11,7 +11,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,13 +35,14 @@ class GaveUp(CrossfadeError):
 class ChildSpec:
     """One child. `stop_signal` asks it to end; after `stop_grace_s` it is killed.
 
+    `env`: its whole environment; None: this process's own.
     `hopeless_code`: the exit code with which it says that starting it again would end the same way.
     """
 
     name: str
     argv: tuple[str, ...]
     log_path: Path
-    env: dict[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] | None = field(default=None, repr=False)
     stop_signal: signal.Signals = signal.SIGTERM
     stop_grace_s: float = 10.0
     hopeless_code: int | None = None
@@ -107,7 +108,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.spec.env},
+                env=self.spec.env,
                 start_new_session=True,  # Ctrl-C goes to the supervisor alone, which ends its children in order
                 preexec_fn=_end_with_parent,
             )

@@ -73,7 +73,7 @@ class TritonReports:
         deployed = state.deployments.get(replica.deployment) if state else None
         if deployed is None or replica.state is not ReplicaState.READY or replica.generation != deployed.generation:
             return None
-        return deployed.model if isinstance(deployed.model, RunningTriton) else None
+        return deployed.direct
 
 
 def triton_metrics(reports: Iterable[TritonReport]) -> str:

@@ -1,4 +1,4 @@
-"""Which of the Tritons that deployments name are ready: found and asked, as long as the control plane runs.
+"""Which of the Tritons that Envoy asks for deployments are ready: found and asked, as long as the control plane runs.
 
 They become replicas like others (`Replica`), so that traffic, rollouts and what operators are shown need to know
 nothing of them. Envoy asks them as well; what is found here decides who gets traffic at all (domain/routing.py).
@@ -62,8 +62,8 @@ class Tritons:
         self._slots = asyncio.Semaphore(_AT_A_TIME)
 
     def look_at_certificates(self, wanted: Iterable[DeployedModel]) -> None:
-        models = [deployed.model for deployed in wanted]
-        self._trust.look({model.tls: None for model in models if isinstance(model, RunningTriton) and model.tls})
+        tritons = [deployed.direct for deployed in wanted]
+        self._trust.look({triton.tls: None for triton in tritons if triton and triton.tls})
 
     def restore(self, found: Iterable[Replica]) -> None:
         """What was found before a restart."""
@@ -84,12 +84,12 @@ class Tritons:
                     break
 
     def wanted(self) -> dict[AppKey, DeployedModel]:
-        """The deployments that Tritons answer for, without those that are stopped."""
+        """The deployments that Envoy asks Tritons for, without those that are stopped."""
         return {
             app_key(deployed): deployed
             for state in self._states.values()
             for deployed in state.deployments.values()
-            if isinstance(deployed.model, RunningTriton) and deployed.spec.least_instances > 0
+            if deployed.direct is not None and deployed.spec.least_instances > 0
         }
 
     async def look(self, wanted: Mapping[AppKey, DeployedModel]) -> None:
@@ -114,13 +114,13 @@ class Tritons:
             self._tell(after)
 
     async def _replicas(self, deployed: DeployedModel) -> list[Replica]:
-        assert isinstance(deployed.model, RunningTriton)
-        servers = await asyncio.gather(*(self._server(deployed, server) for server in deployed.model.servers))
+        assert deployed.direct is not None
+        servers = await asyncio.gather(*(self._server(deployed, server) for server in deployed.direct.servers))
         return list({replica.id: replica for replicas in servers for replica in replicas}.values())
 
     async def _server(self, deployed: DeployedModel, server: TritonServer) -> list[Replica]:
-        assert isinstance(deployed.model, RunningTriton)
-        trouble = self._trust.trouble(deployed.model.tls) if deployed.model.tls else ""
+        assert deployed.direct is not None
+        trouble = self._trust.trouble(deployed.direct.tls) if deployed.direct.tls else ""
         async with self._slots:
             addresses = await self._asker.addresses(server)
         if addresses and not trouble:
@@ -134,16 +134,16 @@ class Tritons:
         return [Replica(f"{prefix}?", endpoint, name, generation, nowhere, ReplicaState.FAILED, reason)]
 
     async def _replica(self, deployed: DeployedModel, server: TritonServer, address: TritonAddress) -> Replica:
-        assert isinstance(deployed.model, RunningTriton)
+        assert deployed.direct is not None
         async with self._slots:
-            reason = await self._asker.why_not_ready(address, deployed.model)
+            reason = await self._asker.why_not_ready(address, deployed.direct)
         endpoint, name, generation = app_key(deployed)
         replica_id = _id(deployed, server, address.ip)
         was_ready = any(one.id == replica_id and one.state is ReplicaState.READY for one in self._found)
         self._late[replica_id] = self._late.get(replica_id, 0) + 1 if reason and was_ready else 0
         if not reason or (was_ready and self._late[replica_id] < _PATIENCE):
             return Replica(replica_id, endpoint, name, generation, address, ReplicaState.READY)
-        port = address.grpc_port if deployed.model.is_grpc_only else address.http_port
+        port = address.grpc_port if deployed.direct.is_grpc_only else address.http_port
         reason = f"{address.ip}:{port}: {reason}"
         return Replica(replica_id, endpoint, name, generation, address, ReplicaState.LOADING, reason)
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ import httpx
 from router.children import children
 from router.cli.pulling import line, references_in
 from router.client import caller
-from router.config import GatewayConfig, Ports, kept_secret
+from router.config import GatewayConfig, OwnPort, Ports, kept_secret
 from router.domain.errors import CrossfadeError
 from router.domain.tls import ListenerTls
 from router.log_files import keep_small
+from router.machine import raise_open_files
 from router.premises import begin_run, check_ports, end_run, last_run, locked, prepare
 from router.supervisor import Child, GaveUp, sweep
 from router.tls_folder import TlsFolder
@@ -47,6 +48,7 @@ class Wanted:
     """What the command line asked for. `ray_address` None: start a Ray head of our own. `documents`: specs to apply.
 
     `registries`: the settings file that was named, "" for the usual one. `tls` None: scoring speaks plain text.
+    `admin`, `metrics`: where the control plane's own ports listen.
     """
 
     data_dir: Path
@@ -56,10 +58,13 @@ class Wanted:
     documents: list[dict[str, Any]]
     registries: str = ""
     tls: ListenerTls | None = None
+    admin: OwnPort = field(default_factory=lambda: OwnPort("admin"))
+    metrics: OwnPort = field(default_factory=lambda: OwnPort("metrics"))
 
 
 def run_gateway(wanted: Wanted, say: Say) -> int:
     """Run until Ctrl-C or SIGTERM. Returns the exit code. Raises `CannotStart` before anything was started."""
+    raise_open_files()
     with locked(wanted.data_dir):
         return asyncio.run(_Gateway(wanted, say).run())
 
@@ -80,10 +85,12 @@ class _Gateway:
         left_over = last_run(data_dir)
         if left_over is not None and (ended := await sweep(left_over)):
             self._say(f"ended {len(ended)} processes that an earlier run left behind")
-        check_ports(self._wanted.bind, self._wanted.ports)
         wanted = self._wanted
+        check_ports(wanted.bind, wanted.ports, wanted.admin.bind, wanted.metrics.bind)
         prepared = prepare(data_dir, wanted.bind, wanted.ports, wanted.ray_address)
-        config = replace(prepared, registries=wanted.registries, tls=wanted.tls)
+        config = replace(
+            prepared, registries=wanted.registries, tls=wanted.tls, admin=wanted.admin, metrics=wanted.metrics
+        )
         run_id = begin_run(data_dir)
         self._say(f"crossfade {VERSION}, data in {data_dir}")
         self._children = {name: Child(spec, self._say) for name, spec in children(config, run_id).items()}
@@ -130,7 +137,8 @@ class _Gateway:
     async def _serve(self, config: GatewayConfig) -> None:
         token = kept_secret(config.admin_token_file)
         async with httpx.AsyncClient(
-            base_url=config.admin_url,
+            transport=httpx.AsyncHTTPTransport(uds=str(config.admin_socket)),
+            base_url="http://admin",
             headers={"authorization": f"Bearer {token}", "x-crossfade-by": caller()},
             timeout=30.0,
         ) as admin:
@@ -260,6 +268,11 @@ class _Gateway:
             self._say(f"           plain HTTP on port {config.ports.redirect_http} is sent there")
         self._say(f"  metrics  {config.metrics_url}")
         self._say(f"  admin    {config.admin_url}/api/v1  (token: {config.admin_token_file})")
+        if not config.is_ray_ours:
+            self._say(
+                "  ! replicas on other hosts are reached in plain HTTP, with a token: use a network that only they"
+            )
+            self._say("    and this host share (SECURITY.md)")
         if endpoints:
             self._say("")
             self._say("  try it in another terminal:")

@@ -7,7 +7,6 @@ The replica runs on an event loop and thread of its own, so that nothing Ray doe
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 import secrets
@@ -19,13 +18,10 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from adapters.onnx.backend import OnnxBackend
-from adapters.onnx.options import options_for
 from adapters.ray.directory import RayAnnouncer
 from adapters.ray.loopback import keep_internal_server_local
 from adapters.ray.scaling import LOAD_METRIC
-from router.domain.endpoint import DeployedModel
-from serving.model import Model, ModelSettings
+from serving.loading import load_model
 from serving.replica import ReplicaConfig, ReplicaService
 
 _STUCK_AFTER_S = 20.0
@@ -95,22 +91,3 @@ def _local_cache_dir() -> str:
     """Where a replica on another host keeps what it prepared for that host: the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(home, "crossfade")
-
-
-async def load_model(cache_dir: str, deployed: DeployedModel) -> Model:
-    """Load and warm the model of a deployment on this machine. Raises `ModelUnavailable`."""
-    spec = deployed.spec
-    instances = itertools.count()
-    model = Model(
-        ModelSettings(
-            name=spec.endpoint,
-            version=deployed.model_version,
-            max_batch_size=spec.batching.max_batch_size,
-            max_waiting=spec.request_settings.max_concurrent_requests_per_instance,
-            objective_s=spec.batching.latency_slo_ms / 1000,
-            padding_mask=spec.batching.padding_mask,
-            instances=spec.execution.instances_per_replica,
-        )
-    )
-    await model.load(lambda: OnnxBackend(options_for(deployed, cache_dir, next(instances))))
-    return model

@@ -16,9 +16,15 @@ ANNOUNCE_EVERY_S = 1.0
 LEASE_S = 15.0
 _STALL_S = 2.0
 
-# A replica's life goes one way. Calls to an asynchronous Ray actor may overtake each other, so that "loading" can
-# arrive after "failed".
-_ORDER = (ReplicaState.LOADING, ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.FAILED)
+# A replica's life goes one way, but for trouble that comes and passes. Calls to an asynchronous Ray actor may overtake
+# each other, so that "loading" can arrive after "failed".
+_AGE = {
+    ReplicaState.LOADING: 0,
+    ReplicaState.READY: 1,
+    ReplicaState.TROUBLED: 1,
+    ReplicaState.DRAINING: 2,
+    ReplicaState.FAILED: 3,
+}
 
 
 class Directory:
@@ -37,7 +43,7 @@ class Directory:
         What a replica said earlier and arrives later changes nothing.
         """
         known = self._replicas.get(replica.id)
-        if known is not None and _ORDER.index(replica.state) < _ORDER.index(known.state):
+        if known is not None and _AGE[replica.state] < _AGE[known.state]:
             return replica.id in self._released
         if known != replica:
             if replica.state in (ReplicaState.READY, ReplicaState.FAILED):

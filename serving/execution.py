@@ -1,6 +1,7 @@
 """Runs one batch on a backend: gather the rows, run, give every request its own rows back. Synchronous; knows no queue.
 
-A batch that fails is bisected, so that a request which makes the model fail fails alone.
+A batch that fails is bisected, so that a request which makes the model fail fails alone; unless the model could not be
+asked at all.
 
 Copies of a tensor's bytes between the socket and the model, and back: a request that runs alone reaches the backend as
 a view of its body; one that is joined is copied once, into the batch; a big one that runs in pieces is sliced, not
@@ -17,7 +18,7 @@ from time import perf_counter
 
 import numpy as np
 
-from serving.errors import ModelFailed, ScoringError
+from serving.errors import BadRequest, ModelFailed, ScoringError
 from serving.lanes import PaddedAxis
 from serving.padding import cut, cut_outputs, joined
 from serving.ports import Backend
@@ -25,6 +26,8 @@ from serving.signature import Signature
 from serving.work import Batch, Outcome, Work
 
 log = logging.getLogger(__name__)
+
+_MAY_BE_ONE_ROWS_FAULT = (ModelFailed, BadRequest)  # so the others are run again without it
 
 
 @dataclass(slots=True)
@@ -85,8 +88,8 @@ class Executor:
         try:
             outcomes, run = self._run_single(works[0], rows) if len(works) == 1 else self._run_joined(works, rows)
         except ScoringError as error:
-            if len(works) == 1:
-                executed.outcomes.append(error)
+            if len(works) == 1 or not isinstance(error, _MAY_BE_ONE_ROWS_FAULT):
+                executed.outcomes.extend(error for _ in works)
                 return
             middle = len(works) // 2
             for half in (works[:middle], works[middle:]):
@@ -97,7 +100,7 @@ class Executor:
 
     def _run_single(self, work: Work, rows: int) -> tuple[list[Outcome], Run]:
         started = perf_counter()
-        arrays = self._run(work.inputs, work.outputs)
+        arrays = self._run(work.inputs, work.outputs, work.deadline_s)
         return [arrays], Run(rows, 1, 0.0, perf_counter() - started, 0.0, rows * work.length)
 
     def _run_joined(self, works: Sequence[Work], rows: int) -> tuple[list[Outcome], Run]:
@@ -111,7 +114,7 @@ class Executor:
             inputs = self._padded_inputs(works, self._padded, length)
         names = self._wanted(works)
         gathered = perf_counter()
-        arrays = self._run(inputs, names)
+        arrays = self._run(inputs, names, max([work.deadline_s for work in works]))
         ran = perf_counter()
         _check_rows(names, arrays, rows)
         outcomes = _scatter(works, names, arrays)
@@ -144,7 +147,7 @@ class Executor:
         rows = slice(batch.start, batch.start + batch.rows)
         try:
             inputs = {name: array[rows] for name, array in work.inputs.items()}
-            arrays = self._run(inputs, work.outputs)
+            arrays = self._run(inputs, work.outputs, work.deadline_s)
             _check_rows(work.outputs, arrays, batch.rows)
             if work.pieces:
                 _check_fit(work.outputs, work.pieces[0], arrays)
@@ -159,9 +162,9 @@ class Executor:
         work.pieces.clear()
         return Executed(batch.works, [outcome], [Run(batch.rows, 1, 0.0, ran - started, perf_counter() - ran)])
 
-    def _run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+    def _run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float) -> list[np.ndarray]:
         try:
-            return self._backend.run(inputs, outputs)
+            return self._backend.run(inputs, outputs, deadline_s)
         except ScoringError:
             raise
         except Exception as error:

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 from collections import deque
 from collections.abc import Mapping
 from hmac import compare_digest
@@ -28,6 +29,8 @@ from serving.http_writing import write_response
 from serving.stream_connection import StreamConnection
 
 GATEWAY_HEADER = b"x-crossfade-gateway"
+
+_HANDSHAKE_TIMEOUT_S = 10.0
 
 
 class Listener:
@@ -68,10 +71,13 @@ class Listener:
             os.umask(mask)
         self._path = path
 
-    async def open_tcp(self, ip: str, port: int = 0) -> int:
-        """Listen on one address; port 0 takes a free one. Returns the port."""
+    async def open_tcp(self, ip: str, port: int = 0, tls: ssl.SSLContext | None = None) -> int:
+        """Listen on one address; port 0 takes a free one. Returns the port. Without `tls`, it speaks plain text."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), ip, port, backlog=1024)
+        patience_s = _HANDSHAKE_TIMEOUT_S if tls else None
+        self._server = await loop.create_server(
+            lambda: _Connection(self), ip, port, backlog=1024, ssl=tls, ssl_handshake_timeout=patience_s
+        )
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 

@@ -72,6 +72,10 @@ class ModelSettings:
     padding_mask: str = ""
     instances: int = 1
 
+    def rows_of(self, signature: Signature) -> int:
+        """The most rows in one run of such a model."""
+        return min(self.max_batch_size, signature.max_rows or self.max_batch_size)
+
 
 @dataclass(frozen=True, slots=True)
 class _Service:
@@ -109,7 +113,13 @@ class Model:
 
     @property
     def is_ready(self) -> bool:
-        return self._state is ModelState.READY
+        return self._state is ModelState.READY and not self.trouble
+
+    @property
+    def trouble(self) -> str:
+        """Why it cannot answer although it has loaded, for operators; empty while it can."""
+        backends = () if self._service is None else self._service.backends
+        return next((trouble for backend in backends if (trouble := backend.trouble)), "")
 
     @property
     def signature(self) -> Signature:
@@ -119,7 +129,8 @@ class Model:
     @property
     def max_batch_size(self) -> int:
         """Raises `Unavailable` before the model has loaded."""
-        return self._settings.max_batch_size if self._loaded().signature.is_batchable else 0
+        signature = self._loaded().signature
+        return self._settings.rows_of(signature) if signature.is_batchable else 0
 
     @property
     def warm_up(self) -> WarmUp:
@@ -157,7 +168,8 @@ class Model:
                 backends.append(await worker.call(open_backend))  # noqa: PERF401  # those opened must be closed if one fails
             self._enter(ModelState.WARMING)
             settings = self._settings
-            warmed = await worker.call(partial(warm_up, backends[0], settings.max_batch_size, settings.padding_mask))
+            max_rows = settings.rows_of(backends[0].signature)
+            warmed = await worker.call(partial(warm_up, backends[0], max_rows, settings.padding_mask))
             for backend in backends[1:]:  # they are like the first; only their own first run is theirs to make
                 await worker.call(partial(first_that_runs, backend))
             self._enter(ModelState.READY)
@@ -226,7 +238,7 @@ class Model:
         executors = [Executor(backend, signature, warmed.padded) for backend in shared]
         is_inline = warmed.is_inline and len(executors) == 1
         workers = [] if is_inline else [worker, *(Worker(f"model-{self.name}-{at}") for at in range(1, len(executors)))]
-        max_rows = settings.max_batch_size if warmed.is_batchable else 1
+        max_rows = settings.rows_of(signature) if warmed.is_batchable else 1
         lanes = Lanes(
             LatencyTable(warmed.latency_s, max_rows),
             ragged_inputs(signature) if warmed.is_batchable else (),

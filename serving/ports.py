@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -24,12 +25,22 @@ class Backend(Protocol):
     def parallelism(self) -> int:
         """How many calls of `run` may overlap, each from a thread of its own, and gain by it."""
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+    @property
+    def trouble(self) -> str:
+        """Why it cannot answer at present, for operators; empty while it can. Asked from the event loop."""
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = inf
+    ) -> list[np.ndarray]:
         """Score one batch.
 
         `inputs` holds every input of the signature (BYTES as object arrays of `bytes`), axis 0 being rows when the
-        signature is batchable. Returns the arrays of `outputs`, in that order. Raises `ModelFailed` with the
-        model's own words, or `BadRequest` when it cannot be given these inputs; never anything else.
+        signature is batchable. After `deadline_s` (of `time.monotonic()`'s clock) nobody waits for the answer: a
+        backend that asks others waits no longer. Returns the arrays of `outputs`, in that order.
+
+        Raises `ModelFailed` with the model's own words, or `BadRequest` when it cannot be given these inputs: both may
+        be the fault of a single row. A backend that asks others also raises `DeadlinePassed`, `Overloaded` or
+        `Unavailable`, which are no row's fault. Never anything else.
         """
 
     def close(self) -> None: ...

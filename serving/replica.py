@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 # the control plane is down; requests that then still arrive are answered "503, send it elsewhere", which Envoy does.
 RELEASE_WAIT_S = 10.0
 
+_SERVING = (ReplicaState.READY, ReplicaState.TROUBLED)
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaConfig:
@@ -57,7 +59,9 @@ class Announcer(Protocol):
     async def withdraw(self, replica_id: str) -> None: ...
 
 
-LoadModel = Callable[[DeployedModel], Awaitable[Model]]
+# Says why the model cannot answer yet.
+Tell = Callable[[str], Awaitable[None]]
+LoadModel = Callable[[DeployedModel, Tell], Awaitable[Model]]
 
 
 class ReplicaService:
@@ -86,7 +90,7 @@ class ReplicaService:
         """Load and warm the model, open the listener, announce. Raises `CrossfadeError` when the model cannot serve."""
         self._announcing = asyncio.create_task(self._keep_announcing(), name="announce")
         try:
-            self._model = await self._load_model(self._config.deployed)
+            self._model = await self._load_model(self._config.deployed, self._wait_for)
             limits = self._config.deployed.spec.request_settings
             max_bytes = limits.max_request_bytes
             whose = {"endpoint": self._self.endpoint, "deployment": self._self.deployment, "replica": self._self.id}
@@ -100,12 +104,12 @@ class ReplicaService:
             await self._fail(str(error))
             raise
         self._idle = IdleWatch(time.monotonic())
-        await self._become(replace(self._self, address=address, state=ReplicaState.READY))
+        await self._become(replace(self._self, address=address, state=ReplicaState.READY, reason=""))
         log.info("ready at %s", address)
 
     async def stop(self) -> None:
         """Leave the data plane first, finish what is under way, then close."""
-        if self._self.state is not ReplicaState.READY or self._listener is None or self._model is None:
+        if self._self.state not in _SERVING or self._listener is None or self._model is None:
             await self._withdraw()
             return
         self._self = replace(self._self, state=ReplicaState.DRAINING)
@@ -140,6 +144,10 @@ class ReplicaService:
         while not await self._announcer.announce(self._self):  # noqa: ASYNC110 (the directory is asked, it cannot call)
             await asyncio.sleep(0.05)
 
+    async def _wait_for(self, what: str) -> None:
+        if what != self._self.reason:
+            await self._become(replace(self._self, reason=what))
+
     async def _become(self, replica: Replica) -> None:
         self._self = replica
         await self._announcer.announce(replica)
@@ -156,9 +164,20 @@ class ReplicaService:
 
     async def _keep_announcing(self) -> None:
         while True:
+            self._watch_trouble()
             self._watch_idleness()
             await self._announcer.announce(self._self)
             await asyncio.sleep(ANNOUNCE_EVERY_S)
+
+    def _watch_trouble(self) -> None:
+        """A model that runs elsewhere may go and come back."""
+        if self._model is None or self._self.state not in _SERVING:
+            return
+        trouble = self._model.trouble
+        state = ReplicaState.TROUBLED if trouble else ReplicaState.READY
+        if trouble != self._self.reason:
+            log.warning("the model changed", extra={"from": self._self.reason or "ready", "to": trouble or "ready"})
+            self._self = replace(self._self, state=state, reason=trouble)
 
     def _watch_idleness(self) -> None:
         """Only a deployment that may sleep is told about it: every change wakes whoever watches the directory."""

@@ -18,12 +18,14 @@ class TensorSpec:
 class Signature:
     """`is_batchable`: axis 0 of every input and output is a free batch axis, so rows of several requests may be joined.
 
-    When false, the model answers one request at a time, whatever its shape.
+    When false, the model answers one request at a time, whatever its shape. `max_rows`: the most that the model takes
+    in one run; 0: it has no limit of its own.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     is_batchable: bool
+    max_rows: int = 0
 
     def input(self, name: str) -> TensorSpec | None:
         return next((spec for spec in self.inputs if spec.name == name), None)

@@ -40,8 +40,9 @@ class TestCa:
     ) -> CertificateFiles:
         return self._write(stem, issued(self.authority, names, datetime.now(UTC), days=days))
 
-    def client(self, stem: str, names: Sequence[str]) -> CertificateFiles:
-        return self._write(stem, issued(self.authority, names, datetime.now(UTC), is_client=True))
+    def client(self, stem: str, names: Sequence[str], serial: int = 0) -> CertificateFiles:
+        """`serial`: its number; 0: a random one."""
+        return self._write(stem, issued(self.authority, names, datetime.now(UTC), is_client=True, serial=serial))
 
     def copy(self, source: str, target: str) -> None:
         """The certificate of one name becomes that of another, whose key stays."""

@@ -125,7 +125,7 @@ class ModelCache:
         total = -1 if -1 in sizes else sum(sizes)
         progress.expects(total)
         here = await self._blocking(lambda: self._resume(key, files))
-        left = sum(file.size for file in files if file.path not in here and file.size > 0)
+        left = sum(file.size for file in files if file.path not in here and file.size > 0 and not file.is_spooled)
         had = sum(file.size for file in here.values())
         if had:
             progress.has(had, is_new=False)
@@ -151,9 +151,8 @@ class ModelCache:
     ) -> TreeFile:
         part = await self._blocking(lambda: self._opened(key, number, file, progress))
         try:
-            was_resumed = part.size > 0
             await download(read, file, part, most, self._patience, progress, writer)
-            if file.sha256 and part.sha256 != file.sha256 and was_resumed:
+            if file.sha256 and part.sha256 != file.sha256 and part.is_found:
                 # What lay here from an earlier try may be what is wrong: once more, from the start.
                 progress.lost(part.size)
                 await self._blocking(part.restart)

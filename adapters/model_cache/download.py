@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from adapters.model_cache.parts import Part, in_words
 from router.domain.errors import ModelUnavailable
@@ -20,6 +22,7 @@ from router.models.ports import AccessDenied, RemoteFile, SourceUnavailable
 
 # What is written at once. Two of them and a chunk are in memory at most, whatever the size of the file.
 _BATCH_BYTES = 4 * 1024 * 1024
+_LONGEST_HELD_S = 1.0  # on a slow line: who is killed has lost no more than that
 _USEFUL_BYTES = 64 * 1024
 
 
@@ -103,6 +106,11 @@ async def _receive(
     has_begun_again = False
     try:
         async with read(file, part.size) as stream:
+            if stream.path:
+                is_taken = await loop.run_in_executor(writer, _taken, part, stream.path, file.size, progress)
+                if is_taken:
+                    _check_size(file, part.size, most)
+                    return
             if stream.starts_at not in (0, part.size):
                 raise ModelUnavailable(f"{file.path}: asked for byte {part.size}, and byte {stream.starts_at} came")
             if stream.starts_at != part.size:
@@ -111,7 +119,7 @@ async def _receive(
                 part.restart()
             received = part.size
             batch: list[bytes] = []
-            held = 0
+            held, since_s = 0, time.monotonic()
             writing: asyncio.Future[None] | None = None
             try:
                 async for chunk in _heard(stream.chunks, silence_s):
@@ -120,11 +128,11 @@ async def _receive(
                     _check_size(file, received, most)
                     progress.has(len(chunk), is_new=True)
                     batch.append(chunk)
-                    if held >= _BATCH_BYTES:
+                    if held >= _BATCH_BYTES or time.monotonic() - since_s >= _LONGEST_HELD_S:
                         if writing:
                             await writing
                         writing = loop.run_in_executor(writer, part.append, _joined(batch))
-                        batch, held = [], 0
+                        batch, held, since_s = [], 0, time.monotonic()
             finally:
                 if writing:
                     await writing
@@ -136,6 +144,15 @@ async def _receive(
         if has_begun_again:
             raise _BeganAgain(str(error)) from error
         raise
+
+
+def _taken(part: Part, path: str, size: int, progress: Progress) -> bool:
+    had = part.size
+    if not part.take(Path(path), size):
+        return False
+    progress.lost(had)
+    progress.has(part.size, is_new=True)
+    return True
 
 
 async def _heard(chunks: AsyncIterator[bytes], silence_s: float) -> AsyncIterator[bytes]:

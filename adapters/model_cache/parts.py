@@ -20,12 +20,14 @@ _LOOK_EVERY_BYTES = 64 * 1024 * 1024  # how far a download goes between looks at
 class Part:
     """`size` bytes of the file are on the disk, and hashed. Raises `OSError`, and what `guard` raises.
 
+    `is_found`: some of them were not written here, but lay on this machine already.
     `guard` is called with how many bytes are about to be written, before the first and every now and then.
     """
 
     def __init__(self, path: Path, guard: Callable[[int], None]) -> None:
         self.path = path
         self.size = 0
+        self.is_found = False
         self._guard = guard
         self._looked_at = -_LOOK_EVERY_BYTES
         self._hash = hashlib.sha256()
@@ -41,6 +43,21 @@ class Part:
             while count := file.readinto(buffer):
                 self._hash.update(memoryview(buffer)[:count])
                 self.size += count
+        self.is_found = self.size > 0
+
+    def take(self, path: Path, most: int) -> bool:
+        """Have the file at `path` instead of what is here; what it is now is not what somebody said it was, so it is
+        read and hashed. False when that cannot be: it lies on another file system, or has gone. `most`: as `resume`."""
+        try:
+            path.replace(self.path)
+        except OSError:
+            return False
+        self._file.close()
+        self._file = self.path.open("ab", buffering=0)
+        self._hash = hashlib.sha256()
+        self.size = 0
+        self.resume(most)
+        return True
 
     def append(self, chunks: Sequence[bytes]) -> None:
         for chunk in chunks:
@@ -57,6 +74,7 @@ class Part:
         self._file.truncate(0)
         self._hash = hashlib.sha256()
         self.size = 0
+        self.is_found = False
         self._looked_at = -_LOOK_EVERY_BYTES
 
     @property

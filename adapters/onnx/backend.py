@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,16 @@ class OnnxBackend:
     def parallelism(self) -> int:
         return self._run.parallelism
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
-        """Raises `ModelFailed`, or `BadRequest` for inputs that ONNX Runtime cannot be given."""
+    @property
+    def trouble(self) -> str:
+        return ""  # whatever happens to a session happens to a run
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = inf
+    ) -> list[np.ndarray]:
+        """Raises `ModelFailed`, or `BadRequest` for inputs that ONNX Runtime cannot be given. What has begun is not
+        ended by its deadline.
+        """
         try:
             return self._run.run(inputs, outputs)
         except ScoringError:

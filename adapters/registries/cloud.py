@@ -21,7 +21,8 @@ from router.domain.model_tree import check_names, checked_path
 from router.models.ports import Download, RemoteFile, Resolution, SourceUnavailable, Transport
 from router.models.settings import RegistrySettings
 
-_CHUNK_BYTES = 2 * 1024 * 1024
+# What obstore holds when the link breaks is lost: with 2 MB, one that breaks sooner would never bring anything.
+_CHUNK_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)

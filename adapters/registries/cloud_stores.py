@@ -106,8 +106,10 @@ class CloudStores:
 
     @asynccontextmanager
     async def _asking(self, reference: CloudReference, what: str) -> AsyncIterator[None]:
-        """Around a question: bounded in time, errors translated. They say which host was asked."""
-        what = f"{what} at {authority_of(self._endpoint(reference))}"
+        """Around a question: bounded in time, errors translated. They say which host was asked, and how."""
+        endpoint = self._endpoint(reference)
+        proxy = self._settings.proxy_for(urlsplit(endpoint).hostname or "")
+        what = f"{what} at {authority_of(endpoint)}{f' (through the proxy {proxy})' if proxy else ''}"
         limit_s = self._settings.timeouts.request_s
         try:
             async with asyncio.timeout(limit_s):

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from adapters.registries.docker_credentials import DockerCredentials
 from adapters.registries.oci_access import RegistryAccess, check
 from adapters.registries.oci_blob import Fetch
-from adapters.registries.oci_layers import LayerSpool, Put, overlaid
+from adapters.registries.oci_layers import LayerSpool
 from adapters.registries.oci_manifest import (
     ACCEPT,
     MAX_CONFIG_BYTES,
@@ -34,12 +34,14 @@ from adapters.registries.oci_manifest import (
     described,
 )
 from adapters.registries.oci_manifest import parsed as parsed_manifest
+from adapters.registries.oci_overlay import Change, Put, overlaid
 from adapters.registries.oci_reference import OciReference, checked
 from adapters.registries.oci_reference import parsed as parsed_reference
+from adapters.registries.tar_members import Compression
 from router.domain.errors import Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef
 from router.domain.model_tree import check_names
-from router.models.ports import Download, RemoteFile, Resolution, SourceLimits, Transport
+from router.models.ports import Download, RemoteFile, Resolution, SourceLimits, SourceUnavailable, Transport
 from router.models.settings import RegistrySettings
 
 _CHUNK = 1024 * 1024
@@ -101,12 +103,17 @@ class OciModels:
             async with self._access.stream(reference, file.sha256, offset) as download:
                 yield download
             return
-        layer = _layer(file.locator)
-        path = await self._spool.file(layer, file.sha256, self._fetch(reference, layer), str(resolution.ref))
-        with await asyncio.to_thread(path.open, "rb") as opened:
+        layer, number = _located(file.locator)
+        where = str(resolution.ref)
+        path = await self._spool.file(layer, number, file.size, self._fetch(reference, layer), where)
+        try:
+            opened = await asyncio.to_thread(path.open, "rb")
+        except FileNotFoundError:
+            raise SourceUnavailable(f"{where}: {file.path} was taken away by another process") from None
+        with opened:
             opened.seek(offset)
-            yield Download(offset, _chunks(opened))
-            is_read = not opened.read(1)
+            yield Download(offset, _chunks(opened), str(path))
+            is_read = not path.exists() or not opened.read(1)
         if is_read:
             await self._was_read(layer, file.path)
 
@@ -156,16 +163,18 @@ class OciModels:
                     files.append(RemoteFile(path, blob.size, blob.digest, ""))
                 case Packed():
                     changes = await self._spool.changes(layer, self._fetch(reference, layer), where)
-                    unpacked = [_remote(change, layer) for change in changes if isinstance(change, Put)]
+                    unpacked = [_remote(put, layer, number) for number, put in _numbered(changes)]
                     self._unread[layer] = {file.path for file in unpacked}
                     files += unpacked
         return await self._checked(files, artifact.layers, where)
 
     async def _image_files(self, reference: OciReference, image: Image, where: str) -> tuple[RemoteFile, ...]:
         changes = [await self._spool.changes(layer, self._fetch(reference, layer), where) for layer in image.layers]
-        files = [_remote(put, image.layers[number]) for number, put in overlaid(changes).values()]
-        for layer in image.layers:
-            self._unread[layer] = {file.path for file in files if file.locator == _locator(layer)}
+        numbers = [{put.path: number for number, put in _numbered(those)} for those in changes]
+        found = overlaid(changes).values()
+        files = [_remote(put, image.layers[layer], numbers[layer][put.path]) for layer, put in found]
+        for at, layer in enumerate(image.layers):
+            self._unread[layer] = {put.path for number, put in found if number == at}
             if not self._unread[layer]:
                 await self._spool.drop_files(layer)
         if not files:
@@ -204,17 +213,19 @@ def _complaint(files: Sequence[RemoteFile], limits: SourceLimits) -> str:
     return ""
 
 
-def _remote(put: Put, layer: Packed) -> RemoteFile:
-    return RemoteFile(put.path, put.size, put.sha256, _locator(layer))
+def _numbered(changes: Sequence[Change]) -> list[tuple[int, Put]]:
+    return list(enumerate(change for change in changes if isinstance(change, Put)))
 
 
-def _locator(layer: Packed) -> str:
-    return json.dumps([*astuple(layer.blob), layer.is_gzip, layer.root, layer.is_overlay])
+def _remote(put: Put, layer: Packed, number: int) -> RemoteFile:
+    locator = json.dumps([*astuple(layer.blob), layer.compression, layer.root, layer.is_overlay, number])
+    return RemoteFile(put.path, put.size, put.sha256, locator, is_spooled=True)
 
 
-def _layer(locator: str) -> Packed:
-    digest, size, is_gzip, root, is_overlay = json.loads(locator)
-    return Packed(Blob(digest, size), is_gzip, root, is_overlay)
+def _located(locator: str) -> tuple[Packed, int]:
+    """The layer, and which of its files."""
+    digest, size, compression, root, is_overlay, number = json.loads(locator)
+    return Packed(Blob(digest, size), Compression(compression), root, is_overlay), number
 
 
 def _platform() -> str:

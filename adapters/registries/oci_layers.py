@@ -1,14 +1,19 @@
-"""Layers that are tar archives: fetched whole, checked, and only then unpacked, into a spool of this machine.
+"""Layers that are tar archives, unpacked while they come, into a spool of this machine.
 
 A source lists a model's files before anybody reads them. Of a compressed archive that takes the whole archive, and no
-byte of it can be trusted before the last one is here, for only the whole has a digest. So a layer is
-1. fetched to `blob.part`, which a broken link or a killed process leaves for the next attempt to go on with,
-2. checked against its digest,
-3. read as a stream: the regular files below the root that is asked for are written as `files/<sha256>`, and listed.
-The spool then has each file with its size and sha256, which is what `Source` promises; the cache reads it from there.
+byte of it can be trusted before the last one is here, for only the whole has a digest. So a layer is read as a stream,
+once: its bytes are hashed; the regular files below the root that is asked for are hashed as well, and written to
+`files/<number>`, counted in the order of the archive; all its other bytes are written to `rest` (a compressed one goes
+there whole: what it was cannot be told from what came out of it). A broken link or a killed process leaves both for the
+next attempt, which goes through them and on from there (`kept_bytes`). When the digest is right, the files are listed,
+and `rest` is deleted.
+
+Why not the archive first, and then its files: every byte would be written twice, and a model needs twice its room.
+
+The spool then has each file with its size and sha256, which is what `Source` promises; whoever wants one takes it away.
 The names that an archive uses never become names on this machine's disk.
 
-    spool/<key>/lock · blob.part · listing.json · files/<sha256>
+    spool/<key>/lock · rest · listing.json · files/<number>
 
 The listing stays for a month: who resolves the same image again transfers nothing. The files stay until they were read.
 """
@@ -16,79 +21,33 @@ The listing stays for a month: who resolves the same image again transfers nothi
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import astuple, dataclass
+from collections.abc import AsyncIterator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from adapters.registries.oci_blob import Fetch, fetched
+from adapters.registries.kept_bytes import Feed, KeptBytes, Stopped
+from adapters.registries.oci_blob import Fetch, fed
 from adapters.registries.oci_manifest import Packed
-from adapters.registries.tar_members import Damaged, Kind, Member, Readable, TarStream, Unpacked
-from router.domain.errors import Invalid, ModelUnavailable
-from router.domain.model_tree import checked_digest, checked_path
+from adapters.registries.oci_overlay import Change, Put, Remove, meant
+from adapters.registries.tar_members import CHUNK, Damaged, TarStream, Unpacked
+from router.domain.errors import ModelUnavailable
+from router.models.cache_ports import NoRoom
 from router.models.ports import SourceLimits
-
-_T = TypeVar("_T")
-
-_WHITEOUT = ".wh."  # opencontainers/image-spec, layer.md, "Whiteouts"
-_OPAQUE = ".wh..wh..opq"
 
 _LOCK_PAUSE_S = 0.2
 _FILES_ARE_KEPT_S = 24 * 3600.0
 _LISTING_IS_KEPT_S = 30 * 24 * 3600.0
 _FREE_RESERVE = 256 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """A file. `path` is relative to the root."""
-
-    path: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """What earlier layers have at `path` ("": everything), and below it, is gone."""
-
-    path: str
-
-
-Change = Put | Remove
-
-
-def overlaid(layers: Iterable[Iterable[Change]]) -> dict[str, tuple[int, Put]]:
-    """What is there when every layer has been put over the earlier ones: path → (number of the layer, file)."""
-    files: dict[str, tuple[int, Put]] = {}
-    folders: set[str] = {""}  # all that there ever were, so that few paths need a look at every file
-    for number, changes in enumerate(layers):
-        # Whiteouts hide what is below this layer, wherever in the layer they stand.
-        for change in sorted(changes, key=lambda change: isinstance(change, Put)):
-            files.pop(change.path, None)
-            if change.path in folders:
-                below = f"{change.path}/" if change.path else ""
-                for path in [path for path in files if path.startswith(below)]:
-                    del files[path]
-            if isinstance(change, Put):
-                for above in _folders_of(change.path):
-                    files.pop(above, None)
-                    folders.add(above)
-                files[change.path] = (number, change)
-    return files
-
-
-def _folders_of(path: str) -> list[str]:
-    parts = path.split("/")
-    return ["/".join(parts[:length]) for length in range(1, len(parts))]
 
 
 class LayerSpool:
@@ -99,20 +58,23 @@ class LayerSpool:
         self._limits = limits
 
     async def changes(self, layer: Packed, fetch: Fetch, where: str) -> tuple[Change, ...]:
-        """What the layer does below its root. Raises `ModelUnavailable`."""
+        """What the layer does below its root; its files are numbered in this order. Raises `ModelUnavailable`."""
         place = self._place(layer)
         async with _locked(place):
             listing = await asyncio.to_thread(_listing, place)
             return listing if listing is not None else await self._filled(place, layer, fetch, where)
 
-    async def file(self, layer: Packed, sha256: str, fetch: Fetch, where: str) -> Path:
-        """Where the file lies, fetched again if it has gone. Raises `ModelUnavailable`."""
+    async def file(self, layer: Packed, number: int, size: int, fetch: Fetch, where: str) -> Path:
+        """Where a file of the layer lies, which may be taken away; fetched again if it has gone.
+
+        Raises `ModelUnavailable`.
+        """
         place = self._place(layer)
-        path = place / "files" / checked_digest(sha256)
+        path = place / "files" / str(number)
         async with _locked(place):
-            if not await asyncio.to_thread(path.is_file):
+            if not await asyncio.to_thread(_is_whole, path, size):
                 await self._filled(place, layer, fetch, where)
-        if not await asyncio.to_thread(path.is_file):
+        if not await asyncio.to_thread(_is_whole, path, size):
             raise ModelUnavailable(f"{where}: the layer {layer.blob.digest[:12]} has no such file")
         return path
 
@@ -131,99 +93,144 @@ class LayerSpool:
         for place in self._folder.glob("*/"):
             with _try_lock(place) as is_mine:
                 if is_mine:
-                    for part, kept_s in (
-                        (place / "files", _FILES_ARE_KEPT_S),
-                        (place / "blob.part", _FILES_ARE_KEPT_S),
-                        (place / "listing.json", _LISTING_IS_KEPT_S),
-                    ):
-                        if part.exists() and part.stat().st_mtime < now_s - kept_s:
-                            shutil.rmtree(part) if part.is_dir() else part.unlink()
+                    _tidy(place, now_s)
 
     def _place(self, layer: Packed) -> Path:
         name = f"{layer.blob.digest} {layer.root} {layer.is_overlay}"
         return self._folder / hashlib.sha256(name.encode()).hexdigest()
 
     async def _filled(self, place: Path, layer: Packed, fetch: Fetch, where: str) -> tuple[Change, ...]:
-        part = place / "blob.part"
         await asyncio.to_thread(self.tidy, time.time())
+        was_begun = (place / "rest").exists()
+        self._check_room(place, layer, where)
         try:
-            free = shutil.disk_usage(place).free
-            if free < layer.blob.size + _FREE_RESERVE:
-                raise ModelUnavailable(f"{where}: the disk of {self._folder} has {free} bytes free, which are too few")
-            await fetched(part, layer.blob, fetch, where)
-            changes = await _in_thread(lambda stop: self._unpacked(place, part, layer, stop))
+            try:
+                return await self._received(place, layer, fetch, where)
+            except Damaged:
+                _forget(place)
+                if not was_begun:
+                    raise
+                # What lay here from an earlier try may be what is wrong: once more, from the start.
+                return await self._received(place, layer, fetch, where)
         except Damaged as damage:
             _forget(place)
             raise ModelUnavailable(f"{where}: the layer sha256:{layer.blob.digest[:12]}… {damage}") from None
         except OSError as error:
             _forget(place)
-            raise ModelUnavailable(f"{where}: cannot be unpacked to {self._folder}: {error.strerror}") from None
-        await asyncio.to_thread(part.unlink)
-        return changes
+            message = f"{where}: cannot be unpacked to {self._folder}: {error.strerror}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise NoRoom(f"{message}: free some space (crossfade model gc) and try again") from None
+            raise ModelUnavailable(message) from None
 
-    def _unpacked(self, place: Path, part: Path, layer: Packed, stop: threading.Event) -> tuple[Change, ...]:
+    def _check_room(self, place: Path, layer: Packed, where: str) -> None:
+        here = sum(path.stat().st_size for path in (place / "rest", *place.glob("files/*")) if path.exists())
+        free = shutil.disk_usage(place).free
+        if free < layer.blob.size - here + _FREE_RESERVE:
+            raise NoRoom(
+                f"{where}: the disk of {self._folder} has {free} bytes free, which are too few: free some space"
+            )
+
+    async def _received(self, place: Path, layer: Packed, fetch: Fetch, where: str) -> tuple[Change, ...]:
+        """Raises `Damaged` for what is no archive of a model, or another one than its digest says; `OSError`; and what
+        `fed` raises, with what came so far left for the next attempt."""
+        feed = Feed()
+        with ThreadPoolExecutor(1, "layer") as thread:  # one of its own: it waits for the network
+            working = asyncio.get_running_loop().run_in_executor(thread, self._unpacked, place, layer, feed)
+            feeding = asyncio.ensure_future(fed(feed, layer.blob.size, fetch, where))
+            both: set[asyncio.Future[Any]] = {working, feeding}
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                if not working.done() and feeding.exception() is None:
+                    await asyncio.wait({working})
+            finally:
+                feed.stop()
+                feeding.cancel()
+                await asyncio.wait(both)
+                trouble = None if feeding.cancelled() else feeding.exception()
+                stopped = working.exception()
+        if trouble is not None and isinstance(stopped, Stopped):
+            raise trouble
+        return working.result()
+
+    def _unpacked(self, place: Path, layer: Packed, feed: Feed) -> tuple[Change, ...]:
         files = place / "files"
-        shutil.rmtree(files, ignore_errors=True)
-        files.mkdir()
-        changes: dict[str, Change] = {}
-        with part.open("rb") as raw:
-            archive = TarStream(_Stoppable(Unpacked(raw, layer.is_gzip, self._limits.max_bytes), stop))
+        files.mkdir(exist_ok=True)
+        changes: list[Change] = []
+        put: set[str] = set()
+        with closing(KeptBytes(place / "rest", layer.blob.size, feed)) as kept:
+            archive = TarStream(Unpacked(kept, layer.compression, self._limits.max_bytes))
             for member in archive:
-                change = _change(member, archive, layer, files)
-                if change is not None:
-                    if isinstance(changes.get(change.path), Put):
-                        raise Damaged(f"has {change.path!r} twice")
-                    changes[change.path] = change
-                if len(changes) > self._limits.max_files:
+                what = meant(member, layer)
+                if what is None:
+                    continue
+                if (path := what.path if isinstance(what, Remove) else what) in put:
+                    raise Damaged(f"has {path!r} twice")
+                if len(changes) == self._limits.max_files:
                     raise Damaged(f"has more than {self._limits.max_files} files")
-        _write_listing(place, changes.values())
-        return tuple(changes.values())
+                if isinstance(what, Remove):
+                    changes.append(what)
+                    continue
+                keep = _written if layer.compression else _kept_apart
+                changes.append(Put(path, member.size, keep(archive, kept, files / str(len(put)))))
+                put.add(path)
+            while kept.read(CHUNK):
+                pass
+        if kept.sha256 != layer.blob.digest:
+            raise Damaged(f"is something else than was announced: sha256:{kept.sha256[:12]}… came")
+        _write_listing(place, changes)
+        (place / "rest").unlink()
+        return tuple(changes)
 
 
-def _change(member: Member, archive: TarStream, layer: Packed, files: Path) -> Change | None:
-    """What a member does to the model; a file's content is written. Raises `Damaged` for what a model may not have."""
-    folder, _, name = member.name.rpartition("/")
-    if layer.is_overlay and name.startswith(_WHITEOUT):
-        hidden = folder if name == _OPAQUE else f"{folder}/{name.removeprefix(_WHITEOUT)}".lstrip("/")
-        if _is_at_or_below(layer.root, hidden):
-            return Remove("")
-        return Remove(hidden[len(layer.root) + 1 :]) if _is_at_or_below(hidden, layer.root) else None
-    if member.kind is Kind.FOLDER:
-        return None
-    if _is_at_or_below(layer.root, member.name) and layer.root:
-        raise Damaged(f"has {member.name!r} as {member.kind.value}, where the model's folder should be")
-    if not _is_at_or_below(member.name, layer.root):
-        return None
-    if member.kind is not Kind.FILE:
-        raise Damaged(f"has {member.name!r} as {member.kind.value}: a model has plain files only")
-    path = member.name[len(layer.root) + 1 :] if layer.is_overlay else member.name
-    try:
-        checked_path(path)
-    except Invalid as error:
-        raise Damaged(f"has a file whose {error}") from None
-    return Put(path, member.size, _written(archive, files))
+def _kept_apart(archive: TarStream, kept: KeptBytes, path: Path) -> str:
+    """Have the present member's content kept at `path`, and return its sha256."""
+    digest = hashlib.sha256()
+    with kept.apart(path):
+        for chunk in archive.chunks():
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
-def _is_at_or_below(path: str, folder: str) -> bool:
-    return not folder or path == folder or path.startswith(f"{folder}/")
-
-
-def _written(archive: TarStream, files: Path) -> str:
-    """Write the present member's content under its sha256, and return that."""
-    part, digest = files / "part", hashlib.sha256()
-    with part.open("wb") as file:
+def _written(archive: TarStream, kept: KeptBytes, path: Path) -> str:
+    """The same, of an archive that is kept as it came."""
+    del kept
+    digest = hashlib.sha256()
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
         for chunk in archive.chunks():
             digest.update(chunk)
             file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(files / digest.hexdigest())
     return digest.hexdigest()
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """As far as its size tells; whoever takes it looks at its digest."""
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False
 
 
 def _forget(place: Path) -> None:
     shutil.rmtree(place / "files", ignore_errors=True)
-    (place / "blob.part").unlink(missing_ok=True)
+    (place / "rest").unlink(missing_ok=True)
+
+
+def _tidy(place: Path, now_s: float) -> None:
+    for part, kept_s in (
+        (place / "files", _FILES_ARE_KEPT_S),
+        (place / "rest", _FILES_ARE_KEPT_S),
+        (place / "blob.part", _FILES_ARE_KEPT_S),  # of version 0.1
+        (place / "listing.json", _LISTING_IS_KEPT_S),
+    ):
+        if part.exists() and max(map(_touched_s, (part, *place.glob(f"{part.name}/*")))) < now_s - kept_s:
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+    if [path.name for path in place.iterdir()] == ["lock"]:
+        shutil.rmtree(place)
+
+
+def _touched_s(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def _write_listing(place: Path, changes: Iterable[Change]) -> None:
@@ -255,43 +262,26 @@ def _change_of(line: list[Any]) -> Change:
     raise ValueError("is not a change")
 
 
-class _Stoppable:
-    """A stream that ends with `Damaged` when whoever wanted it has gone."""
-
-    def __init__(self, stream: Readable, stop: threading.Event) -> None:
-        self._stream = stream
-        self._stop = stop
-
-    def read(self, size: int) -> bytes:
-        if self._stop.is_set():
-            raise Damaged("was not read to its end")
-        return self._stream.read(size)
-
-
-async def _in_thread(work: Callable[[threading.Event], _T]) -> _T:
-    """Run it in a thread; when cancelled, tell it to stop and wait until it did, for it holds a lock."""
-    stop = threading.Event()
-    running = asyncio.ensure_future(asyncio.to_thread(work, stop))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        stop.set()
-        await asyncio.wait([running])
-        running.exception()
-        raise
-
-
 @contextmanager
 def _try_lock(place: Path) -> Iterator[bool]:
     """Whether the layer's place is ours until the end of the block. Processes that die let go of it."""
     place.mkdir(parents=True, exist_ok=True)
-    with (place / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    try:
+        lock = (place / "lock").open("w")
+    except FileNotFoundError:  # it was tidied away a moment ago
+        yield False
+        return
+    with lock:
+        yield _is_held(place / "lock", lock.fileno())
+
+
+def _is_held(path: Path, descriptor: int) -> bool:
+    """Also false when another file has that name by now: the place was tidied away, and made again."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.registries.oci_reference import checked
+from adapters.registries.tar_members import Compression
 from router.domain.errors import Invalid, ModelUnavailable
 from router.domain.model_tree import check_names, checked_path
 from router.models.ports import SourceLimits
@@ -29,11 +30,14 @@ ACCEPT = ", ".join((*_MANIFESTS, *_INDEXES))
 _MODEL_CONFIG = "application/vnd.cncf.model.config.v1+json"
 _IMAGE_CONFIGS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _IMAGE_LAYERS = {
-    "application/vnd.oci.image.layer.v1.tar": False,
-    "application/vnd.oci.image.layer.v1.tar+gzip": True,
-    "application/vnd.docker.image.rootfs.diff.tar": False,
-    "application/vnd.docker.image.rootfs.diff.tar.gzip": True,
+    "application/vnd.oci.image.layer.v1.tar": Compression.NONE,
+    "application/vnd.oci.image.layer.v1.tar+gzip": Compression.GZIP,
+    "application/vnd.oci.image.layer.v1.tar+zstd": Compression.ZSTD,
+    "application/vnd.docker.image.rootfs.diff.tar": Compression.NONE,
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": Compression.GZIP,
+    "application/vnd.docker.image.rootfs.diff.tar.zstd": Compression.ZSTD,
 }
+_MODEL_ARCHIVES = {"tar": Compression.NONE, "tar+gzip": Compression.GZIP, "tar+zstd": Compression.ZSTD}
 _MODEL_WEIGHTS = ("application/vnd.cncf.model.weight.v1.", "application/vnd.cncf.model.weight.config.v1.")
 _MODEL_OTHERS = (  # what came with the model and is not served: never fetched
     "application/vnd.cncf.model.doc.v1.",
@@ -72,7 +76,7 @@ class Packed:
     """
 
     blob: Blob
-    is_gzip: bool
+    compression: Compression
     root: str
     is_overlay: bool = False
 
@@ -192,8 +196,8 @@ def _model_layer(layer: dict[str, Any], where: str) -> Loose | Packed:
     match kind.removeprefix(prefix) if prefix else None:
         case "raw" if path:
             return Loose(_path(path, where), _blob(layer, where))
-        case "tar" | "tar+gzip" as archive:
-            return Packed(_blob(layer, where), archive == "tar+gzip", "")
+        case str(archive) if archive in _MODEL_ARCHIVES:
+            return Packed(_blob(layer, where), _MODEL_ARCHIVES[archive], "")
     raise _foreign(kind, where)
 
 
@@ -205,7 +209,8 @@ def _titled_layer(layer: dict[str, Any], where: str) -> Loose | Packed:
     # A folder, packed with its name before every other: oras says so, oras-py lets the layer's type say it.
     is_packed = _annotation(layer, _UNPACK) == "true" or (kind == _FOLDER and not title.endswith((".gz", ".tgz")))
     if is_packed:
-        return Packed(_blob(layer, where), kind.endswith("gzip"), _path(title, where))
+        packed = next((it for it in Compression if it and kind.endswith(it)), Compression.NONE)
+        return Packed(_blob(layer, where), packed, _path(title, where))
     return Loose(_path(title, where), _blob(layer, where))
 
 
@@ -219,7 +224,8 @@ def _image_layer(layer: dict[str, Any], where: str) -> Packed:
 def _foreign(kind: str, where: str) -> ModelUnavailable:
     return ModelUnavailable(
         f"{where}: has a layer of type {kind[:100]!r} without a file name, or that cannot be read: push the model as "
-        f"plain files (ORAS or ModelPack), or as an image with tar or tar+gzip layers and the model below /{IMAGE_ROOT}"
+        "plain files (ORAS or ModelPack), or as an image with layers of tar, tar+gzip or tar+zstd, and the model "
+        f"below /{IMAGE_ROOT}"
     )
 
 

@@ -40,6 +40,7 @@ _LONGEST_PAUSE_S = 30.0  # a server that asks for more is left alone
 # httpx reads 64 KiB at a time, and whoever hashes and writes wants more. One GiB from loopback, the server on the other
 # core: 1,060 MB/s, 800 with sha256 between the chunks (aiohttp would bring 1,250, asyncio's streams 1,500 without).
 _CHUNK_BYTES = 1024 * 1024
+_LONGEST_HELD_S = 1.0  # on a slow line: who is killed has lost no more than that
 _SLOWEST_BYTES = 64 * 1024  # in `Timeouts.read_s`
 
 
@@ -90,7 +91,8 @@ class HttpTransport:
                 answered, response = await self._answer(stack, call)
             check_file_answer(answered, response.status_code, response.headers, datetime.now(UTC))
             begins = starts_at(answered, response.status_code, response.headers, offset)
-            chunks = await stack.enter_async_context(aclosing(self._chunks(answered, response)))
+            parts = await stack.enter_async_context(aclosing(self._parts(answered, response)))
+            chunks = await stack.enter_async_context(aclosing(_gathered(parts)))
             yield Download(begins, chunks)
 
     async def _answer(self, stack: AsyncExitStack, call: Call) -> tuple[Call, httpx.Response]:
@@ -166,9 +168,9 @@ class HttpTransport:
                     raise ModelUnavailable(f"{shown(call.url)}: answers with more than {max_bytes} bytes")
         return b"".join(parts)
 
-    async def _chunks(self, call: Call, response: httpx.Response) -> AsyncGenerator[bytes, None]:
-        parts: list[bytes] = []
-        held = total = recent = 0
+    async def _parts(self, call: Call, response: httpx.Response) -> AsyncGenerator[bytes, None]:
+        """The body as it comes, as long as it comes fast enough and is not too large."""
+        total = recent = 0
         waited_s, read_s = 0.0, self._settings.timeouts.read_s
         with self._translated(call):
             incoming = response.aiter_raw()
@@ -177,25 +179,18 @@ class HttpTransport:
                 part = await anext(incoming, None)
                 waited_s += time.monotonic() - asked_at
                 if part is None:
-                    break
-                parts.append(part)
-                held += len(part)
+                    return
                 total += len(part)
                 recent += len(part)
                 if total > self._settings.limits.max_bytes:
                     limit = self._settings.limits.max_bytes
                     raise ModelUnavailable(f"{shown(call.url)}: is larger than limits.max_size ({limit} bytes) allows")
+                yield part
                 if recent >= _SLOWEST_BYTES:
                     recent, waited_s = 0, 0.0
                 elif waited_s > read_s:
                     slow = f"sent {recent} bytes in {read_s:g} s: too slow to wait for (timeouts.read allows more time)"
                     raise SourceUnavailable(f"{shown(call.url)}: {slow}")
-                if held >= _CHUNK_BYTES:
-                    yield b"".join(parts)
-                    parts.clear()
-                    held = 0
-        if parts:
-            yield b"".join(parts)
 
     def _translated(self, call: Call) -> AbstractContextManager[None]:
         way = Way(call.asked, self._settings.proxy_for(call.url.host))
@@ -210,6 +205,26 @@ class HttpTransport:
         except TimeoutError:
             hint = "try again later, or raise timeouts.request in registries.yaml"
             raise SourceUnavailable(f"{shown(call.url)}: no whole answer within {limit_s:g} s; {hint}") from None
+
+
+async def _gathered(parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """In larger chunks. What came before the link broke is handed on too: who resumes need not ask for it again."""
+    held: list[bytes] = []
+    size, since_s = 0, time.monotonic()
+    try:
+        async for part in parts:
+            held.append(part)
+            size += len(part)
+            if size >= _CHUNK_BYTES or time.monotonic() - since_s >= _LONGEST_HELD_S:
+                yield b"".join(held)
+                held.clear()
+                size, since_s = 0, time.monotonic()
+    except SourceUnavailable:
+        if held:
+            yield b"".join(held)
+        raise
+    if held:
+        yield b"".join(held)
 
 
 def _lower(headers: Mapping[str, str] | None) -> dict[str, str]:

@@ -17,6 +17,7 @@ from router.api.keys import key_routes
 from router.api.models import lineage_routes, model_routes
 from router.api.oversight import Oversight, oversight_routes
 from router.api.rollouts import rollout_routes
+from router.api.shapes import ErrorView
 from router.api.transfers import transfer_routes
 from router.api.visibility import only_visible
 from router.api.watches import watch_routes
@@ -34,6 +35,11 @@ Every call needs `Authorization: Bearer <token>`, except `/api/v1/live`. Errors 
 when the endpoint has moved on, they are refused with 409 and change nothing. `X-Crossfade-By: <name>` says who asks,
 for the audit log, beside the name of the token. A viewer's token may look, an operator's change, an admin's everything;
 one that is limited to groups of endpoints sees no others."""
+
+_REFUSALS: dict[int | str, str] = {
+    "4XX": "What was asked for is refused; nothing was changed.",
+    "5XX": "It cannot be done now; nothing was changed.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +67,14 @@ def create_app(services: Services) -> ASGIApp:
         version=services.gateway.info().version,
         description=_DESCRIPTION,
         openapi_url="/api/openapi.json",
+        responses={kind: {"model": ErrorView, "description": words} for kind, words in _REFUSALS.items()},
         docs_url=None,  # both pages would load scripts from a CDN
         redoc_url=None,
     )
     add_error_replies(app, operations, rollouts)
     app.include_router(gateway_routes(operations, services.gateway, rollouts, catalogue), prefix="/api")
     app.include_router(oversight_routes(services.oversight), prefix="/api/v1")
-    app.include_router(model_routes(catalogue, operations.desired), prefix="/api/v1")
+    app.include_router(model_routes(catalogue, operations.desired, services.oversight), prefix="/api/v1")
     app.include_router(transfer_routes(services.transfer), prefix="/api/v1")
     app.include_router(watch_routes(operations.desired, services.watching), prefix="/api/v1")
     visible = [Depends(only_visible(operations.desired))]

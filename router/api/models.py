@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Annotated
 
@@ -10,18 +11,25 @@ from fastapi import APIRouter, Query
 from router.api import model_shapes as shapes
 from router.api.model_views import lineage_view, model_view, pull_view, resolution_view
 from router.api.operator import Asking, Caller
+from router.api.oversight import Oversight
 from router.desired import Desired
+from router.domain.audit import Record
 from router.domain.errors import Invalid
 from router.domain.model_ref import ModelRef
 from router.models.cache_ports import Corrupt
 from router.models.catalogue import Catalogue
+from router.models.pulls import PullState
 
 _WAIT = Query(ge=0, le=60, description="Reply when it has ended, or after so many seconds.")
 
 
-def model_routes(catalogue: Catalogue, desired: Desired) -> APIRouter:
+def model_routes(catalogue: Catalogue, desired: Desired, oversight: Oversight) -> APIRouter:
     routes = APIRouter(tags=["models"])
     pulls = catalogue.pulls
+
+    async def note(by: str, action: str, subject: str, detail: str) -> None:
+        record = Record(oversight.access.now(), by, action, subject, detail)
+        await asyncio.to_thread(oversight.audit.add, (record,))
 
     @routes.get("/models")
     async def models(operator: Asking) -> shapes.ModelsView:
@@ -35,9 +43,11 @@ def model_routes(catalogue: Catalogue, desired: Desired) -> APIRouter:
         return resolution_view(resolution, kept)
 
     @routes.post("/models/collect")
-    async def collect(request: shapes.CollectRequest) -> shapes.CollectedView:
+    async def collect(request: shapes.CollectRequest, by: Caller) -> shapes.CollectedView:
         """Remove models that nobody needs: no deployment serves them, or would go back to them."""
         collected = await catalogue.collect(request.keep_last, request.unused_for_s)
+        if collected.digests:
+            await note(by, "models_collected", "model cache", f"digests {', '.join(collected.digests)}")
         return shapes.CollectedView(digests=list(collected.digests), freed_bytes=collected.freed_bytes)
 
     @routes.get("/models/pulls")
@@ -62,9 +72,13 @@ def model_routes(catalogue: Catalogue, desired: Desired) -> APIRouter:
         return pull_view(pull)
 
     @routes.delete("/models/pulls/{pull_id}")
-    async def cancel_pull(pull_id: str) -> shapes.PullView:
+    async def cancel_pull(pull_id: str, by: Caller) -> shapes.PullView:
         """End a pull. What came so far is kept for the next try."""
-        return pull_view(await pulls.cancel(pull_id))
+        was_running = pulls.find(pull_id).state is PullState.RUNNING
+        pull = await pulls.cancel(pull_id)
+        if was_running:
+            await note(by, "pull_cancelled", str(pull.ref), f"pull {pull_id}")
+        return pull_view(pull)
 
     @routes.get("/models/{digest}")
     async def model(digest: str, operator: Asking) -> shapes.ModelView:

@@ -26,9 +26,9 @@ def operator_of(scope: Scope) -> Operator:
 
 
 def source_of(scope: Scope) -> str:
-    """The address of whoever asks."""
+    """The address of whoever asks; nobody but this gateway's own user comes in without one."""
     client = scope.get("client")
-    return client[0] if client else "unknown"
+    return client[0] if client else "this machine"
 
 
 def _operator(request: Request) -> Operator:

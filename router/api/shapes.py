@@ -86,8 +86,10 @@ class EndpointView(Shape):
     auth_mode: str
     allow_anonymous: bool
     client_names: list[str] = Field(description="With auth_mode mtls.")
+    jwt: dict[str, Any] = Field(description="With auth_mode jwt, as in a spec; else empty.")
     group: str
     sticky: dict[str, str | bool] = Field(description="As in a spec; empty when every request is drawn anew.")
+    limits: dict[str, Any] = Field(description="As in a spec; empty when nothing is limited.")
     watch: dict[str, Any] = Field(description="As in a spec; empty when nobody looks. /watch tells how it is.")
     traffic: dict[str, int] = Field(description="Asked for.")
     mirror_traffic: dict[str, int] = Field(description="Asked for.")
@@ -199,6 +201,14 @@ class CertificateView(Shape):
     warning: str = Field(description="What an operator should know: it runs out, or its files cannot be used.")
 
 
+class KeySetView(Shape):
+    source: str = Field(description="The file or URL.")
+    endpoints: list[str]
+    key_ids: list[str] = Field(description="Of the keys that tokens are verified with; none: nobody gets in.")
+    taken_at: datetime | None = Field(description="Since when these keys are in force.")
+    warning: str = Field(description="What an operator should know: the source cannot be read, and what follows.")
+
+
 class StatusView(Shape):
     version: str
     started_at: datetime
@@ -207,6 +217,7 @@ class StatusView(Shape):
     proxies: list[ProxyView]
     ray: RayView
     certificates: list[CertificateView] = Field(description="Of the scoring ports; empty without TLS.")
+    key_sets: list[KeySetView] = Field(description="Keys of identity providers, of endpoints with auth_mode jwt.")
     endpoints: list[EndpointView]
     sources: list[AskedView] = Field(description="How well the sources of the deployments' models can be asked.")
 
@@ -215,3 +226,23 @@ class LiveView(Shape):
     live: bool
     name: str
     version: str
+
+
+class ProblemView(Shape):
+    key: str = Field(description="The path of what is wrong, such as limits.burst.")
+    message: str
+    hint: str = Field(description="What to do, where that is known.")
+    document: int | None = Field(description="The number of the document of a spec, from 1.")
+
+
+class FailureView(Shape):
+    code: str = Field(description="Stable, such as not_found or revision_conflict.")
+    message: str
+    hint: str = Field(description="What to do, where that is known.")
+    problems: list[ProblemView] = Field(default=[], description="All that is wrong in what was sent.")
+    known: list[str] = Field(default=[], description="With not_found: what there is instead.")
+    current: EndpointView | None = Field(default=None, description="With revision_conflict: how it is now.")
+
+
+class ErrorView(Shape):
+    error: FailureView

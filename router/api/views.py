@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 from router.admin_ports import (
@@ -25,6 +25,7 @@ from router.domain.access import Operator
 from router.domain.endpoint import EndpointState
 from router.domain.rollout import Rollout
 from router.domain.tls import CertificateStatus
+from router.domain.tokens import KeySetStatus
 from router.domain.traffic import Mirror
 from router.domain.triton_report import TritonReport
 from router.events import Event
@@ -46,7 +47,9 @@ def endpoint_view(state: EndpointState, status: EndpointStatus, rollout: Rollout
         auth_mode=str(endpoint.auth_mode),
         allow_anonymous=endpoint.allow_anonymous,
         client_names=list(endpoint.client_names),
+        jwt=to_plain(endpoint).get("jwt", {}),
         sticky=to_plain(endpoint).get("sticky", {}),
+        limits=to_plain(endpoint)["limits"],
         watch=to_plain(endpoint).get("watch", {}),
         group=endpoint.group,
         traffic=endpoint.traffic.as_dict(),
@@ -185,6 +188,7 @@ def status_view(
         proxies=[_proxy_view(proxy) for proxy in info.proxies],
         ray=shapes.RayView(is_connected=info.ray.is_connected, address=info.ray.address, reason=info.ray.reason),
         certificates=[_certificate_view(status, now) for status in info.certificates],
+        key_sets=_key_set_views(info.key_sets, {endpoint.name for endpoint in endpoints}),
         endpoints=endpoints,
         sources=[asked_view(item) for item in asked],
     )
@@ -199,6 +203,21 @@ def _certificate_view(status: CertificateStatus, now: datetime) -> shapes.Certif
         fingerprint=facts.fingerprint if facts else "",
         warning=status.refused or (facts.warning(now) if facts else ""),
     )
+
+
+def _key_set_views(statuses: Iterable[KeySetStatus], visible: Collection[str]) -> list[shapes.KeySetView]:
+    """Those of visible endpoints, and of their endpoints the visible ones."""
+    return [
+        shapes.KeySetView(
+            source=str(status.source),
+            endpoints=endpoints,
+            key_ids=list(status.keys.ids) if status.keys else [],
+            taken_at=status.taken_at,
+            warning=status.warning,
+        )
+        for status in statuses
+        if (endpoints := [name for name in status.endpoints if name in visible])
+    ]
 
 
 def _proxy_view(status: ProxyStatus) -> shapes.ProxyView:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from router.cli.output import percents, print_json, say, table
@@ -46,7 +47,7 @@ def conclude(
             done = done | {"changes": _with_the_rest(done["changes"], then())}
         _say_what_started(done)
     except CrossfadeError as error:
-        code = report(Session(Output.TABLE, session.admin_url, session.token_file, session.data_dir), error)
+        code = report(replace(session, output=Output.TABLE), error)
         if session.output is Output.JSON:
             print_json(done | {"settled": False, "reason": str(error)})
         return code

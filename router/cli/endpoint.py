@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -155,6 +156,12 @@ def _text(endpoint: Mapping[str, Any]) -> str:
         ("mirror", f"{percents(endpoint['mirror_traffic'])} (in force: {percents(in_force['mirror_traffic'])})"),
         ("auth_mode", endpoint["auth_mode"]),
     ]
+    if rules := endpoint["jwt"]:
+        facts.append(("tokens of", rules["issuer"]))
+        if "audiences" in rules:
+            facts.append(("  for", ", ".join(rules["audiences"])))
+        if "claims" in rules:
+            facts.append(("  saying", json.dumps(rules["claims"])))
     if endpoint["rollout"]:
         facts.append(("rollout", one_line(endpoint["name"], endpoint["rollout"])))
     if endpoint["watched"]:

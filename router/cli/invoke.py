@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import ssl
 import sys
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ import typer
 from router.cli.output import listing, say
 from router.cli.session import Session, command
 from router.domain.errors import CrossfadeError, Invalid
-from router.tls_folder import TlsFolder
+from router.trust import is_https, tls_fault, trusted_context
 
 if TYPE_CHECKING:
     import httpx
@@ -58,7 +57,11 @@ CertFile = Annotated[
 ]
 KeyFile = Annotated[
     str | None,
-    typer.Option("--key-file", metavar="FILE", help="A key of the endpoint, or - for stdin; else CROSSFADE_KEY."),
+    typer.Option(
+        "--key-file",
+        metavar="FILE",
+        help="A key of the endpoint, or a token (auth_mode jwt), or - for stdin; else CROSSFADE_KEY.",
+    ),
 ]
 Timeout = Annotated[
     float, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="How long to wait for the answer.")
@@ -103,14 +106,14 @@ def invoke(
     url = (scoring_url or _scoring_url(session)).rstrip("/")
     headers = {"x-crossfade-deployment": deployment} if deployment else {}
     if key := _key(key_file):
-        headers["x-api-key"] = key
+        headers["authorization"] = f"Bearer {key}"
     try:
         with httpx.Client(
             base_url=url,
             headers=headers,
             timeout=timeout,
             trust_env=not is_loopback(url),
-            verify=_trusted(ca_file, certificate, session) if url.startswith("https:") else True,
+            verify=trusted_context("--ca-file", ca_file, session.data_dir, certificate) if is_https(url) else True,
         ) as http:
             body = _sampled(http, name) if request_file is None else _read(request_file)
             if print_request:
@@ -120,10 +123,9 @@ def invoke(
     except httpx.TimeoutException:
         raise NotAnswered(f"{url} gave no answer within {timeout:g} s") from None
     except (httpx.TransportError, httpx.InvalidURL) as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        if fault := tls_fault(error):
             raise Unreachable(
-                f"the certificate of {url} is not trusted ({error}): give its CA with --ca-file, and with --scoring-url"
-                " a name that is in the certificate"
+                f"the scoring port at {url}: {fault} (--ca-file names a CA, --scoring-url another name)"
             ) from None
         raise Unreachable(
             f"the scoring port at {url} cannot be reached ({error}). Is `crossfade up` running?"
@@ -141,24 +143,6 @@ def _key(file: str | None) -> str:
     if not key or not key.isascii() or not key.isprintable():
         raise Invalid("--key-file", f"{file} holds no key", "`crossfade keys create` prints one")
     return key
-
-
-def _trusted(ca_file: str | None, certificate: str | None, session: Session) -> ssl.SSLContext:
-    """Whose certificates are believed, and which is shown. Raises `Invalid` for a file that holds none."""
-    own = TlsFolder.of(Path(session.data_dir)).authority
-    file = ca_file or (str(own) if own.exists() else None)
-    try:
-        context = ssl.create_default_context(cafile=file)
-    except OSError as error:
-        words = "holds no CA certificate" if isinstance(error, ssl.SSLError) else str(error.strerror).lower()
-        raise Invalid("--ca-file", f"{file} {words}", "give the CA's certificate in PEM") from None
-    if certificate is not None:
-        try:
-            context.load_cert_chain(certificate, Path(certificate).with_suffix(".key"))
-        except OSError as error:
-            words = "do not fit together" if isinstance(error, ssl.SSLError) else str(error.strerror).lower()
-            raise Invalid("--certificate", f"{certificate} and its .key: {words}", "`crossfade tls client`") from None
-    return context
 
 
 def _scoring_url(session: Session) -> str:

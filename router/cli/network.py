@@ -85,6 +85,7 @@ def _why(item: Socket, config: GatewayConfig) -> str:
             str(config.xds_socket): "the configuration of Envoy",
             str(config.server_socket): "calls about the server, for Envoy",
             str(config.envoy_admin_socket): "Envoy's own admin page",
+            str(config.admin_socket): "admin API",
         }
         folders = {
             config.replica_dir: "scoring by replica",

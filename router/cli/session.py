@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,8 @@ from router.cli.output import print_json, say
 from router.domain.errors import CrossfadeError, Invalid
 
 if TYPE_CHECKING:
+    import ssl
+
     from router.client import AdminClient
 
 DEFAULT_ADMIN_URL = "http://127.0.0.1:8003"
@@ -44,15 +47,42 @@ class Session:
     """How this call wants to be answered, and which control plane it means."""
 
     output: Output
-    admin_url: str
-    token_file: str | None
-    data_dir: str
+    admin_url: str | None = None
+    token_file: str | None = None
+    data_dir: str = DEFAULT_DATA_DIR
+    ca: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
 
     def client(self) -> AdminClient:
-        """Raises `Unreachable` when there is no token to ask with."""
+        """Raises `Unreachable` when there is no token to ask with, `Invalid` for options that cannot be used."""
         from router.client import AdminClient, caller, find_token
 
-        return AdminClient(self.admin_url, find_token(self.token_file, self.data_dir), caller())
+        url = self.admin_url or self._nearest()
+        return AdminClient(url, find_token(self.token_file, self.data_dir), caller(), self._trust(url))
+
+    def _nearest(self) -> str:
+        """The gateway that this user runs with the data directory, else whoever has the usual port."""
+        from router.client import UNIX
+        from router.config import admin_socket_in, run_dir_for
+
+        socket = admin_socket_in(run_dir_for(Path(self.data_dir).resolve()))
+        return f"{UNIX}{socket}" if socket.exists() else DEFAULT_ADMIN_URL
+
+    def _trust(self, url: str) -> ssl.SSLContext | None:
+        """What an https URL is asked with; None for plain text, which no other machine may hear."""
+        from router.client import is_on_a_network
+        from router.trust import is_https, trusted_context
+
+        if is_https(url):
+            return trusted_context("--ca", self.ca, self.data_dir, self.client_certificate, self.client_key)
+        if is_on_a_network(url):
+            raise Invalid(
+                "--admin-url",
+                f"{url} would carry the token in clear over a network",
+                "use https://: `crossfade up --admin-bind ADDRESS` speaks TLS; or reach it over ssh, on loopback",
+            )
+        return None
 
     def show(self, value: Any, as_text: Callable[[], str]) -> None:
         """Print the result: `value` as JSON, or the text for people."""
@@ -63,13 +93,45 @@ class Session:
 
 
 _OUTPUT = Annotated[Output, typer.Option("--output", "-o", help="How to show the result.")]
-_ADMIN_URL = Annotated[str, typer.Option("--admin-url", envvar="CROSSFADE_ADMIN_URL", help="The control plane.")]
+_ADMIN_URL = Annotated[
+    str | None,
+    typer.Option(
+        "--admin-url",
+        envvar="CROSSFADE_ADMIN_URL",
+        metavar="URL",
+        help="The control plane; else the one that runs here with the data directory, else http://127.0.0.1:8003.",
+    ),
+]
 _TOKEN_FILE = Annotated[
     str | None,
     typer.Option("--token-file", help="File with the admin token; else CROSSFADE_TOKEN, else the data dir's."),
 ]
 _DATA_DIR = Annotated[
     str, typer.Option("--data-dir", envvar="CROSSFADE_DATA_DIR", help="The gateway's data directory.")
+]
+_CA = Annotated[
+    str | None,
+    typer.Option(
+        "--ca",
+        envvar="CROSSFADE_ADMIN_CA",
+        metavar="FILE",
+        help="CA of the certificate of an https --admin-url; else <data-dir>/tls/ca.pem, else the system's.",
+    ),
+]
+_CLIENT_CERTIFICATE = Annotated[
+    str | None,
+    typer.Option(
+        "--client-certificate",
+        envvar="CROSSFADE_ADMIN_CERTIFICATE",
+        metavar="FILE",
+        help="Certificate to show there, where one is asked for.",
+    ),
+]
+_CLIENT_KEY = Annotated[
+    str | None,
+    typer.Option(
+        "--client-key", envvar="CROSSFADE_ADMIN_KEY", metavar="FILE", help="Its key; else the file beside it, .key."
+    ),
 ]
 
 
@@ -79,9 +141,12 @@ def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 _SHARED = (
     _option("output", _OUTPUT, Output.TABLE),
-    _option("admin_url", _ADMIN_URL, DEFAULT_ADMIN_URL),
+    _option("admin_url", _ADMIN_URL, None),
     _option("token_file", _TOKEN_FILE, None),
     _option("data_dir", _DATA_DIR, DEFAULT_DATA_DIR),
+    _option("ca", _CA, None),
+    _option("client_certificate", _CLIENT_CERTIFICATE, None),
+    _option("client_key", _CLIENT_KEY, None),
 )
 
 Command = Callable[..., int | None]

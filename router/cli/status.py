@@ -53,6 +53,9 @@ def _text(reply: Mapping[str, Any]) -> str:
         until = f"valid until {item['not_after'][:10]}" if item["not_after"] else item["file"]
         warning = f"; WARNING: {item['warning']}" if item["warning"] else ""
         facts.append(("certificate", f"{', '.join(item['names']) or 'no name'}: {until}{warning}"))
+    for item in reply["key_sets"]:
+        warning = f"; WARNING: {item['warning']}" if item["warning"] else ""
+        facts.append(("key set", f"{item['source']}: {_keys(item['key_ids'])}{warning}"))
     for proxy in reply["proxies"]:
         facts.append(("proxy", f"{proxy['proxy']}: {'up to date' if proxy['is_up_to_date'] else 'updating'}"))
         facts += [("  rejected", f"{item['resource']}: {item['reason']}") for item in proxy["rejected"]]
@@ -69,3 +72,7 @@ def _text(reply: Mapping[str, Any]) -> str:
     if reply["watches"]:
         parts.append(watches_text(reply["watches"]))
     return "\n\n".join(parts)
+
+
+def _keys(ids: list[str]) -> str:
+    return f"{len(ids)} key{'' if len(ids) == 1 else 's'}"

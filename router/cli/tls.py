@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +13,7 @@ import typer
 
 from router.cli.output import listing
 from router.cli.session import Session, command
+from router.config import OwnPort, checked_address, is_loopback
 from router.domain.errors import Conflict, Invalid
 from router.domain.tls import CertificateFiles, ListenerTls
 from router.tls_folder import TlsFolder
@@ -95,23 +98,66 @@ def client(session: Session, name: Client) -> None:
     session.show(result, lambda: listing(list(result.items())))
 
 
-def listener_tls(
-    certificates: list[str], keys: list[str], client_ca: str | None, client_crl: str | None, data_dir: Path
-) -> ListenerTls | None:
-    """What `crossfade up` shall speak. None: plain text. Raises `Invalid`, also for files that cannot be used."""
-    if len(certificates) != len(keys):
-        raise Invalid(
-            "--tls-certificate", "certificates and keys come in pairs", "give as many --tls-key, in the same order"
-        )
-    pairs = tuple(
-        CertificateFiles(_absolute(one), _absolute(other)) for one, other in zip(certificates, keys, strict=True)
-    )
+@dataclass(frozen=True, slots=True)
+class TlsOptions:
+    """What was given of the options `--tls-certificate`, `--tls-key`, `--tls-client-ca`, `--tls-client-crl`.
+
+    `prefix` stands before each: "" for the scoring ports', "admin-" for those of the admin API.
+    """
+
+    prefix: str = ""
+    certificates: Sequence[str] = ()
+    keys: Sequence[str] = ()
+    client_ca: str | None = None
+    client_crl: str | None = None
+
+    def option(self, name: str) -> str:
+        return f"--{self.prefix}tls-{name}"
+
+    @property
+    def is_given(self) -> bool:
+        return bool(self.certificates or self.keys or self.client_ca or self.client_crl)
+
+
+def listener_tls(options: TlsOptions, data_dir: Path) -> ListenerTls | None:
+    """What `crossfade up` shall speak on its scoring ports. None: plain text.
+
+    Raises `Invalid`, also for files that cannot be used.
+    """
     made_here = TlsFolder.of(data_dir).listener()
-    if not pairs and made_here is not None:
-        pairs = made_here.certificates
-    if not pairs and not client_ca and not client_crl:
+    return _listener(options, made_here.certificates if made_here else ())
+
+
+def own_port(name: str, bind: str, options: TlsOptions, data_dir: Path) -> OwnPort:
+    """Where `crossfade up` shall listen with the port `name` of its own. Raises `Invalid`.
+
+    Off loopback it takes the certificate of `crossfade tls init` by itself; on loopback, only what is named.
+    """
+    checked_address(f"--{name}-bind", bind)
+    made_here = TlsFolder.of(data_dir).listener()
+    usual = made_here.certificates if made_here and (options.is_given or not is_loopback(bind)) else ()
+    return OwnPort(name, bind, _listener(options, usual))
+
+
+def _listener(options: TlsOptions, usual: tuple[CertificateFiles, ...]) -> ListenerTls | None:
+    """`usual`: what is taken when no certificate is named."""
+    if len(options.certificates) != len(options.keys):
+        raise Invalid(
+            options.option("certificate"),
+            "certificates and keys come in pairs",
+            f"give as many {options.option('key')}, in the same order",
+        )
+    named = zip(options.certificates, options.keys, strict=True)
+    pairs = tuple(CertificateFiles(_absolute(one), _absolute(other)) for one, other in named) or usual
+    if not pairs and not options.is_given:
         return None
-    tls = ListenerTls(pairs, _absolute(client_ca), _absolute(client_crl))
+    if not pairs:
+        hint = "`crossfade tls init` makes one for a start"
+        raise Invalid(options.option("certificate"), "TLS needs a certificate", hint)
+    if options.client_crl and not options.client_ca:
+        hint = f"give {options.option('client-ca')} as well"
+        raise Invalid(options.option("client-crl"), "revokes certificates of no CA", hint)
+    tls = ListenerTls(pairs, _absolute(options.client_ca), _absolute(options.client_crl))
     _check(tls)
     return tls
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +11,8 @@ import typer
 from router.cli.output import say
 from router.cli.session import DEFAULT_DATA_DIR, ExitCode, Output, Session, report
 from router.cli.sources import spec_source
-from router.cli.tls import listener_tls
-from router.config import Ports, usual_registries_file
+from router.cli.tls import TlsOptions, listener_tls, own_port
+from router.config import LOOPBACK, Ports, checked_address, usual_registries_file
 from router.domain.errors import CrossfadeError, Invalid
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ Files = Annotated[
 DataDir = Annotated[
     Path, typer.Option("--data-dir", envvar="CROSSFADE_DATA_DIR", help="Where state, secrets and logs are kept.")
 ]
-Bind = Annotated[str, typer.Option("--bind", help="Address for scoring and metrics. The admin API stays on loopback.")]
+Bind = Annotated[str, typer.Option("--bind", help="Address for scoring. The admin API and metrics have their own.")]
 HttpPort = Annotated[int, typer.Option("--http-port", help="Scoring: HTTP/1.1, HTTP/2 and gRPC.")]
 GrpcPort = Annotated[int, typer.Option("--grpc-port", help="Scoring again, on gRPC clients' habitual port.")]
 MetricsPort = Annotated[int, typer.Option("--metrics-port", help="Prometheus metrics, at /metrics.")]
@@ -54,6 +53,43 @@ ClientCrl = Annotated[
 RedirectPort = Annotated[
     int, typer.Option("--redirect-http-port", help="With TLS: plain HTTP on this port is sent to --http-port. 0: none.")
 ]
+AdminBind = Annotated[str, typer.Option("--admin-bind", help="Address of the admin API: off loopback only with TLS.")]
+AdminCertificate = Annotated[
+    str | None,
+    typer.Option(
+        "--admin-tls-certificate",
+        metavar="FILE",
+        help="Certificate (PEM) of the admin API; off loopback, else that of `crossfade tls init`.",
+    ),
+]
+AdminKey = Annotated[str | None, typer.Option("--admin-tls-key", metavar="FILE", help="The certificate's private key.")]
+AdminClientCa = Annotated[
+    str | None,
+    typer.Option(
+        "--admin-tls-client-ca",
+        metavar="FILE",
+        help="Operators need a certificate of these CAs, and their token. `up` and the command line on this machine "
+        "come in by a socket.",
+    ),
+]
+AdminClientCrl = Annotated[
+    str | None, typer.Option("--admin-tls-client-crl", metavar="FILE", help="Revocation lists of these CAs.")
+]
+MetricsBind = Annotated[str, typer.Option("--metrics-bind", help="Address of /metrics: off loopback only with TLS.")]
+MetricsCertificate = Annotated[
+    str | None,
+    typer.Option("--metrics-tls-certificate", metavar="FILE", help="Certificate (PEM) of /metrics; as for admin."),
+]
+MetricsKey = Annotated[
+    str | None, typer.Option("--metrics-tls-key", metavar="FILE", help="The certificate's private key.")
+]
+MetricsClientCa = Annotated[
+    str | None,
+    typer.Option("--metrics-tls-client-ca", metavar="FILE", help="Scrapers need a certificate of these."),
+]
+MetricsClientCrl = Annotated[
+    str | None, typer.Option("--metrics-tls-client-crl", metavar="FILE", help="Revocation lists of these CAs.")
+]
 RayAddress = Annotated[
     str | None,
     typer.Option("--ray-address", metavar="HOST:PORT", help="Join this Ray cluster instead of starting one."),
@@ -76,7 +112,7 @@ def register(app: typer.Typer) -> None:
 def up(
     files: Files = None,
     data_dir: DataDir = Path(DEFAULT_DATA_DIR),
-    bind: Bind = "127.0.0.1",
+    bind: Bind = LOOPBACK,
     http_port: HttpPort = _DEFAULTS.http,
     grpc_port: GrpcPort = _DEFAULTS.grpc,
     metrics_port: MetricsPort = _DEFAULTS.metrics,
@@ -86,6 +122,16 @@ def up(
     tls_client_ca: ClientCa = None,
     tls_client_crl: ClientCrl = None,
     redirect_http_port: RedirectPort = 0,
+    admin_bind: AdminBind = LOOPBACK,
+    admin_tls_certificate: AdminCertificate = None,
+    admin_tls_key: AdminKey = None,
+    admin_tls_client_ca: AdminClientCa = None,
+    admin_tls_client_crl: AdminClientCrl = None,
+    metrics_bind: MetricsBind = LOOPBACK,
+    metrics_tls_certificate: MetricsCertificate = None,
+    metrics_tls_key: MetricsKey = None,
+    metrics_tls_client_ca: MetricsClientCa = None,
+    metrics_tls_client_crl: MetricsClientCrl = None,
     ray_address: RayAddress = None,
     registries: Registries = None,
 ) -> None:
@@ -97,20 +143,38 @@ def up(
       crossfade up -f deploy/examples/filetype.yaml
       crossfade up --data-dir /var/lib/crossfade --bind 10.0.0.5
       crossfade up --tls-certificate server.pem --tls-key server.key
+      crossfade up --admin-bind 10.0.0.5 --admin-tls-certificate a.pem --admin-tls-key a.key
     """
     from router.up import Wanted
 
-    session = Session(Output.TABLE, f"http://127.0.0.1:{admin_port}", None, str(data_dir))
+    session, home = Session(Output.TABLE, data_dir=str(data_dir)), data_dir.resolve()
     try:
         ports = Ports(http_port, grpc_port, metrics_port, admin_port, redirect_http_port)
-        tls = listener_tls(tls_certificates or [], tls_keys or [], tls_client_ca, tls_client_crl, data_dir.resolve())
+        checked_address("--bind", bind)
+        tls = listener_tls(TlsOptions("", tls_certificates or (), tls_keys or (), tls_client_ca, tls_client_crl), home)
+        of_admin = TlsOptions(
+            "admin-", _one(admin_tls_certificate), _one(admin_tls_key), admin_tls_client_ca, admin_tls_client_crl
+        )
+        of_metrics = TlsOptions(
+            "metrics-",
+            _one(metrics_tls_certificate),
+            _one(metrics_tls_key),
+            metrics_tls_client_ca,
+            metrics_tls_client_crl,
+        )
+        admin = own_port("admin", admin_bind, of_admin, home)
+        metrics = own_port("metrics", metrics_bind, of_metrics, home)
         if ports.redirect_http and tls is None:
             raise Invalid("--redirect-http-port", "there is no TLS to send clients to", "give --tls-certificate too")
         named = str(registries.resolve()) if registries else ""
-        wanted = Wanted(data_dir.resolve(), bind, ports, ray_address, [], named, tls)
+        wanted = Wanted(home, bind, ports, ray_address, [], named, tls, admin, metrics)
         raise typer.Exit(_run(wanted, files or []))
     except CrossfadeError as error:
         raise typer.Exit(report(session, error)) from None
+
+
+def _one(file: str | None) -> tuple[str, ...]:
+    return (file,) if file else ()
 
 
 def _run(wanted: Wanted, files: list[str]) -> int:
@@ -118,10 +182,6 @@ def _run(wanted: Wanted, files: list[str]) -> int:
     from router.spec import read_specs, written_plain
     from router.up import run_gateway
 
-    try:
-        ipaddress.ip_address(wanted.bind)
-    except ValueError:
-        raise Invalid("--bind", f"{wanted.bind!r} is not an IP address", "use an address of this machine") from None
     # A mistake in a file is told before anything is started.
     registries = Path(wanted.registries) if wanted.registries else usual_registries_file(wanted.data_dir)
     settings_in(registries, is_required=bool(wanted.registries))

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from router.domain.endpoint import AuthMode, Endpoint
+from router.domain.tokens import TokenRules
 
 
 class KeySlot(StrEnum):
@@ -55,11 +56,22 @@ class CertificateHolders:
     names: tuple[str, ...]
 
 
-Access = Anyone | KeyHolders | CertificateHolders
+@dataclass(frozen=True, slots=True)
+class TokenHolders:
+    """Whoever shows a token after `rules` that one of these keys has signed.
+
+    `key_set`: a JWKS as JSON, public keys only. Nobody while it is empty, for then the keys are not known.
+    """
+
+    rules: TokenRules
+    key_set: str = ""
 
 
-def access_of(endpoint: Endpoint, keys: Iterable[ApiKey]) -> Access:
-    """`keys`: those of the endpoint."""
+Access = Anyone | KeyHolders | CertificateHolders | TokenHolders
+
+
+def access_of(endpoint: Endpoint, keys: Iterable[ApiKey], key_set: str = "") -> Access:
+    """`keys`: those of the endpoint; `key_set`: its identity provider's."""
     match endpoint.auth_mode:
         case AuthMode.NONE:
             return Anyone()
@@ -67,3 +79,6 @@ def access_of(endpoint: Endpoint, keys: Iterable[ApiKey]) -> Access:
             return KeyHolders(tuple(sorted((key.slot, key.sha256) for key in keys)))
         case AuthMode.MTLS:
             return CertificateHolders(tuple(sorted(set(endpoint.client_names))))
+        case AuthMode.JWT:
+            assert endpoint.jwt is not None  # Endpoint sees to it
+            return TokenHolders(endpoint.jwt, key_set)

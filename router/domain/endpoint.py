@@ -9,12 +9,14 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from router.domain.errors import Conflict, Invalid, NotFound
+from router.domain.limits import NO_LIMITS, Limits
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.names import RESERVED_ENDPOINT_NAMES, checked_client_name, checked_name
 from router.domain.scaling import ScaleSettings
 from router.domain.sticky import Sticky
+from router.domain.tokens import TokenRules
 from router.domain.traffic import Mirror, Traffic
-from router.domain.triton import RunningTriton
+from router.domain.triton import RunningTriton, TritonMode
 from router.domain.watching import Watch
 
 MIB = 1024 * 1024
@@ -28,6 +30,7 @@ class AuthMode(StrEnum):
     NONE = "none"  # everybody
     KEY = "key"  # whoever shows one of its keys
     MTLS = "mtls"  # whoever shows a certificate with one of `client_names`
+    JWT = "jwt"  # whoever shows a token after the rules in `jwt`
 
 
 class Backend(StrEnum):
@@ -129,8 +132,8 @@ class Execution:
 class Deployment:
     """One model version running behind an Endpoint.
 
-    `model` is what replicas of ours load, or what runs elsewhere already; the latter has no replicas, and its
-    `instance_count` only says whether it is asked at all.
+    `model` is what replicas of ours load, or what runs elsewhere already. Where Envoy asks the latter itself there are
+    no replicas, and `instance_count` only says whether it is asked at all.
     With `scale_settings`, these decide how many replicas run, and `instance_count` stays at its default.
     """
 
@@ -161,8 +164,13 @@ class Deployment:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether its model runs in servers that are not ours: there is nothing to fetch, and no replica to start."""
+        """Whether its model runs in servers that are not ours: there is nothing to fetch."""
         return isinstance(self.model, RunningTriton)
+
+    @property
+    def direct(self) -> RunningTriton | None:
+        """The Tritons that Envoy asks itself, where there is no replica to start. None: replicas of ours answer."""
+        return _asked_by_envoy(self.model)
 
     @property
     def reference(self) -> ModelRef:
@@ -194,14 +202,14 @@ class Deployment:
     @property
     def most_instances(self) -> int:
         """The most replicas of ours that may run."""
-        if isinstance(self.model, RunningTriton):
+        if self.direct is not None:
             return 0
         return self.instance_count if self.scale_settings is None else self.scale_settings.max_instances
 
     @property
     def most_answering(self) -> int:
-        """How many share the requests at most: replicas, or servers that run elsewhere."""
-        return len(self.model.servers) if isinstance(self.model, RunningTriton) else self.most_instances
+        """How many share the requests at most: replicas, or servers that Envoy asks."""
+        return self.most_instances if self.direct is None else len(self.direct.servers)
 
     def _check_backend(self) -> None:
         """Who runs the model, and that nothing is said about replicas that there are not."""
@@ -211,14 +219,18 @@ class Deployment:
             return
         if self.backend is not Backend.TRITON:
             raise Invalid("backend", f"{self.backend} does not go with the key 'triton'", "set backend: triton")
-        if self.instance_count > 1:
+        tritons_own: tuple[tuple[str, object, object], ...] = (("execution", self.execution, Execution()),)
+        if self.direct is None:
+            tritons_own += (("resources.gpu", self.resources.gpu, 0.0),)
+        elif self.instance_count > 1:
             raise Invalid("instance_count", "Triton runs elsewhere", "use 1, or 0 to send it nothing")
-        for key, given, default in (
-            ("scale_settings", self.scale_settings, None),
-            ("resources", self.resources, Resources()),
-            ("execution", self.execution, Execution()),
-            ("batching", self.batching, Batching()),
-        ):
+        else:
+            tritons_own += (
+                ("scale_settings", self.scale_settings, None),
+                ("resources", self.resources, Resources()),
+                ("batching", self.batching, Batching()),
+            )
+        for key, given, default in tritons_own:
             if given != default:
                 raise Invalid(key, "is Triton's own matter here", "remove it, and set it in Triton's config.pbtxt")
 
@@ -264,8 +276,10 @@ class Endpoint:
     allow_anonymous: bool = False
     sticky: Sticky | None = None
     client_names: tuple[str, ...] = ()
+    jwt: TokenRules | None = None
     group: str = ""  # the team that it belongs to; empty: nobody's in particular
     watch: Watch | None = None
+    limits: Limits = NO_LIMITS
 
     def __post_init__(self) -> None:
         checked_name("name", self.name)
@@ -290,6 +304,13 @@ class Endpoint:
             )
         if self.client_names and self.auth_mode is not AuthMode.MTLS:
             raise Invalid("client_names", f"mean nothing to auth_mode {self.auth_mode}", "set auth_mode: mtls")
+        if self.limits.per_caller is not None and self.auth_mode is AuthMode.NONE:
+            message = "auth_mode none cannot tell callers apart"
+            raise Invalid("limits.per_caller", message, "set another auth_mode, or limit all of them together")
+        if self.auth_mode is AuthMode.JWT and self.jwt is None:
+            raise Invalid("jwt", "auth_mode jwt lets nobody in without it", "say whose tokens are taken: issuer, jwks")
+        if self.jwt is not None and self.auth_mode is not AuthMode.JWT:
+            raise Invalid("jwt", f"means nothing to auth_mode {self.auth_mode}", "set auth_mode: jwt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,16 +327,16 @@ class DeployedModel:
 
     def __post_init__(self) -> None:
         facts: tuple[object, ...] = (self.model,)
-        if isinstance(self.model, RunningTriton) and self.model.tls is not None:
-            facts = (self.model, self.model.tls)
-        if isinstance(self.model, ResolvedModel):
-            facts = self._facts_of_replicas(self.model)
+        if self.direct is None:
+            facts = self._facts_of_replicas()
+        elif self.direct.tls is not None:
+            facts = (self.direct, self.direct.tls)
         object.__setattr__(self, "generation", hashlib.sha256(repr(facts).encode()).hexdigest()[:8])
 
-    def _facts_of_replicas(self, model: ResolvedModel) -> tuple[object, ...]:
+    def _facts_of_replicas(self) -> tuple[object, ...]:
         spec = self.spec
         facts: tuple[object, ...] = (
-            model.sha256,
+            self.model if isinstance(self.model, RunningTriton) else self.model.sha256,
             self.model_version,
             spec.backend,
             spec.resources,
@@ -326,8 +347,13 @@ class DeployedModel:
             spec.scale_settings is not None,
             spec.scale_settings.idle_timeout_s if spec.scale_settings and spec.can_sleep else None,
         )
-        assert isinstance(spec.model, ModelRef)
-        return (*facts, spec.model.entry) if spec.model.entry else facts  # another file of the same model
+        entry = spec.model.entry if isinstance(spec.model, ModelRef) else ""
+        return (*facts, entry) if entry else facts  # another file of the same model
+
+    @property
+    def direct(self) -> RunningTriton | None:
+        """See `Deployment`."""
+        return _asked_by_envoy(self.model)
 
     @property
     def model_version(self) -> str:
@@ -344,6 +370,10 @@ class DeployedModel:
     def model_sha256(self) -> str:
         """Of the model's content; empty where the content is Triton's."""
         return "" if isinstance(self.model, RunningTriton) else self.model.sha256
+
+
+def _asked_by_envoy(model: object) -> RunningTriton | None:
+    return model if isinstance(model, RunningTriton) and model.mode is TritonMode.DIRECT else None
 
 
 @dataclass(frozen=True, slots=True)

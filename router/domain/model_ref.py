@@ -11,9 +11,13 @@ from router.domain.model_tree import checked_digest, checked_path
 
 SCHEMES = ("package", "file", "models", "oci", "hf", "https", "http", "s3", "gs", "az", "abfss")
 
+_ASKED_BY_HOST = ("oci", "https", "http", "s3", "gs", "az", "abfss")
 _WITHOUT_SLASHES = ("file", "models")  # MLflow writes models:/name/3
 
 _REFERENCE = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*):(?://)?(?P<rest>.+)")
+_HOW_TO_SIGN_IN = (
+    "say in registries.yaml where they are: hosts: {HOST: {username: {env: NAME}, password: {file: PATH}}}"
+)
 # What sources write behind a '#' to name one moment is no choice of a file: https://host/m.onnx#sha256=…
 _PINS = ("sha256=", "etag=", "listing=")
 
@@ -37,6 +41,8 @@ class ModelRef:
         scheme, rest = match["scheme"], match["rest"]
         if scheme not in SCHEMES:
             raise Invalid("model", f"the scheme {scheme!r} is not supported", f"begin with {_known_schemes()}")
+        if scheme in _ASKED_BY_HOST and _has_password(scheme, rest):
+            raise Invalid("model", "the reference holds a user or a password", _HOW_TO_SIGN_IN)
         ref = cls(scheme, rest)
         if ref.entry:
             checked_path(ref.entry)
@@ -80,6 +86,12 @@ class ResolvedModel:
     @property
     def short_digest(self) -> str:
         return self.sha256[:12]
+
+
+def _has_password(scheme: str, rest: str) -> bool:
+    """A container stands before an account (abfss://container@account) without a colon; a user, before a host."""
+    before = rest.partition("/")[0].rpartition("@")[0]
+    return bool(before) and (scheme in ("http", "https") or ":" in before)
 
 
 def _known_schemes() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -64,6 +65,8 @@ class Served:
 
 Record = Pulled | Approved | Served
 
+KEPT = 50  # different models of every name, when records are thinned out
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -110,6 +113,39 @@ class History:
             if isinstance(item, Served) and (item.endpoint, item.deployment) == (endpoint, deployment):
                 found.setdefault(item.digest, item)
         return tuple(found.values())
+
+
+def essential(records: Iterable[Record]) -> tuple[Record, ...]:
+    """Those of the records (oldest first) that still tell something, in the same order: of every name and of every
+    deployment the last `KEPT` different models, each once; and for what a deployment served, also where it came from
+    and why it was let in, however long ago. Their number grows with the names, not with the time.
+
+    The audit log keeps the others.
+    """
+    newest_first = list(records)[::-1]
+    served: dict[object, Record] = {}
+    approved: dict[object, Record] = {}
+    pulled: dict[object, Record] = {}
+    count: Counter[object] = Counter()
+
+    def keep(found: dict[object, Record], name: tuple[str, ...], record: Record, is_wanted: bool = False) -> None:
+        key = (*name, record.digest)
+        if key not in found and (is_wanted or count[type(record), name] < KEPT):
+            found[key] = record
+            count[type(record), name] += 1
+
+    for record in newest_first:
+        if isinstance(record, Served):
+            keep(served, (record.endpoint, record.deployment), record)
+    digests = {record.digest for record in served.values()}
+    for record in newest_first:
+        match record:
+            case Approved(endpoint=endpoint, deployment=deployment, digest=digest):
+                keep(approved, (endpoint, deployment), record, (endpoint, deployment, digest) in served)
+            case Pulled(ref=ref, digest=digest):
+                keep(pulled, (ref,), record, digest in digests)
+    kept = {id(record) for found in (served, approved, pulled) for record in found.values()}
+    return tuple(record for record in newest_first[::-1] if id(record) in kept)
 
 
 def latest_digests(pulls: Iterable[Pulled], count: int) -> frozenset[str]:

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from router.domain.callers import Access, Anyone, ApiKey, access_of
 from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.limits import NO_LIMITS, Limits
 from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton
@@ -53,6 +54,7 @@ Address = UnixAddress | TcpAddress | TritonAddress
 class ReplicaState(StrEnum):
     LOADING = "loading"
     READY = "ready"
+    TROUBLED = "troubled"  # it was ready, and what it asks for answers does not answer at present
     DRAINING = "draining"
     FAILED = "failed"
     ASLEEP = "asleep"  # nobody runs: the waiting room stands in, and holds requests until somebody does
@@ -86,6 +88,7 @@ class Upstream:
     max_requests: int  # in flight, over all replicas
     max_request_bytes: int
     is_held: bool = False  # the one address is the waiting room's
+    is_limited: bool = False  # `max_requests` is a limit that the operator set for the endpoint
     triton: RunningTriton | None = None  # what the addresses are asked for; None: they are replicas of ours
     tls: TritonTls | None = None  # how the addresses are reached; None: in plain text
     keeps_sequences: bool = False  # requests of the same sequence go to the same address
@@ -134,6 +137,7 @@ class Routing:
     shield: Shield | None = None
     sticky: Sticky | None = None
     access: Access = field(default_factory=Anyone)
+    limits: Limits = NO_LIMITS
 
     @property
     def ways(self) -> tuple[bool, ...]:
@@ -180,13 +184,16 @@ def routing_for(
     replicas: Iterable[Replica],
     shield: Shield | None = None,
     keys: Iterable[ApiKey] = (),
+    key_set: str = "",
 ) -> Routing:
     """The routing that puts `traffic` in force over the replicas that are ready.
 
-    A shield that names a deployment that is gone is left out. `keys` are those of the endpoint.
+    A shield that names a deployment that is gone is left out. `keys` are those of the endpoint, `key_set` those of its
+    identity provider.
     """
     of_endpoint = [replica for replica in replicas if replica.endpoint == state.endpoint.name]
-    upstreams = tuple(_upstream(deployed, of_endpoint) for _, deployed in sorted(state.deployments.items()))
+    limits = state.endpoint.limits
+    upstreams = tuple(_upstream(deployed, of_endpoint, limits) for _, deployed in sorted(state.deployments.items()))
     # A mirror that cannot answer would only cost Envoy failed requests.
     alive = {upstream.deployment for upstream in upstreams if upstream.addresses}
     mirror = state.endpoint.mirror
@@ -197,26 +204,30 @@ def routing_for(
         upstreams=upstreams,
         shield=shield if shield and {shield.candidate, shield.stable} <= state.deployments.keys() else None,
         sticky=state.endpoint.sticky,
-        access=access_of(state.endpoint, keys),
+        access=access_of(state.endpoint, keys, key_set),
+        limits=limits,
     )
 
 
-def _upstream(deployed: DeployedModel, replicas: Collection[Replica]) -> Upstream:
+def _upstream(deployed: DeployedModel, replicas: Collection[Replica], limits: Limits) -> Upstream:
     spec, serving = deployed.spec, serving_replicas(deployed, replicas)
     is_held = any(replica.state is ReplicaState.ASLEEP for replica in serving)
     start_timeout_s = spec.scale_settings.start_timeout_s if is_held and spec.scale_settings else 0
-    running = deployed.model if isinstance(deployed.model, RunningTriton) else None
+    running = deployed.direct
+    # For the most replicas that there may be: Envoy builds the cluster anew when it changes. Each replica has its own
+    # bound as well.
+    can_hold = spec.request_settings.max_concurrent_requests_per_instance * max(1, spec.most_answering)
+    allowed = limits.concurrent_requests or can_hold
     return Upstream(
         deployment=spec.name,
         model_version=deployed.model_version,
         addresses=tuple(sorted({replica.address for replica in _balanced(deployed, serving, replicas)}, key=str)),
         request_timeout_ms=spec.request_settings.request_timeout_ms + 1000 * start_timeout_s,
-        # For the most replicas that there may be: Envoy builds the cluster anew when it changes. Each replica has its
-        # own bound as well.
-        max_requests=spec.request_settings.max_concurrent_requests_per_instance * max(1, spec.most_answering),
+        max_requests=min(can_hold, allowed),
         max_request_bytes=spec.request_settings.max_request_bytes,
         is_held=is_held,
-        triton=deployed.model if isinstance(deployed.model, RunningTriton) else None,
+        is_limited=allowed < can_hold,
+        triton=running,
         tls=running.tls if running else None,
         keeps_sequences=running is not None and running.has_sequences,
     )
@@ -231,7 +242,7 @@ def _balanced(
     Envoy's, or from an overloaded network that calls all of them dead at once. So Envoy asks them as well, by its own
     health checks, and heeds what it is told itself.
     """
-    if not isinstance(deployed.model, RunningTriton):
+    if deployed.direct is None:
         return serving
     generation = serving[0].generation if serving else deployed.generation
     return (

@@ -65,12 +65,17 @@ def checked_url(key: str, url: str) -> str:
         parts = urlsplit(url)
         has_port = parts.port is None or parts.port > 0
     except ValueError:  # a port that is no number, an IPv6 address that is none
-        raise Invalid(key, f"{url[:200]!r} is not a URL", hint) from None
+        raise Invalid(key, f"{_quoted(url)} is not a URL", hint) from None
     is_plain = url.isascii() and url.isprintable() and " " not in url
     if parts.scheme not in ("http", "https") or not parts.hostname or not has_port or not is_plain:
-        raise Invalid(key, f"{url[:200]!r} is not an http or https URL", hint)
+        raise Invalid(key, f"{_quoted(url)} is not an http or https URL", hint)
     if len(url) > MAX_TEXT:
         raise Invalid(key, "the URL is too long", f"use at most {MAX_TEXT} characters")
     if parts.username is not None or parts.password is not None:
         raise Invalid(key, "the URL holds a user or a password", "specs are shown to everybody: leave secrets out")
     return url
+
+
+def _quoted(url: str) -> str:
+    """For a message. What stands before an @ may be a password."""
+    return "what is written there" if "@" in url else repr(url[:200])

@@ -108,7 +108,11 @@ class CertificateStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClientTrust:
-    """Whose certificates are taken from clients: CA certificates and revocation lists as PEM."""
+    """Whose certificates are taken from clients: CA certificates and revocation lists as PEM.
+
+    `revoked`: the serial numbers on these lists.
+    """
 
     authorities: bytes
     revocations: bytes = b""
+    revoked: frozenset[int] = frozenset()

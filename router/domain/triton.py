@@ -1,6 +1,6 @@
 """Triton: a model that Triton Inference Servers somewhere else serve already, and how it is reached.
 
-Nothing here starts a server: such a deployment has no model of ours to resolve, and no replica of ours to run.
+Nothing here starts a server: such a deployment has no model of ours to resolve.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ _HOST = re.compile(HOST_PATTERN)
 
 
 class TritonMode(StrEnum):
-    """`DIRECT`: Envoy balances over the servers, and no process of ours stands between."""
+    """`DIRECT`: Envoy balances over the servers, and no process of ours stands between. `BRIDGE`: replicas of ours do,
+    with all that they bring, and ask the servers.
+    """
 
     DIRECT = "direct"
+    BRIDGE = "bridge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ class RunningTriton:
             )
         if not 0 <= self.version <= MAX_VERSION:
             raise Invalid("triton.version", "is out of range", "use the number of the version's folder")
+        if self.has_sequences and self.mode is not TritonMode.DIRECT:
+            raise Invalid("triton.sequences", f"do not go with mode {self.mode}", "use mode direct, or remove it")
         if self.tls is not None:
             self._check_tls(self.tls)
 

@@ -35,13 +35,15 @@ class RemoteFile:
     """A file as the source lists it, before anything is fetched.
 
     `size` in bytes, -1 when the source does not say; `sha256` as the source vouches for it, "" when it does not;
-    `locator` is for the source alone.
+    `locator` is for the source alone. `is_spooled`: the source has it in a file of this machine, or will have, and sees
+    to the room for that: it is moved from there, and takes no more.
     """
 
     path: str
     size: int
     sha256: str
     locator: str
+    is_spooled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +66,15 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """`starts_at`: 0 when the source cannot begin in the middle, whatever was asked. `chunks`: of at most some MB."""
+    """`starts_at`: 0 when the source cannot begin in the middle, whatever was asked. `chunks`: of at most some MB.
+
+    `path`: a file of this machine that has all of it from the beginning, and that nobody else needs: it may be moved
+    away instead of being read. "" where there is none.
+    """
 
     starts_at: int
     chunks: AsyncIterator[bytes]
+    path: str = ""
 
 
 class Source(Protocol):

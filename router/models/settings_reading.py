@@ -174,7 +174,26 @@ def _source(key: str, text: str) -> str:
     return text
 
 
-SECRET = Translated(
+@dataclass(frozen=True, slots=True)
+class ByReference:
+    """Where a secret is. One that stands there itself is refused, and not repeated in the message."""
+
+    place: Translated
+
+    def read(self, node: Node, at: At) -> Any:
+        if not isinstance(node, MapNode):
+            hint = "write {env: NAME}, {file: PATH} or {command: [PROGRAM, …]}"
+            return at.wrong(node, "must say where the secret is, not what it is", hint)
+        return self.place.read(node, at)
+
+    def plain(self, value: Any) -> Any:
+        return self.place.plain(value)
+
+    def schema(self) -> dict[str, Any]:
+        return self.place.schema()
+
+
+_PLACE = Translated(
     Section(
         _SecretWords,
         (
@@ -188,6 +207,7 @@ SECRET = Translated(
     _place,
     _place_words,
 )
+SECRET = ByReference(_PLACE)
 
 HOST = Section(
     Host,

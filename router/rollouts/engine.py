@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from router.domain.comparable import COMPARABLE_HINT, why_not_compared
 from router.domain.errors import Conflict, NotFound
 from router.domain.evidence import Evidence
 from router.domain.measurement import Totals
@@ -190,7 +191,11 @@ class RolloutEngine:
         if in_force != split_asked(state):
             raise Conflict("the traffic that was asked for is not in force yet: wait until it is")
         sizes = {name: deployed.spec.least_instances for name, deployed in state.deployments.items()}
-        return start(self._new_id(), spec, Standing(in_force, sizes), by, self._surroundings.clock.now())
+        started = start(self._new_id(), spec, Standing(in_force, sizes), by, self._surroundings.clock.now())
+        sides = (state.deployment(name).spec for name in (started.stable, started.candidate))
+        if reason := why_not_compared(spec.strategy, sides):
+            raise Conflict(f"{reason}: {COMPARABLE_HINT}")
+        return started
 
     def _undone(self, endpoint: str, by: str) -> Rollout:
         state, present = self._desired.state(endpoint), self.latest(endpoint)

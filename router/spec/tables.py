@@ -24,9 +24,11 @@ from router.domain.endpoint import (
 )
 from router.domain.names import RESERVED_ENDPOINT_NAMES
 from router.domain.scaling import ScaleSettings
+from router.spec.limit_tables import LIMITS
 from router.spec.rollout_tables import ROLLOUT
 from router.spec.rollout_values import ListOf, Maybe, Translated
 from router.spec.sections import Key, Section
+from router.spec.token_tables import TOKENS
 from router.spec.triton_tables import TritonBlock
 from router.spec.values import (
     ClientName,
@@ -203,9 +205,9 @@ ENDPOINT = Section(
         Key(
             "auth_mode",
             "auth_mode",
-            OneOf(AuthMode, later=("jwt",)),
+            OneOf(AuthMode),
             "Who may call. none: everybody; key: whoever shows one of the endpoint's two keys (crossfade keys create); "
-            "mtls: whoever shows a certificate with one of client_names.",
+            "mtls: whoever shows a certificate with one of client_names; jwt: whoever shows a token after jwt.",
         ),
         Key(
             "allow_anonymous",
@@ -218,6 +220,12 @@ ENDPOINT = Section(
             "client_names",
             ListOf(ClientName(), 1000),
             "With auth_mode mtls: names (SAN) of clients' certificates, such as app.example.com or spiffe://bank/app.",
+        ),
+        Key(
+            "jwt",
+            "jwt",
+            Maybe(TOKENS),
+            "With auth_mode jwt: whose tokens are taken, and what they must say.",
         ),
         Key(
             "traffic",
@@ -244,6 +252,13 @@ ENDPOINT = Section(
             "group",
             Name(),
             "The group of endpoints that it belongs to, such as a team: tokens and quotas can be limited to groups.",
+        ),
+        Key(
+            "limits",
+            "limits",
+            LIMITS,
+            "How much callers may ask of it; what is over that is refused with 429 before a replica sees it. "
+            "Left out: not limited.",
         ),
         Key(
             "watch",

@@ -81,8 +81,9 @@ _TRITON = Section(
         Key(
             "mode",
             "mode",
-            OneOf(TritonMode, later=("managed", "bridge")),
-            "direct: Envoy balances over Tritons that run already, and no process of Crossfade's stands between.",
+            OneOf(TritonMode, later=("managed",)),
+            "direct: Envoy balances over Tritons that run already, and no process of Crossfade's stands between. "
+            "bridge: replicas stand between, with batching and limits as for ONNX, and ask the Tritons over gRPC.",
         ),
         Key(
             "servers",

@@ -6,14 +6,28 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from router.xds.attempts import DURATION, STAT_PREFIX, THRESHOLDS_US
+from router.xds import attempts, limits
+from router.xds.attempts import DURATION, THRESHOLDS_US
 from router.xds.binary import envoy_binary
+from router.xds.client_limits import ClientLimits
 
 XDS_CLUSTER = "xds"
 
 # Envoy's own pause grows to 30 s, and it starts before the control plane listens: it would keep everybody waiting, when
 # the gateway starts and when a control plane comes back.
 _RECONNECT = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}
+
+# Envoy closes a connection on which most of the streams were reset within a second of their begin, once there were so
+# many: its answer to floods of resets. By default that is 500, and then a client whose model hangs and whose deadline
+# is short loses its connection with everything on it, also what others answer (tests/envoy/test_client_limits.py). A
+# flood loses nothing: it opens another one. So this is a last resort here; what keeps a flood from taking all is that
+# connections take turns.
+_REQUESTS_A_TURN = 16
+
+_RUNTIME = {
+    "overload.premature_reset_total_stream_count": 2 * ClientLimits().early_resets,
+    "http.max_requests_per_io_cycle": _REQUESTS_A_TURN,
+}
 
 # Statistics that nobody reads cost memory per cluster: with a thousand endpoints, more than everything else.
 _KEPT_STATS = {
@@ -31,7 +45,9 @@ _KEPT_STATS = {
                 "regex": r"http\.scoring\.(downstream_rq_(total|active|time|[1-5]xx)|downstream_cx_(total|active))"
             }
         },
-        {"prefix": f"{STAT_PREFIX}."},
+        {"prefix": f"{attempts.STAT_PREFIX}."},
+        {"prefix": f"{limits.STAT_PREFIX}."},
+        {"safe_regex": {"regex": r"http2\..*(flood|reset|error)"}},
         {"prefix": "server."},
         {"prefix": "listener_manager."},
         {"prefix": "cluster_manager."},
@@ -39,6 +55,8 @@ _KEPT_STATS = {
         {"prefix": "overload."},
     ]
 }
+
+_LEAST_STREAM_TO_RESET = 1 << 20  # bytes that it holds; a power of two
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +67,8 @@ class EnvoyProcess:
     xds_socket: str
     admin_socket: str
     concurrency: int = 0
-    max_heap_bytes: int = 4 * 1024**3
-    max_connections: int = 50_000
+    max_heap_bytes: int = 1024**3
+    max_connections: int = 10_000
     log_level: str = "warning"
 
 
@@ -103,6 +121,7 @@ def bootstrap(process: EnvoyProcess) -> dict[str, Any]:
         "stats_flush_interval": "0.5s",
         "stats_sinks": [_attempts_sink()],
         "overload_manager": _overload_manager(process),
+        "layered_runtime": {"layers": [{"name": "crossfade", "static_layer": _RUNTIME}]},
     }
 
 
@@ -146,7 +165,7 @@ def _attempts_sink() -> dict[str, Any]:
     of_attempts = {
         "single_predicate": {
             "input": {"name": "name", "typed_config": {"@type": f"type.googleapis.com/{name}"}},
-            "value_match": {"prefix": f"{STAT_PREFIX}."},
+            "value_match": {"prefix": f"{attempts.STAT_PREFIX}."},
         }
     }
     drop = {"name": "drop", "typed_config": {"@type": f"type.googleapis.com/{sink}.DropAction"}}
@@ -188,12 +207,42 @@ def _overload_manager(process: EnvoyProcess) -> dict[str, Any]:
                 },
             },
         ],
+        # First what nobody misses. Then the streams that hold most, so that the others may go on; then new requests,
+        # and at last new connections, are refused. What HTTP/1.1 requests hold is not counted by stream: there it is
+        # chance that ends a connection, each time that something arrives, which hits those who send much.
+        "buffer_factory_config": {"minimum_account_to_track_power_of_two": _LEAST_STREAM_TO_RESET.bit_length() - 1},
         "actions": [
-            _action("envoy.overload_actions.shrink_heap", heap, 0.9),
-            _action("envoy.overload_actions.stop_accepting_requests", heap, 0.95),
+            _action("shrink_heap", _above(heap, 0.9)),
+            _reduced_timeouts(_between(heap, 0.85, 0.95)),
+            _action("reset_high_memory_stream", _between(heap, 0.92, 0.98)),
+            _action("stop_accepting_requests", _above(heap, 0.95)),
+            _action("reject_incoming_connections", _above(heap, 0.98)),
+        ],
+        "loadshed_points": [
+            {
+                "name": "envoy.load_shed_points.http1_server_abort_dispatch",
+                "triggers": [_between(heap, 0.9, 1.0)],
+            }
         ],
     }
 
 
-def _action(name: str, resource: str, threshold: float) -> dict[str, Any]:
-    return {"name": name, "triggers": [{"name": resource, "threshold": {"value": threshold}}]}
+def _reduced_timeouts(trigger: dict[str, Any]) -> dict[str, Any]:
+    """Idle connections go the sooner, the fuller it is."""
+    config = "envoy.config.overload.v3.ScaleTimersOverloadActionConfig"
+    scaled = {"timer": "HTTP_DOWNSTREAM_CONNECTION_IDLE", "min_scale": {"value": 5}}  # percent
+    typed_config = {"@type": f"type.googleapis.com/{config}", "timer_scale_factors": [scaled]}
+    return _action("reduce_timeouts", trigger) | {"typed_config": typed_config}
+
+
+def _action(name: str, trigger: dict[str, Any]) -> dict[str, Any]:
+    return {"name": f"envoy.overload_actions.{name}", "triggers": [trigger]}
+
+
+def _above(resource: str, threshold: float) -> dict[str, Any]:
+    return {"name": resource, "threshold": {"value": threshold}}
+
+
+def _between(resource: str, begins: float, is_full: float) -> dict[str, Any]:
+    """The more, the further the resource is between the two."""
+    return {"name": resource, "scaled": {"scaling_threshold": begins, "saturation_threshold": is_full}}

@@ -17,6 +17,7 @@ from router.domain.endpoint import MIB
 from router.domain.routing import Routing, Shield, Upstream
 from router.domain.triton_tls import TritonTls
 from router.xds.gateway import TOKEN_HEADER, Gateway
+from router.xds.limits import Bound
 from router.xds.names import ENDPOINTS, SERVER_CLUSTER, Key, cluster_name, shield_name, stat_name
 from router.xds.resources import Resource, milliseconds, packed, resource
 from router.xds.retries import shield_policy
@@ -42,13 +43,13 @@ def deployment_clusters(endpoint: str, upstream: Upstream, gateway: Gateway) -> 
     """How one deployment is reached, one for each of `Upstream.ports`. The addresses are not in it: they change without
     touching connections.
     """
-    name = cluster_name(endpoint, upstream.deployment)
+    name, bound = cluster_name(endpoint, upstream.deployment), Bound.of(upstream)
     if upstream.triton is None:
-        return [_cluster(name, upstream.max_requests, _replica_check("/v2/health/ready", gateway), gateway)]
+        return [_cluster(name, bound, _replica_check("/v2/health/ready", gateway), gateway)]
     return [
         _cluster(
             cluster_name(endpoint, upstream.deployment, is_grpc_port=is_grpc_port),
-            upstream.max_requests,
+            bound,
             readiness_check(upstream),
             gateway,
             options=_with_filters(
@@ -67,7 +68,7 @@ def deployment_clusters(endpoint: str, upstream: Upstream, gateway: Gateway) -> 
 
 def server_cluster(gateway: Gateway) -> Resource:
     """Who answers server-level calls. Asked whether it lives: a server that says "not ready" is right to say so."""
-    return _cluster(SERVER_CLUSTER, _SERVER_MAX_REQUESTS, _replica_check("/v2/health/live", gateway), gateway)
+    return _cluster(SERVER_CLUSTER, Bound(_SERVER_MAX_REQUESTS), _replica_check("/v2/health/live", gateway), gateway)
 
 
 def shield_clusters(routing: Routing, shield: Shield, gateway: Gateway) -> list[Resource]:
@@ -98,6 +99,7 @@ def _shield_cluster(routing: Routing, shield: Shield, gateway: Gateway, *, is_gr
             typed_config=packed(aggregate_pb2.ClusterConfig(clusters=[candidate, stable])),
         ),
         per_connection_buffer_limit_bytes=_buffered_bytes(members, gateway),
+        metadata=Bound.of(members[0]).mark(),
         circuit_breakers=circuit_breaker_pb2.CircuitBreakers(
             thresholds=[
                 circuit_breaker_pb2.CircuitBreakers.Thresholds(
@@ -133,7 +135,7 @@ def _buffered_bytes(members: Iterable[Upstream], gateway: Gateway) -> Any:
 
 def _cluster(
     name: str,
-    max_requests: int,
+    bound: Bound,
     health: Any,
     gateway: Gateway,
     *,
@@ -164,10 +166,11 @@ def _cluster(
             update_merge_window=Duration(seconds=0),
         ),
         ignore_health_on_host_removal=True,  # the control plane knows better than the last health check
-        circuit_breakers=_circuit_breakers(max_requests),
+        circuit_breakers=_circuit_breakers(bound.max_requests),
         outlier_detection=_outlier_detection(),
         health_checks=[_health_check(health, gateway)],
         per_connection_buffer_limit_bytes=buffered_bytes,
+        metadata=bound.mark(),
         typed_extension_protocol_options={HTTP_OPTIONS: packed(options or _http1_with_trailers())},
     )
     keeps = frozenset({Key(ENDPOINTS, name)})

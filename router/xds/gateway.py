@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from router.domain.endpoint import MIB
 from router.domain.tls import ListenerTls
+from router.xds.client_limits import ClientLimits
 
 # The gRPC service of the protocol.
 SERVICE = "inference.GRPCInferenceService"
@@ -20,7 +21,8 @@ NO_RETRY_HEADER = "x-crossfade-no-retry"
 DEPLOYMENT_HEADER = "x-crossfade-deployment"
 PIN_HEADERS = (DEPLOYMENT_HEADER, "azureml-model-deployment")
 # What a client may show of itself. It ends in Envoy, for every endpoint, protected or not.
-CREDENTIAL_HEADERS = ("authorization", "x-api-key")
+PEER_HEADER = "x-crossfade-peer"  # the serial number of its certificate, as the gateway saw it; accepted from nobody
+CREDENTIAL_HEADERS = ("authorization", "x-api-key", PEER_HEADER)
 # Set by the gateway while it translates a request, never accepted from clients.
 MODEL_HEADER = "x-crossfade-model"  # the model that a gRPC call names in its body
 ORIGINAL_PATH_HEADER = "x-crossfade-original-path"
@@ -36,8 +38,10 @@ SEQUENCE_HEADER = "x-crossfade-sequence"
 # On a request that is mirrored, when it reaches a replica, and on its copy. Never accepted from clients.
 MIRROR_HEADER = "x-crossfade-mirrored"
 
-# Where routes say how big a body may be, and how Envoy's messages quote it.
+# Where routes say how big a body may be, and how Envoy's messages quote it; and where clusters say whose their bound on
+# what is under way is (limits.py).
 LIMITS_METADATA = "crossfade.limits"
+BOUND_KEY = "bound"
 MAX_BODY_FORMAT = f"%METADATA(VIRTUAL_HOST:{LIMITS_METADATA}:max_request_bytes)%"
 
 
@@ -50,6 +54,7 @@ class Gateway:
     `server_socket`: unix socket on which the control plane answers server-level calls (live, ready, index …).
     `max_request_bytes`: no endpoint accepts more, whatever its deployments say.
     `tls`: of both ports; without it they speak plain text. `redirect_port`: sends plain HTTP there; 0: no such port.
+    `clients`: what any one of them may do.
     """
 
     bind: str
@@ -66,3 +71,4 @@ class Gateway:
     server_timeout_ms: int = 10_000
     tls: ListenerTls | None = None
     redirect_port: int = 0
+    clients: ClientLimits = field(default_factory=ClientLimits)

@@ -14,13 +14,15 @@ from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.type.matcher.v3 import string_pb2
 from google.protobuf.struct_pb2 import Struct
-from google.protobuf.wrappers_pb2 import UInt32Value
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from router.xds.gateway import MAX_BODY_FORMAT, MODEL_HEADER
+from router.xds.tokens import CLAIMS_TEXT, REFUSALS, was_refused, was_verified
 
 _NOT_READY = "the model is not ready: no replica can answer now"
 _NOT_ADMITTED = "access denied: this needs a client's certificate with a name that is allowed here"
 _OVERLOADED = "overloaded: too many requests are under way, try again later"
+_TOO_OFTEN = "too many requests: a limit of this endpoint is reached, of all its callers or of this one"
 _TIMED_OUT = "the deadline passed before the model answered"
 
 
@@ -28,7 +30,8 @@ _TIMED_OUT = "the deadline passed before the model answered"
 class _Rule:
     """Which of Envoy's own replies is meant, and how it is said. Empty: keep Envoy's status or words.
 
-    `flags`: response flags of Envoy's access log, `status`: the HTTP status it would answer.
+    `flags`: response flags of Envoy's access log, `status`: the HTTP status it would answer. `noted`: a matcher of what
+    a filter noted in the request's metadata.
     """
 
     grpc_status: int
@@ -36,13 +39,27 @@ class _Rule:
     status: int = 0
     http_status: int = 0
     text: str = ""
+    retry_after_s: int = 0  # 0: not said
     grpc_header: str = ""  # only gRPC calls that have this header
+    noted: Any = None
+    challenge: str = ""  # the header www-authenticate
 
 
 # The first rule that fits counts. Flags: UO overflow of a circuit breaker, OM overload manager, UH no healthy host,
 # UF cannot connect, NC no cluster, UC and UR connection ended, NR no route, UT and SI timeouts, DT duration.
 _RULES = (
-    _Rule(8, flags=("UO", "OM"), http_status=429, text=_OVERLOADED),
+    *(
+        _Rule(
+            16,
+            http_status=401,
+            text=refusal.text,
+            noted=was_refused(refusal),
+            challenge=f'Bearer realm="crossfade"{refusal.challenge}',
+        )
+        for refusal in REFUSALS
+    ),
+    _Rule(7, status=403, text=CLAIMS_TEXT, noted=was_verified()),
+    _Rule(8, flags=("UO", "OM"), http_status=429, text=_OVERLOADED, retry_after_s=1),
     _Rule(4, flags=("UT", "DT"), http_status=504, text=_TIMED_OUT),
     _Rule(14, flags=("UH", "UF", "NC"), http_status=503, text=_NOT_READY),
     _Rule(14, flags=("UC", "UR"), http_status=503, text="the replica ended before it answered"),
@@ -57,8 +74,12 @@ _RULES = (
     _Rule(7, status=403, text=_NOT_ADMITTED),
     _Rule(4, status=408, text="the request did not arrive in time"),
     _Rule(8, status=413, text=f"the request body is larger than the {MAX_BODY_FORMAT} bytes that the endpoint accepts"),
-    _Rule(8, status=429),
+    _Rule(8, status=429, text=_TOO_OFTEN),  # which says itself when to come again (limits.py)
     _Rule(8, status=431),
+    # What Envoy says to HTTP/1.1 when its memory runs out (bootstrap.py). It has no flag, and is the only such reply.
+    _Rule(8, status=500, http_status=429, text=_OVERLOADED, retry_after_s=1),
+    # RFC 9112 §6.1 has 501 for it, but what begins with 5 wakes operators, and this is the caller's doing.
+    _Rule(3, status=501, http_status=400, text="this transfer coding is not supported: use chunked"),
     _Rule(14, status=503),
     _Rule(4, status=504, text=_TIMED_OUT),
 )
@@ -78,14 +99,10 @@ def _grpc_mapper(rule: _Rule) -> Any:
     conditions = [_is_grpc(), _fits(rule)]
     if rule.grpc_header:
         conditions.append(_header(route_components_pb2.HeaderMatcher(name=rule.grpc_header, present_match=True)))
-    status = base_pb2.HeaderValueOption(
-        header=base_pb2.HeaderValue(key="grpc-status", value=str(rule.grpc_status)),
-        append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
-    )
     return hcm_pb2.ResponseMapper(
         filter=accesslog_pb2.AccessLogFilter(and_filter=accesslog_pb2.AndFilter(filters=conditions)),
         body_format_override=_plain(rule.text or "%LOCAL_REPLY_BODY%"),
-        headers_to_add=[status],
+        headers_to_add=[_overwritten("grpc-status", str(rule.grpc_status)), *_more_headers(rule)],
     )
 
 
@@ -94,14 +111,43 @@ def _http_mapper(rule: _Rule) -> Any:
         filter=_fits(rule),
         status_code=UInt32Value(value=rule.http_status) if rule.http_status else None,
         body_format_override=_json_error(rule.text or "%LOCAL_REPLY_BODY%"),
+        headers_to_add=_more_headers(rule),
+    )
+
+
+def _more_headers(rule: _Rule) -> list[Any]:
+    """What the reply says besides."""
+    retry_after = [_overwritten("retry-after", str(rule.retry_after_s))] if rule.retry_after_s else []
+    return retry_after + ([_overwritten("www-authenticate", rule.challenge)] if rule.challenge else [])
+
+
+def _overwritten(name: str, value: str) -> Any:
+    return base_pb2.HeaderValueOption(
+        header=base_pb2.HeaderValue(key=name, value=value),
+        append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
     )
 
 
 def _fits(rule: _Rule) -> Any:
+    """All that the rule asks for."""
+    conditions = []
     if rule.flags:
-        return accesslog_pb2.AccessLogFilter(response_flag_filter=accesslog_pb2.ResponseFlagFilter(flags=rule.flags))
+        flags = accesslog_pb2.ResponseFlagFilter(flags=rule.flags)
+        conditions.append(accesslog_pb2.AccessLogFilter(response_flag_filter=flags))
+    if rule.status:
+        conditions.append(_has_status(rule.status))
+    if rule.noted is not None:
+        # What is not there fits by default.
+        noted = accesslog_pb2.MetadataFilter(matcher=rule.noted, match_if_key_not_found=BoolValue(value=False))
+        conditions.append(accesslog_pb2.AccessLogFilter(metadata_filter=noted))
+    if len(conditions) == 1:
+        return conditions[0]
+    return accesslog_pb2.AccessLogFilter(and_filter=accesslog_pb2.AndFilter(filters=conditions))
+
+
+def _has_status(status: int) -> Any:
     comparison = accesslog_pb2.ComparisonFilter(
-        value=base_pb2.RuntimeUInt32(default_value=rule.status, runtime_key="crossfade.never_set")
+        value=base_pb2.RuntimeUInt32(default_value=status, runtime_key="crossfade.never_set")
     )
     return accesslog_pb2.AccessLogFilter(
         status_code_filter=accesslog_pb2.StatusCodeFilter(comparison=comparison)  # EQ is the default operator

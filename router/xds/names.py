@@ -9,12 +9,13 @@ ENDPOINTS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
 SCOPE = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration"
 ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+EXTENSION = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 
 # Make before break: what a resource leans on is sent before it ...
-SEND_ORDER = (CLUSTER, ENDPOINTS, LISTENER, SECRET, SCOPE, ROUTES)
+SEND_ORDER = (CLUSTER, ENDPOINTS, LISTENER, SECRET, EXTENSION, SCOPE, ROUTES)
 # ... and removed after it.
-REMOVE_ORDER = (SCOPE, ROUTES, LISTENER, SECRET, CLUSTER, ENDPOINTS)
+REMOVE_ORDER = (SCOPE, ROUTES, LISTENER, SECRET, EXTENSION, CLUSTER, ENDPOINTS)
 
 # Clients ask for all resources of these types, and for the others by name.
 WILDCARD_TYPES = frozenset({CLUSTER, LISTENER, SCOPE})

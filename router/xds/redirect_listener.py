@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from envoy.config.core.v3 import address_pb2
+from envoy.config.core.v3 import address_pb2, protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2 as rc
 from envoy.config.route.v3 import route_pb2
@@ -34,7 +34,9 @@ def redirect_listener(gateway: Gateway) -> Resource:
         use_remote_address=BoolValue(value=True),
         server_name="crossfade",
         request_headers_timeout=Duration(seconds=10),
+        request_timeout=Duration(seconds=10),
         stream_idle_timeout=Duration(seconds=10),
+        common_http_protocol_options=protocol_pb2.HttpProtocolOptions(idle_timeout=Duration(seconds=10)),
     )
     filters = listener_components_pb2.FilterChain(
         filters=[

@@ -56,6 +56,10 @@ def type_url(message: Any) -> str:
     return f"type.googleapis.com/{message.DESCRIPTOR.full_name}"
 
 
+def seconds(value: float) -> Any:
+    return milliseconds(round(value * 1000))
+
+
 def milliseconds(value: int) -> Any:
     duration = Duration()
     duration.FromTimedelta(timedelta(milliseconds=value))

@@ -27,7 +27,6 @@ from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
 from envoy.type.v3 import range_pb2
-from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 
 from router.domain.routing import Routing, Shield, Upstream
@@ -39,7 +38,6 @@ from router.xds.decompression import decompressing
 from router.xds.gateway import (
     CREDENTIAL_HEADERS,
     DEPLOYMENT_HEADER,
-    LIMITS_METADATA,
     MIRROR_HEADER,
     MODEL_HEADER,
     PIN_HEADERS,
@@ -48,6 +46,7 @@ from router.xds.gateway import (
     STREAM_HEADER,
     Gateway,
 )
+from router.xds.limits import limits_metadata, rate_config
 from router.xds.names import (
     CLUSTER,
     ENDPOINTS,
@@ -142,7 +141,7 @@ class _Routes:
                 *self._weighted(),
             ],
             retry_policy=retry_policy(self._gateway),
-            metadata=_limits(self._max_request_bytes),
+            metadata=limits_metadata(max_request_bytes=str(self._max_request_bytes), endpoint=self._endpoint),
             # Retries and mirrors replay the body, so all of it is kept.
             request_body_buffer_limit=UInt64Value(value=self._max_request_bytes),
             typed_per_filter_config={
@@ -154,6 +153,7 @@ class _Routes:
                 **access_config(self._endpoint, self._routing.access),
                 **(decompressing() if self._routing.has_triton else {}),
                 **sequence_config(self._routing.upstreams),
+                **rate_config(self._endpoint, self._routing.limits, self._routing.access),
             },
         )
         return route_pb2.RouteConfiguration(
@@ -327,12 +327,6 @@ def refusal(match: Any, status: int, text: str) -> Any:
         match=match,
         direct_response=rc.DirectResponseAction(status=status, body_format={"text_format_source": template}),
     )
-
-
-def _limits(max_request_bytes: int) -> Any:
-    limits = Struct()
-    limits.update({"max_request_bytes": str(max_request_bytes)})
-    return base_pb2.Metadata(filter_metadata={LIMITS_METADATA: limits})
 
 
 def _first_try(timeout_ms: int) -> Any:

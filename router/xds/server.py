@@ -21,6 +21,7 @@ from router.domain.triton_tls import TritonTls
 from router.ports import Acknowledged, Outcome, ProxyStatus, Rejected, Unconfirmed
 from router.xds.gateway import Gateway
 from router.xds.names import GATEWAY_GROUP, SEND_ORDER, Key, group_of
+from router.xds.revocation import revocation_list
 from router.xds.secrets import certificate_secret, trust_secret
 from router.xds.snapshot import Snapshot
 from router.xds.stream import Stream
@@ -34,7 +35,7 @@ _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    # Envoy pings every 10 s (bootstrap.py). A server that counts them ends the connection after the fourth in a row.
+    # Envoy pings every 10 s (bootstrap.py). A server that counts them hangs up after the fourth one in a row.
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -127,6 +128,7 @@ class XdsServer:
 
     def set_client_trust(self, trust: ClientTrust) -> None:
         self._changed(self._snapshot.set_secret(trust_secret(trust)))
+        self._changed(self._snapshot.set_secret(revocation_list(trust)))
 
     def set_triton_certificate(self, tls: TritonTls, pair: CertificatePair) -> None:
         """Implements `router.triton_certificates.Secrets`, as the next two do."""

@@ -23,6 +23,7 @@ from router.xds.copies import Copies, Unknown
 from router.xds.names import (
     CLUSTER,
     ENDPOINTS,
+    EXTENSION,
     LISTENER,
     REMOVE_ORDER,
     ROUTES,
@@ -45,6 +46,7 @@ _DEPENDANTS = {
     SCOPE: (),
     LISTENER: (),
     SECRET: (LISTENER, CLUSTER),
+    EXTENSION: (LISTENER,),
 }
 
 

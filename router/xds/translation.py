@@ -31,7 +31,7 @@ from envoy.type.matcher.v3 import http_inputs_pb2
 from google.protobuf import descriptor_pb2
 from tritonclient.grpc import model_config_pb2, service_pb2
 from xds.core.v3 import extension_pb2 as xds_extension_pb2
-from xds.type.matcher.v3 import matcher_pb2, string_pb2
+from xds.type.matcher.v3 import matcher_pb2, regex_pb2, string_pb2
 
 from router.xds.gateway import MODEL_HEADER, ORIGINAL_PATH_HEADER, SERVICE, STREAM_HEADER
 from router.xds.resources import packed
@@ -114,9 +114,12 @@ end
 
 
 def translation_filters() -> list[Any]:
-    """The extraction of names from gRPC bodies and the Lua that uses them; both skipped on the hot path."""
+    """The extraction of names from gRPC bodies and the Lua that uses them; both skipped on the hot path.
+
+    The extraction waits for a message, also when the request ended with its headers: such a one it must not see.
+    """
     return [
-        _unless(_is_hot(), _EXTRACTION, packed(_extraction())),
+        _unless(_any(_is_hot(), _is_empty_call()), _EXTRACTION, packed(_extraction())),
         _unless(
             _is_hot(),
             "crossfade.translation",
@@ -193,14 +196,38 @@ def _is_hot() -> Any:
     )
 
 
+def _is_empty_call() -> Any:
+    """A call without a body, but for a stream, which may take its time. The buffer tells the length of the others."""
+    predicate = matcher_pb2.Matcher.MatcherList.Predicate
+    digits = regex_pb2.RegexMatcher(google_re2=regex_pb2.RegexMatcher.GoogleRE2(), regex="[1-9][0-9]*")
+    length = string_pb2.StringMatcher(safe_regex=digits)
+    return predicate(
+        and_matcher=predicate.PredicateList(
+            predicate=[
+                predicate(not_matcher=_header("content-length", length)),
+                predicate(not_matcher=_path("exact", STREAMING_PATH)),
+            ]
+        )
+    )
+
+
+def _any(*predicates: Any) -> Any:
+    predicate = matcher_pb2.Matcher.MatcherList.Predicate
+    return predicate(or_matcher=predicate.PredicateList(predicate=predicates))
+
+
 def _path(how: str, text: str, header: str = ":path") -> Any:
+    return _header(header, string_pb2.StringMatcher(**{how: text}))
+
+
+def _header(name: str, value: Any) -> Any:
     predicate = matcher_pb2.Matcher.MatcherList.Predicate
     return predicate(
         single_predicate=predicate.SinglePredicate(
             input=xds_extension_pb2.TypedExtensionConfig(
-                name="path",
-                typed_config=packed(http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=header)),
+                name="header",
+                typed_config=packed(http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=name)),
             ),
-            value_match=string_pb2.StringMatcher(**{how: text}),
+            value_match=value,
         )
     )

@@ -9,7 +9,9 @@ import random
 import resource
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from router.domain.errors import Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef
 from router.domain.model_tree import ModelTree, TreeFile
 from router.models.cache_ports import Cache, Corrupt, Kept, NoRoom
-from router.models.ports import RemoteFile, Resolution, SourceLimits, SourceUnavailable
+from router.models.ports import Download, RemoteFile, Resolution, SourceLimits, SourceUnavailable
 from router.models.progress import PullProgress
 from tests.fake_models import MemoryCache
 from tests.scripted_source import ScriptedSource
@@ -344,6 +346,34 @@ async def test_a_pull_that_is_cancelled_leaves_what_came_and_no_lock(tmp_path: P
     assert source.reads[0] == ("fraud.onnx", 50_000)
 
 
+@pytest.mark.parametrize("is_damaged", [False, True])
+async def test_a_file_that_lies_on_this_machine_is_moved_and_believed_no_more_than_others(
+    tmp_path: Path, is_damaged: bool
+) -> None:
+    spooled = tmp_path / "spooled"
+    spooled.write_bytes(GRAPH[:-1] + b"!" if is_damaged else GRAPH)
+    number = spooled.stat().st_ino
+    source = ScriptedSource({"fraud.onnx": GRAPH})
+    (listed,) = source.listing(REF).files
+    resolution = Resolution(REF, "p", "r", (replace(listed, is_spooled=True),))
+
+    @asynccontextmanager
+    async def read(file: RemoteFile, offset: int) -> AsyncIterator[Download]:
+        if spooled.exists():
+            yield Download(0, _nothing(), str(spooled))
+        else:
+            async with source.read(resolution, file, offset) as download:
+                yield download
+
+    progress = PullProgress(time.monotonic)
+    kept = await cache_at(tmp_path, keep_free_bytes=0).fetch(resolution, read, progress)
+    status, content = _looked_at(Path(kept.folder, "fraud.onnx"))
+    assert is_damaged or status.st_ino == number
+    assert (content, stat.S_IMODE(status.st_mode), spooled.exists()) == (GRAPH, 0o444, False)
+    assert (progress.reading().done_bytes, progress.reading().total_bytes) == (len(GRAPH), len(GRAPH))
+    assert len(source.reads) == is_damaged
+
+
 async def test_a_disk_that_would_be_full_is_told_before_anything_is_fetched(tmp_path: Path) -> None:
     source = ScriptedSource(FILES)
     error = await refusal(cache_at(tmp_path, keep_free_bytes=2**60), source)
@@ -387,6 +417,15 @@ async def test_progress_counts_what_was_here_apart_from_what_comes(tmp_path: Pat
     reading = progress.reading()
     assert (reading.done_bytes, reading.total_bytes, reading.fetched_bytes) == (1_800_000, 1_800_000, 1_600_000)
     assert reading.left_s == 0.0
+
+
+def _looked_at(path: Path) -> tuple[os.stat_result, bytes]:
+    return path.stat(), path.read_bytes()
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for chunk in ():
+        yield chunk
 
 
 def _damage(path: Path) -> None:

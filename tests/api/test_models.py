@@ -29,6 +29,20 @@ async def test_a_pull_is_cancelled(admin: Admin) -> None:
     for _ in range(2):
         ended = (await admin.http.delete(f"/api/v1/models/pulls/{started['id']}")).json()
         assert ended["state"] == "cancelled"
+    lines = (await admin.http.get("/api/v1/audit")).json()["lines"]
+    assert [(line["actor"], line["action"], line["subject"]) for line in lines] == [
+        ("an operator", "pull_cancelled", CHAMPION["reference"])
+    ]
+
+
+async def test_the_audit_log_says_who_removed_models_from_the_cache(admin: Admin) -> None:
+    pulled = await admin.http.post("/api/v1/models/pulls", json=CHAMPION, params={"timeout_s": 10})
+    collect = {"keep_last": 0, "unused_for_s": 0}
+    for _ in range(2):
+        assert (await admin.http.post("/api/v1/models/collect", json=collect)).status_code == 200
+    lines = (await admin.http.get("/api/v1/audit")).json()["lines"]
+    told = [line["detail"] for line in lines if line["action"] == "models_collected"]
+    assert told == [f"digests {pulled.json()['digest']}"]
 
 
 async def test_a_reference_that_is_none_is_refused(admin: Admin) -> None:

@@ -14,6 +14,17 @@ from tests.fake_rollouts import FAIL, MINUTE, PASS, UNSURE
 ENDPOINT = {"kind": "Endpoint", "name": "e", "traffic": {"blue": 100}}
 BOTH = (ENDPOINT, *SPECS[1:])
 ROLLOUT = {"kind": "Rollout", "endpoint": "e", "to": "green", "strategy": "all_at_once"}
+DIRECT = {
+    "kind": "Deployment",
+    "name": "green",
+    "endpoint": "e",
+    "backend": "triton",
+    "triton": {"mode": "direct", "servers": [{"host": "t1"}], "model": "m"},
+}
+COMPARING = {
+    **{key: ROLLOUT[key] for key in ("kind", "endpoint", "to")},
+    "steps": [{"set_mirror": 10}, {"analyze": {"min_pairs": 9}}, {"set_weight": 100}],
+}
 BASE = "/api/v1/endpoints/e"
 
 
@@ -345,6 +356,7 @@ async def test_another_rollout_in_the_way_refuses_the_whole_file(admin: Admin) -
             "begins with all the traffic on 'green'",
         ),
         ((*BOTH[:2], SPECS[2] | {"instance_count": 0}, ROLLOUT), "to", "has no instances"),
+        ((*BOTH[:2], DIRECT, COMPARING), "steps", "nobody records those of 'green'"),
     ],
 )
 async def test_a_rollout_that_could_not_start_refuses_the_whole_file(

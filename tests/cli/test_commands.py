@@ -86,13 +86,14 @@ def test_a_key_that_a_spec_leaves_out_is_left_out_on_the_way_too(terminal: Termi
 
 
 def test_a_wrong_spec_exits_2_with_every_place_before_anything_is_sent(terminal: Terminal) -> None:
-    path = terminal.spec("kind: Endpoint\nname: e\ntrafic: {blue: 100}\nauth_mode: jwt\n")
+    path = terminal.spec("kind: Endpoint\nname: e\ntrafic: {blue: 100}\nauth_mode: basic\n")
     ran = terminal.run("apply", "-f", path)
     assert ran.code == 2
     assert ran.out == ""
     assert ran.err.splitlines() == [
         f"error: {path}:3:1: trafic: is not a key here (did you mean 'traffic'?)",
-        f"error: {path}:4:12: auth_mode: 'jwt' is not in this version of Crossfade yet (use none or key or mtls)",
+        f"error: {path}:4:12: auth_mode: must be one of none, key, mtls, jwt, not the text 'basic' "
+        "(use none or key or mtls or jwt)",
     ]
     as_json = terminal.run("apply", "-f", path, "-o", "json")
     assert [(item["line"], item["key"]) for item in as_json.json["error"]["problems"]] == [

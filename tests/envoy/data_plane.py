@@ -20,6 +20,7 @@ import httpx
 from adapters.certificates import PemFiles
 from router.certificates import Certificates
 from router.domain.callers import Access, Anyone
+from router.domain.limits import NO_LIMITS, Limits
 from router.domain.routing import Routing, Shield, Upstream
 from router.domain.sticky import Sticky
 from router.domain.tls import ListenerTls
@@ -28,6 +29,7 @@ from router.events import EventLog
 from router.ports import Acknowledged
 from router.telemetry import AttemptMeter
 from router.xds.bootstrap import EnvoyProcess, envoy_command
+from router.xds.client_limits import ClientLimits
 from router.xds.gateway import Gateway
 from router.xds.reports import reports_service
 from router.xds.server import XdsServer
@@ -77,10 +79,20 @@ class DataPlane:
         shield: Shield | None = None,
         sticky: Sticky | None = None,
         access: Access = EVERYBODY,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         """Set it and wait until Envoy has it."""
         self.xds.set_endpoint(
-            routing(name, *upstreams, traffic=traffic, mirror=mirror, shield=shield, sticky=sticky, access=access)
+            routing(
+                name,
+                *upstreams,
+                traffic=traffic,
+                mirror=mirror,
+                shield=shield,
+                sticky=sticky,
+                access=access,
+                limits=limits,
+            )
         )
         outcome = await self.xds.applied(name, DEADLINE_S)
         assert outcome == Acknowledged(), outcome
@@ -111,9 +123,10 @@ def upstream(
     timeout_ms: int = 5000,
     max_requests: int = 1000,
     max_request_bytes: int = MAX_BODY_BYTES,
+    is_limited: bool = False,
 ) -> Upstream:
     addresses = tuple(sorted((replica.address for replica in replicas), key=str))
-    return Upstream(deployment, version, addresses, timeout_ms, max_requests, max_request_bytes)
+    return Upstream(deployment, version, addresses, timeout_ms, max_requests, max_request_bytes, is_limited=is_limited)
 
 
 def routing(
@@ -124,10 +137,11 @@ def routing(
     shield: Shield | None = None,
     sticky: Sticky | None = None,
     access: Access = EVERYBODY,
+    limits: Limits = NO_LIMITS,
 ) -> Routing:
     shares = {upstreams[0].deployment: 100} if traffic is None else traffic
     ordered = tuple(sorted(upstreams, key=lambda upstream: upstream.deployment))
-    return Routing(name, Traffic.of(shares), mirror, ordered, shield, sticky, access)
+    return Routing(name, Traffic.of(shares), mirror, ordered, shield, sticky, access, limits)
 
 
 def url_of(gateway: Gateway) -> str:
@@ -171,9 +185,10 @@ async def listening(port: int) -> None:
             return
 
 
-def process_of(folder: Path, node_id: str = "envoy-1", admin: str = "admin") -> EnvoyProcess:
+def process_of(folder: Path, node_id: str = "envoy-1", admin: str = "admin", **bounds: int) -> EnvoyProcess:
+    """`bounds`: of `EnvoyProcess`."""
     return EnvoyProcess(
-        node_id=node_id, xds_socket=str(folder / "xds"), admin_socket=str(folder / admin), concurrency=1
+        node_id=node_id, xds_socket=str(folder / "xds"), admin_socket=str(folder / admin), concurrency=1, **bounds
     )
 
 
@@ -202,17 +217,24 @@ async def short_folder() -> AsyncIterator[Path]:
 
 @asynccontextmanager
 async def data_plane(
-    endpoints: Iterable[Routing] = (), tls: ListenerTls | None = None, authority: Path | None = None
+    endpoints: Iterable[Routing] = (),
+    tls: ListenerTls | None = None,
+    authority: Path | None = None,
+    clients: ClientLimits | None = None,
+    **bounds: int,
 ) -> AsyncIterator[DataPlane]:
     """Starts with `endpoints`, and with the replica that answers server-level calls.
 
-    With `tls`, clients trust the CA in the file `authority`, and there is a port that redirects plain HTTP.
+    `bounds` are the process's. With `tls`, clients trust the CA in the file `authority`, and there is a port that
+    redirects plain HTTP.
     """
     async with contextlib.AsyncExitStack() as stack:
         folder = await stack.enter_async_context(short_folder())
         gateway = gateway_in(folder)
         if tls is not None:
             gateway = replace(gateway, tls=tls, redirect_port=free_ports(1)[0])
+        if clients is not None:
+            gateway = replace(gateway, clients=clients)
         server = await Replica("control-plane", gateway.server_socket).start()
         stack.push_async_callback(server.kill)
         xds = XdsServer(gateway)
@@ -227,7 +249,7 @@ async def data_plane(
         xds.release()
         log = folder / "envoy.log"
         stack.callback(lambda: print(log.read_text()))  # pytest shows it when a test fails
-        envoy = await stack.enter_async_context(started_envoy(process_of(folder), log))
+        envoy = await stack.enter_async_context(started_envoy(process_of(folder, **bounds), log))
         await listening(gateway.http_port)
         trusted = ssl.create_default_context(cafile=authority) if authority else True
         client = httpx.AsyncClient(base_url=url_of(gateway), timeout=DEADLINE_S, verify=trusted)

@@ -15,8 +15,8 @@ from router.domain.routing import Replica, ReplicaState, UnixAddress
 from router.domain.scaling import ScaleSettings
 from serving.errors import ScoringError
 from serving.messages import InferReply, InferRequest
-from serving.model import Model, ModelSettings
-from serving.replica import ReplicaConfig, ReplicaService
+from serving.model import Model, ModelSettings, ModelState
+from serving.replica import ReplicaConfig, ReplicaService, Tell
 from tests.unit.serving.backends import DoublingBackend, rows_of
 from tests.unit.serving.scripted_model import frame
 
@@ -48,11 +48,15 @@ class Town:
         return found
 
 
-async def started(folder: Path, scaling: ScaleSettings | None) -> tuple[ReplicaService, Town, Model]:
+async def started(
+    folder: Path, scaling: ScaleSettings | None, backend: DoublingBackend | None = None, waits_for: str = ""
+) -> tuple[ReplicaService, Town, Model]:
     model = Model(ModelSettings("e", "1"))
 
-    async def load(_: DeployedModel) -> Model:
-        await model.load(DoublingBackend)
+    async def load(_: DeployedModel, tell: Tell) -> Model:
+        if waits_for:
+            await tell(waits_for)
+        await model.load(lambda: backend or DoublingBackend())
         return model
 
     spec = Deployment("blue", "e", ModelRef("file", "/m.onnx"), scale_settings=scaling)
@@ -61,6 +65,31 @@ async def started(folder: Path, scaling: ScaleSettings | None) -> tuple[ReplicaS
     service = ReplicaService("r1", ReplicaConfig("g", deployed, "token", "0", str(folder)), town, load)
     await service.start()
     return service, town, model
+
+
+async def test_one_whose_model_cannot_answer_for_a_while_says_why_and_then_that_it_can(tmp_path: Path) -> None:
+    backend = DoublingBackend()
+    service, town, model = await started(tmp_path, None, backend)
+    assert model.is_ready
+    backend.trouble = "no Triton answers"
+    await until(lambda: town.heard[-1].state is ReplicaState.TROUBLED)
+    assert town.heard[-1].reason == "no Triton answers"
+    assert not model.is_ready
+    backend.trouble = ""
+    await until(lambda: town.heard[-1].state is ReplicaState.READY)
+    assert town.heard[-1].reason == ""
+    backend.trouble = "no Triton answers"
+    await until(lambda: town.heard[-1].state is ReplicaState.TROUBLED)
+    await service.stop()  # and drains as any other
+    assert model.state is ModelState.STOPPED
+
+
+async def test_one_that_waits_for_its_model_says_what_for(tmp_path: Path) -> None:
+    service, town, _ = await started(tmp_path, None, waits_for="no Triton answers")
+    reasons = [(replica.state, replica.reason) for replica in town.heard]
+    assert (ReplicaState.LOADING, "no Triton answers") in reasons
+    assert reasons[-1] == (ReplicaState.READY, "")
+    await service.stop()
 
 
 async def asked(model: Model) -> InferReply | ScoringError:

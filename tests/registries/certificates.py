@@ -29,12 +29,12 @@ class Authority:
         Path(self.bundle).write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
     def issued(self, address: str = "127.0.0.1", days_left: int = 1) -> tuple[str, str]:
-        """Paths of a certificate for `address` and of its key. `days_left` below 0: it has expired."""
+        """Paths of a certificate for `address` (or a name) and of its key. `days_left` below 0: it has expired."""
         key = ec.generate_private_key(ec.SECP256R1())
         self._count += 1
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
-        addresses = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
-        made = self._builder(name, key, days_left).add_extension(addresses, critical=False)
+        made = self._builder(name, key, days_left)
+        made = made.add_extension(x509.SubjectAlternativeName([_general_name(address)]), critical=False)
         paths = self._folder / f"{self._count}.pem", self._folder / f"{self._count}.key"
         paths[0].write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
         paths[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -59,3 +59,10 @@ class Authority:
             .not_valid_before(now - 10 * _DAY)
             .not_valid_after(now + days_left * _DAY)
         )
+
+
+def _general_name(address: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(address))
+    except ValueError:
+        return x509.DNSName(address)

@@ -220,13 +220,18 @@ class Gateway:
 
     def run(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """`crossfade …` against this gateway."""
+        return subprocess.run(
+            [CROSSFADE, *arguments], env=self.clients, capture_output=True, text=True, timeout=timeout_s
+        )
+
+    @property
+    def clients(self) -> dict[str, str]:
+        """Their environment."""
         where = {
             "CROSSFADE_ADMIN_URL": f"http://127.0.0.1:{self.ports.admin}",
             "CROSSFADE_DATA_DIR": str(self.data_dir),
         }
-        return subprocess.run(
-            [CROSSFADE, *arguments], env={**os.environ, **where}, capture_output=True, text=True, timeout=timeout_s
-        )
+        return {**os.environ, **where}
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.payloads import Payload
 from router.tls_folder import TlsFolder
+from tests.identity import AUDIENCE, ISSUER, Provider, SigningKey, key_set
 from tests.system.gateway import SETTLE_TIMEOUT_S, Gateway, a_gateway, deployment, endpoint, eventually, write_spec
 
 
@@ -25,6 +26,13 @@ def test_a_gateway_with_a_certificate_and_a_key_is_used_from_the_command_line_an
 ) -> None:
     assert gateway.run("tls", "init").returncode == 0
     spec = [endpoint("mlp", {"blue": 100}) | {"auth_mode": "key"}, deployment("mlp", "blue", models / "mlp.onnx")]
+    provider, next_key, keys = Provider(), SigningKey("k2"), tmp_path / "keys.json"
+    keys.write_text(key_set(provider.key))
+    rules = {"issuer": ISSUER, "audiences": [AUDIENCE], "jwks": {"file": str(keys)}, "claims": {"team": "fraud"}}
+    spec += [
+        endpoint("signed", {"blue": 100}) | {"auth_mode": "jwt", "jwt": rules},
+        deployment("signed", "blue", models / "mlp.onnx"),
+    ]
     gateway.start(write_spec(tmp_path / "spec.yaml", spec))
     key = gateway.run("keys", "create", "mlp").stdout.strip()
     (tmp_path / "key").write_text(key)
@@ -43,6 +51,19 @@ def test_a_gateway_with_a_certificate_and_a_key_is_used_from_the_command_line_an
         assert client.post(infer, content=payload.body, headers={"x-api-key": key}).status_code == 200
         assert client.post("/v2/repository/index", content=b"").json() == []
 
+        def signed(*by: SigningKey, **claims: str) -> int:
+            headers = {"authorization": f"Bearer {provider.token(*by, **claims)}"}
+            return client.post("/v2/models/signed/infer", content=payload.body, headers=headers).status_code
+
+        assert [signed(), signed(team="risk"), signed(aud="others"), signed(next_key)] == [200, 403, 401, 401]
+        keys.write_text(key_set(next_key))
+        eventually(lambda: signed(next_key) == 200, SETTLE_TIMEOUT_S)
+        assert signed() == 401
+        assert gateway.admin.status()["key_sets"][0]["key_ids"] == ["k2"]
+        (tmp_path / "token").write_text(provider.token(next_key))
+        invoked = gateway.run("endpoint", "invoke", "signed", "--sample", "--key-file", str(tmp_path / "token"))
+        assert (invoked.returncode, "answered by blue" in invoked.stderr) == (0, True), invoked.stderr
+
         before = gateway.admin.status()["certificates"][0]["fingerprint"]
         assert gateway.run("tls", "init", "--renew").returncode == 0
         eventually(lambda: gateway.admin.status()["certificates"][0]["fingerprint"] != before, SETTLE_TIMEOUT_S)
@@ -51,7 +72,7 @@ def test_a_gateway_with_a_certificate_and_a_key_is_used_from_the_command_line_an
         assert gateway.run("keys", "revoke", "mlp", "primary").returncode == 0
         assert client.post(infer, content=payload.body, headers={"x-api-key": key}).status_code == 401
 
-    secrets = [key.encode(), Path(folder.server.key).read_bytes().splitlines()[1]]
+    secrets = [key.encode(), (tmp_path / "token").read_bytes(), Path(folder.server.key).read_bytes().splitlines()[1]]
     places = {str(path): path.read_bytes() for path in gateway.data_dir.rglob("*") if path.is_file()}
     places |= {f"process {process.pid}": " ".join(process.cmdline()).encode() for process in gateway.processes()}
     places |= {"up": gateway.said.encode(), "audit": str(gateway.admin.audit(100)).encode()}

@@ -23,7 +23,9 @@ from benchmarks.models import poison
 from benchmarks.payloads import Payload, payload_for
 from benchmarks.steady import SteadyLoad
 from router.cli.session import ExitCode
+from tests.registries.certificates import Authority
 from tests.registries.http_server import Asked, HttpServer, http_server_in_thread, reply
+from tests.registries.oci.docker_registry import EMPTY_CONFIG, MANIFEST, TITLE, descriptor, manifest
 from tests.system.following import WATCH, until
 from tests.system.gateway import SETTLE_TIMEOUT_S, Gateway, a_gateway, endpoint, eventually, write_spec
 from tests.system.origins import PLAIN, Origin, origins
@@ -31,6 +33,7 @@ from tests.system.origins import PLAIN, Origin, origins
 pytestmark = pytest.mark.timeout(900)  # the first time, packages are fetched
 
 NOBODY = "127.0.0.1:9"
+HUGE_BYTES = 2**49  # no disk has room for that
 NOWHERE = "registry.invalid"  # https://www.rfc-editor.org/rfc/rfc2606#section-2
 PUSH_TIMEOUT_S = 300.0
 FOLLOWED_PER_SECOND = 40
@@ -44,6 +47,12 @@ async def lie(asked: Asked, writer: Any) -> None:
     match asked.target.split("/")[2]:
         case "locked":
             writer.write(reply(401, b"{}", www_authenticate='Basic realm="models"'))
+        case "closed":
+            writer.write(reply(403, b'{"errors": [{"code": "DENIED", "message": "not for you"}]}'))
+        case "huge":
+            layer = descriptor(b"", "application/octet-stream", **{TITLE: "m.onnx"}) | {"size": HUGE_BYTES}
+            document = manifest(descriptor(b"{}", EMPTY_CONFIG), [layer])
+            writer.write(reply(200, json.dumps(document).encode(), content_type=MANIFEST))
         case "missing":
             writer.write(reply(404, b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}'))
         case "busy":
@@ -63,12 +72,14 @@ def at_once(gateway: Gateway, references: Collection[str]) -> dict[str, subproce
 
 @dataclass(frozen=True)
 class World:
-    """`digests`: of the models, as they are pushed. `servers`: all of them, to be closed."""
+    """`digests`: of the models, as they are pushed. `expired`: has a certificate that has. `servers`: all of them, to
+    be closed."""
 
     gateway: Gateway
     origins: dict[str, Origin]
     digests: dict[str, Future[str]]
     liar: HttpServer
+    expired: HttpServer
     servers: ExitStack
 
     def documents(self, kind: str) -> list[dict[str, Any]]:
@@ -97,10 +108,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Wo
     with ExitStack() as servers:
         found = servers.enter_context(origins(folder / "origins", models / "mlp.onnx"))
         liar = servers.enter_context(http_server_in_thread(lie))
+        authority = Authority(folder)
+        expired = servers.enter_context(http_server_in_thread(lie, authority.server(days_left=-1)))
         settings = {
             "allowed_hosts": [NOWHERE],
+            "limits": {"max_size": HUGE_BYTES},
             "hosts": {
                 liar.host: PLAIN,
+                expired.host: {"ca_bundle": authority.bundle},
                 NOBODY: PLAIN,
                 **{host: it for one in found.values() for host, it in one.hosts.items()},
             },
@@ -112,7 +127,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Wo
         with a_gateway(folder, options, environment) as gateway, ThreadPoolExecutor(len(found)) as pool:
             digests = {kind: pool.submit(one.push) for kind, one in found.items()}
             gateway.start()
-            yield World(gateway, found, digests, liar, servers)
+            yield World(gateway, found, digests, liar, expired, servers)
 
 
 def check_answer(gateway: Gateway, payload: Payload, name: str) -> None:
@@ -193,6 +208,9 @@ def test_trouble_with_a_source_is_told_with_what_to_do_and_touches_nothing_that_
     before = world.replicas()
     troubles = {  # the words that must be in the message: which host, what, and what to do
         f"oci://{liar}/locked:1": (liar, "locked", "401", "registries.yaml"),
+        f"oci://{liar}/closed:1": (liar, "does not let us read closed (403, DENIED: not for you)", "registries.yaml"),
+        f"oci://{world.expired.host}/m:1": (world.expired.host, "its certificate has expired", "renewed there"),
+        f"oci://{liar}/huge:1": ("no room on the disk of", "are to come", "free some space (crossfade model gc)"),
         f"oci://{liar}/missing:1": (liar, "has no '1'", "manifest unknown"),
         f"oci://{liar}/busy:1": (liar, "too many requests (429)", "try again in 3600 s"),
         f"oci://{liar}/broken:1": (liar, "has trouble (500)", "try again later"),
@@ -210,11 +228,15 @@ def test_trouble_with_a_source_is_told_with_what_to_do_and_touches_nothing_that_
         assert [word for word in words if word not in said] == [], said
         assert "internals" not in said
 
-    for reference, code in {f"oci://{liar}/busy:1": ExitCode.FAILED, "modles:/mlp@champion": ExitCode.USAGE}.items():
+    refused = {f"oci://{liar}/{name}:1": ExitCode.FAILED for name in ("busy", "closed", "huge")}
+    refused[f"oci://{world.expired.host}/m:1"] = ExitCode.FAILED
+    refused["modles:/mlp@champion"] = ExitCode.USAGE
+    for reference, code in refused.items():
         spec = write_spec(tmp_path / "spec.yaml", [{**world.documents("mlflow")[1], "model": reference}])
         applied = gateway.run("apply", "-f", str(spec))
         assert applied.returncode == code, applied.stderr
-        assert f"{spec}:1" in applied.stderr
+        for word in (f"{spec}:1", *troubles.get(reference, ())):
+            assert word in applied.stderr
     wrong = gateway.run("model", "pull", "modles:/mlp@champion")
     assert wrong.returncode == ExitCode.USAGE
     assert "'modles' is not supported" in wrong.stderr

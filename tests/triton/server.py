@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -62,10 +63,23 @@ class Triton:
             await self._process.wait()
 
     def pause(self) -> None:
+        """Returns when all of it stands still: on a busy machine, some threads go on for a while."""
         self._signal(signal.SIGSTOP)
+        give_up_s = time.monotonic() + DEADLINE_S
+        while not self._stands_still():
+            assert time.monotonic() < give_up_s
+            time.sleep(0.005)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
+
+    def _stands_still(self) -> bool:
+        assert self._process is not None
+        threads = Path("/proc", str(self._process.pid), "task").glob("*/stat")
+        try:
+            return {stat.read_text().rpartition(")")[2].split()[0] for stat in threads} == {"T"}
+        except (FileNotFoundError, ProcessLookupError):  # one has just ended
+            return False
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None

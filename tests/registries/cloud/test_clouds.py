@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import random
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -14,15 +16,17 @@ from pathlib import Path
 
 import pytest
 
+from adapters.model_cache import ModelCache, Patience
 from adapters.registries.cloud import CloudModels
 from adapters.transport import HttpTransport
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef
 from router.models.ports import AccessDenied, RemoteFile, Resolution, SourceLimits, SourceUnavailable
+from router.models.progress import PullProgress
 from router.models.settings import FromFile, Host, ObjectStorage, RegistrySettings
 from tests.registries.certificates import Authority
 from tests.registries.cloud.stores import SECRET, USER, Seaweed, Store, azurite, fake_gcs, seaweed
-from tests.registries.http_server import always, http_server, reply
+from tests.registries.http_server import Asked, always, http_server, reply
 
 pytestmark = pytest.mark.timeout(600)  # the first time, packages are fetched
 
@@ -100,6 +104,30 @@ async def test_one_object_is_read_as_it_was_pushed_from_any_place_on(store: Stor
     assert (file.path, file.size, file.sha256) == ("model.onnx", len(WEIGHTS), "")
     assert await read(source, resolution, file) == WEIGHTS
     assert await read(source, resolution, file, 1_234_567) == WEIGHTS[1_234_567:]
+
+
+async def test_a_link_that_is_cut_every_half_megabyte_brings_everything_once(tmp_path: Path) -> None:
+    sent = 0
+
+    async def cut(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        left = WEIGHTS[asked.offset :]
+        span = {"content_range": f"bytes {asked.offset}-{len(WEIGHTS) - 1}/{len(WEIGHTS)}"} if asked.offset else {}
+        told = {"etag": '"1"', "last_modified": formatdate(0, usegmt=True), "content_length": str(len(left)), **span}
+        writer.write(reply(206 if asked.offset else 200, **told))
+        if asked.method == "GET":
+            writer.write(left[:500_000])
+            sent += len(left[:500_000])
+
+    async with http_server(cut) as server:
+        place = ObjectStorage(server.url, "us-east-1", is_anonymous=True)
+        async with opened(RegistrySettings(hosts={server.host: Host(is_plain_http=True)}, s3=place)) as source:
+            resolution = await source.resolve(ModelRef.parse("s3://models/m.onnx"))
+            cache = ModelCache(tmp_path / "models", patience=Patience(first_pause_s=0.01), keep_free_bytes=0)
+            progress = PullProgress(time.monotonic)
+            kept = await cache.fetch(resolution, lambda file, at: source.read(resolution, file, at), progress)
+    assert kept.tree.digest == hashlib.sha256(WEIGHTS).hexdigest()
+    assert sent < 1.2 * len(WEIGHTS)
 
 
 async def test_a_folder_is_read_with_the_folders_in_it(store: Store, source: CloudModels) -> None:
@@ -263,6 +291,9 @@ async def test_a_store_behind_a_proxy_is_asked_through_it_with_the_proxys_passwo
         pair = base64.b64encode(b"p@ss:p@ss").decode()
         assert {asked.target for asked in proxy.asked} == {"http://minio.internal:9000/b/m"}
         assert {asked.headers["proxy-authorization"] for asked in proxy.asked} == {f"Basic {pair}"}
+    async with opened(settings) as source:
+        with pytest.raises(SourceUnavailable, match=rf"minio.internal:9000 \(through the proxy http://{proxy.host}\)"):
+            await source.resolve(ModelRef.parse("s3://b/m"))
 
 
 async def test_a_store_with_a_private_authority_is_trusted_when_the_settings_name_it(

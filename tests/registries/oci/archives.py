@@ -6,8 +6,11 @@ import gzip
 import io
 import tarfile
 
+from adapters.registries.tar_members import Compression, zstd
+
 IMAGE_TAR = "application/vnd.oci.image.layer.v1.tar"
 IMAGE_TAR_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+IMAGE_TAR_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
 
 
 def member(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
@@ -35,6 +38,16 @@ def tar_of(files: dict[str, bytes]) -> bytes:
 
 def zipped(content: bytes) -> bytes:
     return gzip.compress(content, mtime=0)
+
+
+def compressed(compression: Compression, content: bytes) -> bytes:
+    match compression:
+        case Compression.NONE:
+            return content
+        case Compression.GZIP:
+            return zipped(content)
+        case Compression.ZSTD:
+            return zstd.compress(content)
 
 
 def with_header(name: str, kind: bytes, size_field: bytes, *, mode: bytes = b"0000644\0") -> bytes:

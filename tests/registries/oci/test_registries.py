@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from adapters.registries.tar_members import Compression
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef
 from router.models.ports import AccessDenied, SourceUnavailable
 from router.models.settings import FromFile, Host
-from tests.registries.oci.archives import IMAGE_TAR, IMAGE_TAR_GZIP, tar_of, zipped
+from tests.registries.oci.archives import IMAGE_TAR, IMAGE_TAR_GZIP, IMAGE_TAR_ZSTD, compressed, tar_of, zipped
 from tests.registries.oci.conftest import Opened
 from tests.registries.oci.docker_registry import (
     FILEPATH,
@@ -129,10 +130,11 @@ async def test_a_modelcar_image_gives_what_its_layers_leave_below_models(plain: 
             ),
             IMAGE_TAR_GZIP,
         ),
+        (compressed(Compression.ZSTD, tar_of({"models/dense": WEIGHTS[:1000]})), IMAGE_TAR_ZSTD),
     ]
     with plain.pusher("car") as pusher:
         pusher.image("1", layers)
-    expected = {"model.onnx": WEIGHTS, "x/c": b"c", "same": WEIGHTS}
+    expected = {"model.onnx": WEIGHTS, "x/c": b"c", "same": WEIGHTS, "dense": WEIGHTS[:1000]}
     async with opened({plain.host: PLAIN}) as source:
         assert await pulled(source, f"oci://{plain.host}/car:1") == expected
         resolution = await source.resolve(ModelRef.parse(f"oci://{plain.host}/car:1"))

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from router.domain.endpoint import Backend, Batching, DeployedModel, Deployment, Resources
+from router.domain.endpoint import Backend, Batching, DeployedModel, Deployment, Execution, Resources
 from router.domain.errors import Invalid
 from router.domain.model_ref import ModelRef, ResolvedModel
-from router.domain.routing import Replica, ReplicaState, TritonAddress, routing_for
+from router.domain.routing import Replica, ReplicaState, TritonAddress, UnixAddress, routing_for
 from router.domain.scaling import ScaleSettings
 from router.domain.traffic import Traffic
-from router.domain.triton import RunningTriton, TritonServer
+from router.domain.triton import RunningTriton, TritonMode, TritonServer
 from router.domain.triton_tls import TritonTls
 from tests.unit.router.states import state
 
@@ -105,6 +105,63 @@ def test_envoy_is_told_that_requests_form_sequences() -> None:
         state({}, DeployedModel(replace(SPEC, model=sequential), sequential)), Traffic(), ()
     ).upstreams
     assert upstream.keeps_sequences
+
+
+BRIDGED = replace(TRITON, mode=TritonMode.BRIDGE)
+BRIDGE = Deployment("green", "fraud", BRIDGED, backend=Backend.TRITON)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"instance_count": 3},
+        {"scale_settings": ScaleSettings(2)},
+        {"resources": Resources(2.0, 0, 2**30)},
+        {"batching": Batching(1)},
+    ],
+)
+def test_a_bridges_replicas_are_spoken_of_as_any_others(change: dict[str, Any]) -> None:
+    changed = replace(BRIDGE, **change)
+    assert changed.is_elsewhere  # nothing to fetch
+    assert changed.direct is None
+    assert changed.most_answering == changed.most_instances == max(1, changed.instance_count, changed.most_instances)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"execution": Execution(threads=2)}, "execution"),
+        ({"resources": Resources(1.0, 1.0)}, "resources.gpu"),
+        ({"backend": Backend.ONNX}, "backend"),
+    ],
+)
+def test_how_a_bridged_model_is_computed_is_tritons_own_matter(change: dict[str, Any], key: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        replace(BRIDGE, **change)
+    assert refused.value.key == key
+
+
+def test_a_bridges_generation_changes_with_where_it_goes_and_with_what_its_replicas_are_started_with() -> None:
+    other = replace(BRIDGED, servers=TRITON.servers[:1])
+    changes: list[tuple[Deployment, RunningTriton]] = [
+        (BRIDGE, BRIDGED),
+        (replace(BRIDGE, model=other), other),
+        (replace(BRIDGE, batching=Batching(2)), BRIDGED),
+        (replace(BRIDGE, request_settings=replace(BRIDGE.request_settings, request_timeout_ms=1)), BRIDGED),
+        (SPEC, TRITON),
+    ]
+    assert len({DeployedModel(spec, model).generation for spec, model in changes}) == len(changes)
+    assert DeployedModel(replace(BRIDGE, instance_count=2), BRIDGED).generation == DeployedModel(*changes[0]).generation
+
+
+def test_envoy_sends_a_bridges_requests_to_its_replicas() -> None:
+    green = DeployedModel(BRIDGE, BRIDGED)
+    address = UnixAddress("/r1")
+    ready = Replica("r1", "fraud", "green", green.generation, address, ReplicaState.READY)
+    troubled = replace(ready, id="r2", address=UnixAddress("/r2"), state=ReplicaState.TROUBLED)
+    (upstream,) = routing_for(state({}, green), Traffic(), [ready, troubled]).upstreams
+    assert upstream.triton is None
+    assert upstream.addresses == (address,)
 
 
 def test_its_version_is_the_one_given_else_tritons_else_a_digest_of_where_it_is() -> None:

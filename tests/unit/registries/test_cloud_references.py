@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.registries.cloud_reference import CloudReference, parsed, pinned
-from router.domain.errors import ModelUnavailable
+from router.domain.errors import Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef
 
 # Seconds mean nothing on a busy machine.
@@ -46,7 +46,6 @@ def test_references_are_taken_apart(text: str, expected: CloudReference) -> None
         "s3://../m",
         "s3://b/a\\m",
         "s3://b/a\x07m",
-        "s3://user:secret@b/m",
         "abfss://c/m",
         "abfss://c@acc.evil.test/m",
         "abfss://c@a.b.dfs.core.windows.net/m",
@@ -56,6 +55,18 @@ def test_references_are_taken_apart(text: str, expected: CloudReference) -> None
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ModelUnavailable):
         parsed(ModelRef.parse(text))
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az", "abfss", "oci", "https", "http"])
+def test_a_password_is_refused_and_not_repeated(scheme: str) -> None:
+    with pytest.raises(Invalid, match="holds a user or a password") as refused:
+        ModelRef.parse(f"{scheme}://user:s3cret@b/m")
+    assert "s3cret" not in str(refused.value) + refused.value.hint
+
+
+def test_an_at_sign_elsewhere_is_no_password() -> None:
+    for text in ("oci://r.test:5000/m@sha256:00", "abfss://c@a.dfs.core.windows.net/m", "file:a:b@c/m.onnx"):
+        assert str(ModelRef.parse(text)) == text
 
 
 _WORDS = st.text("abcXYZ019-_.~/+=", min_size=1, max_size=30)

@@ -12,15 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from adapters.registries.oci_layers import Change, LayerSpool, Put, Remove
+from adapters.registries.oci_layers import LayerSpool
 from adapters.registries.oci_manifest import Blob, Packed
+from adapters.registries.oci_overlay import Change, Put, Remove
+from adapters.registries.tar_members import Compression
 from router.domain.errors import ModelUnavailable
 from router.models.ports import Download, SourceLimits
 from tests.registries.oci.archives import member, packed, tar_of
 
 DAY_S = 24 * 3600.0
 ARCHIVE = tar_of({"models/a/m.onnx": b"model", "models/.wh.b": b"", "etc/passwd": b"x"})
-LAYER = Packed(Blob(hashlib.sha256(ARCHIVE).hexdigest(), len(ARCHIVE)), is_gzip=False, root="models", is_overlay=True)
+BLOB = Blob(hashlib.sha256(ARCHIVE).hexdigest(), len(ARCHIVE))
+LAYER = Packed(BLOB, Compression.NONE, root="models", is_overlay=True)
 MODEL = Put("a/m.onnx", 5, hashlib.sha256(b"model").hexdigest())
 
 
@@ -85,14 +88,14 @@ async def test_a_file_is_there_after_it_was_listed_and_comes_back_when_it_was_dr
     tmp_path: Path, spool: LayerSpool, remote: Remote
 ) -> None:
     await spool.changes(LAYER, remote.fetch, "m")
-    assert (await spool.file(LAYER, MODEL.sha256, remote.fetch, "m")).read_bytes() == b"model"
+    assert (await spool.file(LAYER, 0, MODEL.size, remote.fetch, "m")).read_bytes() == b"model"
     assert len(remote.offsets) == 1
     await spool.drop_files(LAYER)
     assert [path.name for path in files_in(tmp_path)] == ["listing.json"]
-    assert (await spool.file(LAYER, MODEL.sha256, remote.fetch, "m")).read_bytes() == b"model"
+    assert (await spool.file(LAYER, 0, MODEL.size, remote.fetch, "m")).read_bytes() == b"model"
     assert len(remote.offsets) == 2
     with pytest.raises(ModelUnavailable, match="has no such file"):
-        await spool.file(LAYER, "0" * 64, remote.fetch, "m")
+        await spool.file(LAYER, 1, 5, remote.fetch, "m")
 
 
 async def test_files_go_after_a_day_and_listings_after_a_month(
@@ -118,13 +121,13 @@ async def test_a_listing_that_cannot_be_read_is_made_again(tmp_path: Path, spool
 
 async def test_a_disk_without_room_is_told_before_anything_is_fetched(spool: LayerSpool, remote: Remote) -> None:
     with pytest.raises(ModelUnavailable, match="bytes free, which are too few"):
-        await spool.changes(Packed(Blob("0" * 64, 1 << 60), False, "models"), remote.fetch, "m")
+        await spool.changes(Packed(Blob("0" * 64, 1 << 60), Compression.NONE, "models"), remote.fetch, "m")
     assert len(remote.offsets) == 0
 
 
 async def test_names_of_the_archive_never_become_names_on_the_disk(tmp_path: Path, spool: LayerSpool) -> None:
     archive = packed(member("models/very-special-name", b"x"), member("models/..hidden", b"y"))
-    layer = Packed(Blob(hashlib.sha256(archive).hexdigest(), len(archive)), False, "models", True)
+    layer = Packed(Blob(hashlib.sha256(archive).hexdigest(), len(archive)), Compression.NONE, "models", True)
     remote = Remote(archive)
     remote.gate.set()
     await spool.changes(layer, remote.fetch, "m")

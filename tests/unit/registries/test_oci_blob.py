@@ -1,22 +1,22 @@
-"""Fetching a blob over a link that breaks: goes on where it was, ends when that does not help, believes the digest."""
+"""A blob over a link that breaks: goes on where it was, ends when that does not help; what is kept is what came."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from adapters.registries.oci_blob import fetched
-from adapters.registries.oci_manifest import Blob
+from adapters.registries.kept_bytes import Feed, KeptBytes, Stopped
+from adapters.registries.oci_blob import fed
 from router.domain.errors import ModelUnavailable
 from router.models.ports import Download, SourceUnavailable
 
 CONTENT = bytes(range(256)) * 40
-BLOB = Blob(hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
 NO_PAUSES = (0.0, 0.0)
 
 
@@ -46,60 +46,81 @@ class Link:
             raise SourceUnavailable("the link broke")
 
 
-async def test_a_link_that_breaks_again_and_again_brings_everything_once(tmp_path: Path) -> None:
+def read_through(rest: Path, feed: Feed) -> str:
+    """As whoever unpacks it does: in a thread, to the end. Returns the sha256."""
+    with closing(KeptBytes(rest, len(CONTENT), feed)) as kept:
+        while kept.read(700):
+            pass
+        return kept.sha256
+
+
+def content_of(rest: Path) -> bytes:
+    return rest.read_bytes()
+
+
+async def kept(rest: Path, link: Link) -> str:
+    feed = Feed()
+    reading = asyncio.create_task(asyncio.to_thread(read_through, rest, feed))
+    try:
+        await fed(feed, len(CONTENT), link.fetch, "m", NO_PAUSES)
+    except ModelUnavailable:
+        feed.stop()
+        with pytest.raises(Stopped):
+            await reading
+        raise
+    return await reading
+
+
+@pytest.fixture
+def rest(tmp_path: Path) -> Path:
+    return tmp_path / "rest"
+
+
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+async def test_a_link_that_breaks_again_and_again_brings_everything_once(rest: Path) -> None:
     link = Link(lasts=[700])
-    await fetched(tmp_path / "part", BLOB, link.fetch, "m", NO_PAUSES)
-    assert (tmp_path / "part").read_bytes() == CONTENT
+    assert await kept(rest, link) == DIGEST
+    assert content_of(rest) == CONTENT
     assert link.sent == len(CONTENT)
     assert link.asked == list(range(0, len(CONTENT), 700))
 
 
-async def test_what_an_earlier_attempt_left_is_not_fetched_again(tmp_path: Path) -> None:
+async def test_what_an_earlier_attempt_left_is_not_fetched_again(rest: Path) -> None:
     with pytest.raises(SourceUnavailable):
-        await fetched(tmp_path / "part", BLOB, Link(lasts=[4000, 0]).fetch, "m", NO_PAUSES)
+        await kept(rest, Link(lasts=[4000, 0]))
     link = Link(lasts=[10**9])
-    await fetched(tmp_path / "part", BLOB, link.fetch, "m", NO_PAUSES)
-    assert (tmp_path / "part").read_bytes() == CONTENT
+    assert await kept(rest, link) == DIGEST
+    assert content_of(rest) == CONTENT
     assert link.asked == [4000]
 
 
-async def test_a_link_that_brings_nothing_ends_after_bounded_attempts(tmp_path: Path) -> None:
+async def test_a_link_that_brings_nothing_ends_after_bounded_attempts(rest: Path) -> None:
     link = Link(lasts=[0])
     with pytest.raises(SourceUnavailable, match="the link broke"):
-        await fetched(tmp_path / "part", BLOB, link.fetch, "m", NO_PAUSES)
+        await kept(rest, link)
     assert link.asked == [0, 0, 0]
 
 
-async def test_a_server_without_ranges_on_a_link_that_breaks_ends_after_bounded_attempts(tmp_path: Path) -> None:
+async def test_a_server_without_ranges_on_a_link_that_breaks_ends_after_bounded_attempts(rest: Path) -> None:
     link = Link(lasts=[3000, 4000, 3000, 5000, 3000], has_ranges=False)
     with pytest.raises(SourceUnavailable):
-        await fetched(tmp_path / "part", BLOB, link.fetch, "m", NO_PAUSES)
+        await kept(rest, link)
     assert len(link.asked) == 4  # the first did bring something
 
 
-async def test_a_server_without_ranges_is_begun_anew(tmp_path: Path) -> None:
-    link = Link(lasts=[3000, 10**9], has_ranges=False)
-    await fetched(tmp_path / "part", BLOB, link.fetch, "m", NO_PAUSES)
-    assert (tmp_path / "part").read_bytes() == CONTENT
+async def test_a_server_without_ranges_is_heard_again_up_to_where_it_was(rest: Path) -> None:
+    link = Link(lasts=[3300, 10**9], has_ranges=False)
+    assert await kept(rest, link) == DIGEST
+    assert content_of(rest) == CONTENT
 
 
-@pytest.mark.parametrize("left", [b"x" * 100, b"x" * len(CONTENT), b"x" * (len(CONTENT) + 1)])
-async def test_rubbish_in_the_spool_costs_one_attempt_at_most(tmp_path: Path, left: bytes) -> None:
-    part = tmp_path / "part"
-    part.write_bytes(left)
-    if len(left) <= len(CONTENT):
-        with pytest.raises(ModelUnavailable, match="something else than it announced"):
-            await fetched(part, BLOB, Link(lasts=[10**9]).fetch, "m", NO_PAUSES)
-    await fetched(part, BLOB, Link(lasts=[10**9]).fetch, "m", NO_PAUSES)
-    assert part.read_bytes() == CONTENT
+async def test_more_than_was_announced_is_refused(rest: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="larger than the 10240 bytes"):
+        await kept(rest, Link([10**9], b"x" + CONTENT))
 
 
-async def test_more_than_was_announced_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match="larger than the"):
-        await fetched(tmp_path / "part", BLOB, Link([10**9], CONTENT + b"x").fetch, "m", NO_PAUSES)
-    assert (tmp_path / "part").read_bytes() == b""
-
-
-async def test_less_than_was_announced_is_a_link_that_broke(tmp_path: Path) -> None:
+async def test_less_than_was_announced_is_a_link_that_broke(rest: Path) -> None:
     with pytest.raises(SourceUnavailable, match="ended after 10239 of 10240 bytes"):
-        await fetched(tmp_path / "part", BLOB, Link([10**9], CONTENT[:-1]).fetch, "m", NO_PAUSES)
+        await kept(rest, Link([10**9], CONTENT[:-1]))

@@ -21,6 +21,7 @@ from adapters.registries.oci_manifest import (
     described,
     parsed,
 )
+from adapters.registries.tar_members import Compression
 from router.domain.errors import ModelUnavailable
 from router.domain.model_tree import checked_digest, checked_path
 from router.models.ports import SourceLimits
@@ -118,8 +119,11 @@ def _titled(media_type: str, title: str, **annotations: str) -> bytes:
     [
         (_titled(KINDS[1], "m.onnx"), Loose("m.onnx", Blob(HEX, 1))),  # the type that oras gives to any file
         (_titled(KINDS[2], "model.tar.gz"), Loose("model.tar.gz", Blob(HEX, 1))),
-        (_titled(KINDS[2], "fraud"), Packed(Blob(HEX, 1), True, "fraud")),
-        (_titled(KINDS[0], "f", **{"io.deis.oras.content.unpack": "true"}), Packed(Blob(HEX, 1), False, "f")),
+        (_titled(KINDS[2], "fraud"), Packed(Blob(HEX, 1), Compression.GZIP, "fraud")),
+        (
+            _titled(KINDS[0], "f", **{"io.deis.oras.content.unpack": "true"}),
+            Packed(Blob(HEX, 1), Compression.NONE, "f"),
+        ),
     ],
 )
 def test_a_title_makes_a_file_and_a_packed_folder_is_told_apart(body: bytes, expected: Loose | Packed) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapters.registries.oci_layers import Change, Put, Remove, overlaid
+from adapters.registries.oci_overlay import Change, Put, Remove, overlaid
 
 ONE, TWO = "1" * 64, "2" * 64
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import tarfile
 from contextlib import suppress
@@ -11,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapters.registries.tar_members import Damaged, Kind, TarStream, Unpacked
-from tests.registries.oci.archives import member, packed, tar_of, with_header, zipped
+from adapters.registries.tar_members import Compression, Damaged, Kind, TarStream, Unpacked, zstd
+from tests.registries.oci.archives import compressed, member, packed, tar_of, with_header
 
 # Seconds mean nothing on a busy machine.
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -20,9 +19,11 @@ PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LIMIT = 1 << 40
 
 
-def read(archive: bytes, *, is_gzip: bool = False, max_bytes: int = LIMIT) -> dict[str, bytes | Kind]:
+def read(
+    archive: bytes, *, compression: Compression = Compression.NONE, max_bytes: int = LIMIT
+) -> dict[str, bytes | Kind]:
     """Name → the content of a file, or what else it is."""
-    stream = TarStream(Unpacked(io.BytesIO(archive), is_gzip, max_bytes))
+    stream = TarStream(Unpacked(io.BytesIO(archive), compression, max_bytes))
     return {member.name: b"".join(stream.chunks()) if member.kind is Kind.FILE else member.kind for member in stream}
 
 
@@ -34,9 +35,11 @@ _NAMES = st.lists(_PARTS.filter(lambda part: part not in (".", "..")), min_size=
 @given(
     st.dictionaries(_NAMES, st.binary(max_size=2000), max_size=8),
     st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
-    st.booleans(),
+    st.sampled_from(Compression),
 )
-def test_what_tarfile_packs_comes_out_as_it_went_in(files: dict[str, bytes], form: int, is_gzip: bool) -> None:
+def test_what_tarfile_packs_comes_out_as_it_went_in(
+    files: dict[str, bytes], form: int, compression: Compression
+) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
         for name, content in files.items():
@@ -44,7 +47,7 @@ def test_what_tarfile_packs_comes_out_as_it_went_in(files: dict[str, bytes], for
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     made = buffer.getvalue()
-    assert read(gzip.compress(made, 1) if is_gzip else made, is_gzip=is_gzip) == files
+    assert read(compressed(compression, made), compression=compression) == files
 
 
 def test_long_names_of_every_format_are_whole() -> None:
@@ -139,17 +142,19 @@ def test_a_hostile_archive_is_refused(archive: bytes, words: str) -> None:
 
 
 @PATIENT
-@given(st.data(), st.booleans())
-def test_a_damaged_archive_is_refused_or_read_and_nothing_else_happens(data: st.DataObject, is_gzip: bool) -> None:
+@given(st.data(), st.sampled_from(Compression))
+def test_a_damaged_archive_is_refused_or_read_and_nothing_else_happens(
+    data: st.DataObject, compression: Compression
+) -> None:
     archive = packed(
         _pax(_record("path", b"a/long/name")), member("a", b"x" * 700), member("l", b"n", b"L"), member("b")
     )
-    damaged = bytearray(zipped(archive) if is_gzip else archive)
+    damaged = bytearray(compressed(compression, archive))
     for at in data.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=8)):
         damaged[at] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(damaged)))
     with suppress(Damaged):
-        found = read(bytes(damaged[:cut]), is_gzip=is_gzip, max_bytes=100_000)
+        found = read(bytes(damaged[:cut]), compression=compression, max_bytes=100_000)
         assert all(".." not in name.split("/") and not name.startswith("/") for name in found)
 
 
@@ -168,26 +173,45 @@ def test_a_million_long_names_in_a_row_are_no_recursion() -> None:
         list(TarStream(Endless()))
 
 
-def test_a_gzip_bomb_ends_when_it_is_out_of_proportion() -> None:
-    bomb = zipped(tar_of({"models/m.onnx": bytes(100 * 1024 * 1024)}))
+@pytest.mark.parametrize("compression", [Compression.GZIP, Compression.ZSTD])
+def test_a_bomb_ends_when_it_is_out_of_proportion(compression: Compression) -> None:
+    bomb = compressed(compression, tar_of({"models/m.onnx": bytes(100 * 1024 * 1024)}))
     with pytest.raises(Damaged, match="more than 100 times as large"):
-        read(bomb, is_gzip=True)
+        read(bomb, compression=compression)
 
 
 def test_more_than_the_limit_is_refused_whether_compressed_or_not() -> None:
     archive = tar_of({"m": bytes(20_000)})
-    for made, is_gzip in ((archive, False), (zipped(archive), True)):
+    for compression in Compression:
         with pytest.raises(Damaged, match="more than 10000 bytes"):
-            read(made, is_gzip=is_gzip, max_bytes=10_000)
+            read(compressed(compression, archive), compression=compression, max_bytes=10_000)
 
 
-@pytest.mark.parametrize("damage", [lambda z: z[:-20], lambda z: z[:50] + b"xxxx" + z[54:], lambda z: b"nogzip" + z])
-def test_damaged_gzip_is_refused(damage) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    ("compression", "damage"),
+    [
+        (Compression.GZIP, lambda z: z[:-20]),
+        (Compression.GZIP, lambda z: z[:50] + b"xxxx" + z[54:]),
+        (Compression.GZIP, lambda z: b"nogzip" + z),
+        (Compression.ZSTD, lambda z: z[: len(z) // 2]),
+        (Compression.ZSTD, lambda z: b"nozstd" + z),
+    ],
+)
+def test_what_is_not_well_compressed_is_refused(compression, damage) -> None:  # type: ignore[no-untyped-def]
     content = bytes(range(256)) * 100
     with pytest.raises(Damaged, match="cannot be decompressed"):
-        read(damage(zipped(tar_of({"m": content}))), is_gzip=True)
+        read(damage(compressed(compression, tar_of({"m": content}))), compression=compression)
 
 
-def test_several_gzip_streams_in_a_row_are_one_as_estargz_has_them() -> None:
+@pytest.mark.parametrize("compression", [Compression.GZIP, Compression.ZSTD])
+def test_several_streams_in_a_row_are_one_as_estargz_has_them(compression: Compression) -> None:
     archive = tar_of({"a": b"1", "b": bytes(4000)})
-    assert read(zipped(archive[:700]) + zipped(archive[700:]), is_gzip=True) == {"a": b"1", "b": bytes(4000)}
+    streams = compressed(compression, archive[:700]) + compressed(compression, archive[700:])
+    assert read(streams, compression=compression) == {"a": b"1", "b": bytes(4000)}
+
+
+def test_a_zstd_file_that_wants_much_memory_is_refused() -> None:
+    wide = {zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.enable_long_distance_matching: 1}
+    archive = zstd.ZstdCompressor(options=wide).compress(tar_of({"m": b"x"}), zstd.ZstdCompressor.FLUSH_BLOCK)
+    with pytest.raises(Damaged, match="cannot be decompressed"):
+        read(archive, compression=Compression.ZSTD)

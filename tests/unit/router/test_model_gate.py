@@ -13,7 +13,8 @@ from router.domain.errors import ModelUnavailable
 from router.domain.provenance import Approved
 from router.models.approving import GatedModels
 from router.models.auditing import AuditedRecords
-from router.models.ports import Admitted, Candidate, SourceUnavailable
+from router.models.cache_ports import NoRoom
+from router.models.ports import AccessDenied, Admitted, Candidate, SourceUnavailable
 from router.operations import Operations
 from router.plan import Action, Rules
 from router.spec import OutOfReach, SpecProblems, read_documents
@@ -79,12 +80,13 @@ async def test_what_runs_is_left_alone_when_its_source_fails_and_other_changes_a
     assert "model_not_resolved" in [event.kind for event in world.bench.events.after(0)]
 
 
-async def test_what_is_new_is_refused_when_its_source_fails() -> None:
+@pytest.mark.parametrize("kind", [SourceUnavailable, AccessDenied, NoRoom])
+async def test_what_is_new_is_refused_when_it_cannot_be_had_now(kind: type[ModelUnavailable]) -> None:
     world = World()
     await world.apply(*specs())
-    world.bench.source.trouble = NO_ROUTE
+    world.bench.source.trouble = kind("registry.example: not now")
     for documents in ([green()], [*specs(), green()], specs("models:/fraud@challenger")):
-        with pytest.raises(OutOfReach, match=r"model: registry\.example: no route"):
+        with pytest.raises(OutOfReach, match=r"model: registry\.example: not now"):
             await world.apply(*documents)
     assert set(world.state().deployments) == {"blue"}
 

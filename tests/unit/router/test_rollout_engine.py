@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 
 from router.admin_ports import DeploymentCondition
+from router.domain.endpoint import Backend, DeployedModel, Deployment
 from router.domain.errors import Conflict, NotFound, StoreFailed
 from router.domain.rollout import PauseCause, Phase, RolloutSpec
 from router.domain.routing import Shield
 from router.domain.scaling import ScaleSettings
-from router.domain.strategy import Analyze, Pause, SetWeight, Strategy
+from router.domain.strategy import Analyze, Pause, SetMirror, SetWeight, Strategy
 from router.domain.traffic import Mirror, Traffic
+from router.domain.triton import RunningTriton, TritonServer
 from router.plan import RevisionConflict
 from router.ports import Presence
 from router.spec import Document, read_documents
@@ -56,6 +58,17 @@ async def test_a_candidate_that_is_slow_is_rolled_back() -> None:
         await world.until(lambda: world.phase.is_terminal)
         assert world.phase is Phase.ROLLED_BACK
         assert "slower" in world.rollout.reason
+
+
+async def test_what_nobody_records_the_answers_of_cannot_be_compared_and_is_told_at_the_start() -> None:
+    triton = RunningTriton((TritonServer("t1"),), "fraud")
+    direct = DeployedModel(Deployment("green", "fraud", triton, backend=Backend.TRITON), triton)
+    async with a_life(Outside()) as world:
+        world.desired.publish([world.desired.state("fraud").with_deployment(direct)], [])
+        steps = (SetMirror(10), Analyze(min_pairs=20), SetWeight(100))
+        with pytest.raises(Conflict, match=r"nobody records those of 'green'.*min_pairs: 0.*mode: bridge"):
+            await world.engine.start(replace(SPEC, strategy=Strategy("", steps)), "ann")
+        assert await world.engine.start(SPEC, "ann")  # compares nothing
 
 
 async def test_without_traffic_it_holds_and_then_pauses() -> None:

@@ -260,10 +260,6 @@ MISTAKES = [
     ),
     # what a later version brings is refused, never ignored
     (
-        "kind: Endpoint\nname: a\nauth_mode: jwt\n",
-        ["s.yaml:3:12: auth_mode: 'jwt' is not in this version of Crossfade yet (use none or key or mtls)"],
-    ),
-    (
         DEPLOYMENT + "backend: triton\n",
         [
             "s.yaml:1:1: triton: the key is missing, which says where Triton is "
@@ -275,9 +271,9 @@ MISTAKES = [
         ["s.yaml:4:1: model: cannot stand beside 'triton' (remove one of the two)"],
     ),
     (
-        f"{REMOTE}triton: {{mode: bridge, servers: [{{host: a b, prt: 1}}, {{}}], model: ../etc, version: 01}}\n",
+        f"{REMOTE}triton: {{mode: brigde, servers: [{{host: a b, prt: 1}}, {{}}], model: ../etc, version: 01}}\n",
         [
-            "s.yaml:5:16: triton.mode: 'bridge' is not in this version of Crossfade yet (use direct)",
+            "s.yaml:5:16: triton.mode: must be one of direct, bridge, not the text 'brigde' (use direct or bridge)",
             "s.yaml:5:41: triton.servers[0].host: 'a b' is not what can stand here (such as '10.0.0.7')",
             "s.yaml:5:46: triton.servers[0].prt: is not a key here (known: grpc_port, host, http_port)",
             "s.yaml:5:55: triton.servers[1]: the key 'host' is missing (Its name or IPv4 address.)",
@@ -300,6 +296,10 @@ MISTAKES = [
     (
         f"{REMOTE}triton: {{servers: [{{host: a}}], model: m}}\nbatching: {{max_batch_size: 8}}\n",
         ["s.yaml:6:1: batching: is Triton's own matter here (remove it, and set it in Triton's config.pbtxt)"],
+    ),
+    (
+        f"{REMOTE}triton: {{mode: bridge, servers: [{{host: a}}], model: m}}\nexecution: {{threads: 2}}\n",
+        ["s.yaml:6:1: execution: is Triton's own matter here (remove it, and set it in Triton's config.pbtxt)"],
     ),
     (
         DEPLOYMENT + "instance_count: 2\nscale_settings: {max_instances: 3}\n",

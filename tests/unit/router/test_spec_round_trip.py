@@ -25,18 +25,21 @@ from router.domain.endpoint import (
     Resources,
 )
 from router.domain.errors import Invalid
+from router.domain.limits import Limits, Rate
 from router.domain.model_ref import ModelRef
 from router.domain.policy import Policy
 from router.domain.scaling import ScaleSettings
 from router.domain.sticky import Sticky, StickyBy
 from router.domain.strategy import named_strategy
+from router.domain.tokens import Claim, KeySetFile, KeySetUrl, TokenRules
 from router.domain.traffic import Mirror, Traffic
-from router.domain.triton import RunningTriton, TritonServer
+from router.domain.triton import RunningTriton, TritonMode, TritonServer
 from router.domain.triton_tls import TritonTls
 from router.domain.watching import Recipe, Watch, WatchPolicy
 from router.domain.window import Window
 from router.spec import SpecProblems, SpecSource, json_schema, read_documents, read_specs, to_plain, to_yaml
 from router.spec.changes import KEEP, Scale, TrafficChange, read_scale, read_traffic_change
+from router.spec.limit_tables import LIMITS, RATE
 from router.spec.tables import (
     BATCHING,
     DEPLOYMENT,
@@ -95,6 +98,36 @@ def traffics(draw: st.DrawFn) -> Traffic:
     return Traffic.of(dict(zip(some, (b - a for a, b in zip([0, *cuts], [*cuts, 100], strict=True)), strict=True)))
 
 
+words = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
+claim_values = st.lists(words | st.booleans(), min_size=1, max_size=3).map(tuple)
+# A name is at one depth only, so that none is both a value and full of names.
+claims = st.dictionaries(
+    words.map(lambda name: (f"1{name}",)) | st.tuples(words.map("2{}".format), words), claim_values, max_size=3
+).map(lambda some: tuple(Claim(path, values) for path, values in sorted(some.items())))
+token_rules = st.builds(
+    TokenRules,
+    words,
+    st.builds(KeySetFile, st.just("/srv/keys.json")) | st.builds(KeySetUrl, st.just("https://login.example/keys?p=1")),
+    st.lists(words, min_size=1, max_size=3).map(tuple),
+    claims,
+    st.integers(1, 300),
+)
+
+
+rates = st.builds(Rate, st.floats(0.001, 1e6), st.none() | st.integers(1, 10_000_000))
+
+
+@st.composite
+def limits(draw: st.DrawFn, can_tell_callers_apart: bool) -> Limits:
+    of_all = draw(st.none() | rates)
+    return Limits(
+        of_all.requests_per_second if of_all else None,
+        of_all.burst if of_all else None,
+        draw(st.none() | st.integers(1, 1_000_000)),
+        draw(st.none() | rates) if can_tell_callers_apart else None,
+    )
+
+
 @st.composite
 def endpoints(draw: st.DrawFn) -> Endpoint:
     traffic = draw(traffics())
@@ -102,12 +135,18 @@ def endpoints(draw: st.DrawFn) -> Endpoint:
     if mirror is not None and mirror.deployment in traffic.deployments:
         mirror = None
     clients = tuple(draw(st.lists(st.sampled_from(["app.example", "spiffe://bank/app"]), max_size=2)))
+    rules = None if clients else draw(st.none() | token_rules)
+    auth_mode = draw(st.sampled_from([AuthMode.NONE, AuthMode.KEY]))
+    if clients or rules:
+        auth_mode = AuthMode.MTLS if clients else AuthMode.JWT
     return Endpoint(
         draw(names),
         traffic,
         mirror,
-        AuthMode.MTLS if clients else draw(st.sampled_from([AuthMode.NONE, AuthMode.KEY])),
+        auth_mode,
         client_names=clients,
+        jwt=rules,
+        limits=draw(limits(can_tell_callers_apart=auth_mode is not AuthMode.NONE)),
         allow_anonymous=draw(st.booleans()),
         sticky=draw(stickies),
         watch=draw(st.none() | watches),
@@ -184,6 +223,17 @@ tritons = st.builds(
             TritonTls("/tls/ca.pem", "/tls/c.pem", "/tls/k.pem", "10.0.0.7", has_http=True),
         ]
     ),
+)
+bridged = st.builds(
+    lambda numbers, **rest: Deployment(**numbers, **rest),
+    replica_numbers,
+    name=names,
+    endpoint=names,
+    model=tritons.map(lambda triton: replace(triton, mode=TritonMode.BRIDGE, tls=None, has_sequences=False)),
+    backend=st.just(Backend.TRITON),
+    resources=st.builds(Resources, st.sampled_from([0.1, 2.0])),
+    batching=st.builds(Batching, st.integers(1, 65536), st.integers(1, 600_000)),
+    request_settings=st.builds(RequestSettings, st.integers(1, 3_600_000)),
 )
 remote = st.builds(
     Deployment,
@@ -294,6 +344,9 @@ def test_the_schema_is_a_schema_and_describes_every_key() -> None:
         {"kind": "Endpoint", "name": "a", "sticky": {"header": "two words"}},
         {"kind": "Endpoint", "name": "a", "sticky": {"body": "x"}},
         {"kind": "Endpoint", "name": "a", "sticky": "client"},
+        {"kind": "Endpoint", "name": "a", "limits": {"requests_per_second": 0}},
+        {"kind": "Endpoint", "name": "a", "limits": {"concurrent_requests": 0}},
+        {"kind": "Endpoint", "name": "a", "auth_mode": "key", "limits": {"per_caller": {"burst": 2}}},
         {"kind": "Endpoint", "name": "a", "watch": "auto"},
         {"kind": "Endpoint", "name": "a", "watch": {"policy": "always"}},
         {"kind": "Endpoint", "name": "a", "watch": {"every": 60}},
@@ -311,24 +364,37 @@ def test_the_schema_refuses_what_the_parser_refuses(wrong: dict[str, Any]) -> No
         read_documents([wrong])
 
 
-BOUNDED = [
-    (section.builds, key.attribute, key.kind)
-    for section in (RESOURCES, EXECUTION, BATCHING, REQUEST_SETTINGS)
-    for key in section.keys
-    if isinstance(key.kind, Whole | Number | Size)
-] + [
-    (
-        partial(ScaleSettings, **({} if key.name == "max_instances" else {"max_instances": 1000})),
-        key.attribute,
-        key.kind,
-    )
-    for key in SCALE_SETTINGS.keys
-]
+BOUNDED = (
+    [
+        (section.builds, key.attribute, key.kind)
+        for section in (RESOURCES, EXECUTION, BATCHING, REQUEST_SETTINGS)
+        for key in section.keys
+        if isinstance(key.kind, Whole | Number | Size)
+    ]
+    + [
+        (
+            partial(ScaleSettings, **({} if key.name == "max_instances" else {"max_instances": 1000})),
+            key.attribute,
+            key.kind,
+        )
+        for key in SCALE_SETTINGS.keys
+    ]
+    + [
+        (
+            partial(Rate, **({} if key.attribute == "requests_per_second" else {"requests_per_second": 1.0})),
+            key.attribute,
+            kind,
+        )
+        for key in RATE.keys
+        for kind in (getattr(key.kind, "kind", key.kind),)
+    ]
+    + [(Limits, key.attribute, key.kind.kind) for key in LIMITS.keys if key.name == "concurrent_requests"]
+)
 
 
 @pytest.mark.parametrize(("built", "attribute", "kind"), BOUNDED, ids=[item[1] for item in BOUNDED])
 def test_the_ranges_of_the_tables_are_those_of_the_domain(built: type, attribute: str, kind: Any) -> None:
-    step = 0.001 if isinstance(kind, Number) else 1
+    step = 0.0005 if isinstance(kind, Number) else 1
     lowest = kind.minimum + step if getattr(kind, "is_above", False) else kind.minimum
     built(**{attribute: lowest})
     built(**{attribute: kind.maximum})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from router.decisions import AppKey, wanted_apps
 from router.domain.endpoint import Backend, DeployedModel, Deployment
 from router.domain.routing import Replica, ReplicaState, TritonAddress
-from router.domain.triton import RunningTriton, TritonServer
+from router.domain.triton import RunningTriton, TritonMode, TritonServer
 from router.domain.triton_tls import TritonTls
 from router.tritons import Tritons
 from tests.unit.router.states import deployed, state
@@ -196,3 +196,12 @@ def test_ray_is_not_asked_to_run_what_runs_elsewhere() -> None:
     blue = deployed("blue")
     apps: Mapping[AppKey, DeployedModel] = wanted_apps([state({}, blue, green("t1"))])
     assert list(apps.values()) == [blue]
+
+
+async def test_replicas_ask_a_bridges_tritons_and_the_control_plane_does_not() -> None:
+    triton = RunningTriton((TritonServer("t1"),), "fraud", mode=TritonMode.BRIDGE)
+    bridge = DeployedModel(Deployment("green", "fraud", triton, backend=Backend.TRITON), triton)
+    it = world()
+    it.states["fraud"] = state({}, bridge)
+    assert list(wanted_apps(it.states.values()).values()) == [bridge]
+    assert it.tritons.wanted() == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class DoublingBackend:
     """
 
     parallelism = 1
+    trouble = ""
 
     def __init__(self, columns: int = 2, is_batchable: bool = True, gate: threading.Event | None = None) -> None:
         self.row_counts: list[int] = []
@@ -39,7 +41,9 @@ class DoublingBackend:
     def signature(self) -> Signature:
         return self._signature
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+    def run(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = inf
+    ) -> list[np.ndarray]:
         x = inputs["x"]
         self.row_counts.append(len(x))
         self.thread_names.add(threading.current_thread().name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 
 import numpy as np
 
@@ -18,6 +19,7 @@ class MaskedBackend:
     """
 
     parallelism = 1
+    trouble = ""
 
     def __init__(self, ignores_mask: bool = False) -> None:
         self._ignores_mask = ignores_mask
@@ -28,7 +30,9 @@ class MaskedBackend:
             is_batchable=True,
         )
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+    def run(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = inf
+    ) -> list[np.ndarray]:
         ids, mask = inputs["input_ids"], inputs[MASK]
         self.shapes.append(ids.shape)
         tokens = (2 * ids * mask).astype(np.float32)

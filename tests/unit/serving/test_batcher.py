@@ -85,9 +85,11 @@ async def test_a_lone_request_runs_at_once_and_reaches_the_backend_uncopied(plac
     seen: list[np.ndarray] = []
 
     class Remembering(DoublingBackend):
-        def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        def run(
+            self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = math.inf
+        ) -> list[np.ndarray]:
             seen.append(inputs["x"])
-            return super().run(inputs, outputs)
+            return super().run(inputs, outputs, deadline_s)
 
     r = rig(place, Remembering())
     work, future = r.send(1)
@@ -145,6 +147,39 @@ async def test_a_poisonous_request_fails_alone(place: str, poisoned: int) -> Non
             np.testing.assert_array_equal(result[0], rows_of(2 * at))
     statistics = r.recorder.snapshot(0.0, 0.0)
     assert (statistics.success.count, statistics.fail.count, statistics.inference_count) == (7, 1, 7)
+    await r.close()
+
+
+async def test_requests_whose_backend_could_not_be_asked_are_told_so_and_not_run_again_one_by_one(place: str) -> None:
+    class Unreachable(DoublingBackend):
+        def run(
+            self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = math.inf
+        ) -> list[np.ndarray]:
+            super().run(inputs, outputs, deadline_s)
+            raise Unavailable("nobody answers")
+
+    r = rig(place, Unreachable())
+    outcomes = [await outcome(each) for each in [r.send(value) for value in range(8)]]
+    assert [str(result) for result in outcomes] == ["nobody answers"] * 8
+    assert r.backend.row_counts == [8]
+    await r.close()
+
+
+async def test_a_batch_may_take_until_the_last_of_its_deadlines(place: str) -> None:
+    seen: list[float] = []
+
+    class Timed(DoublingBackend):
+        def run(
+            self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = math.inf
+        ) -> list[np.ndarray]:
+            seen.append(deadline_s)
+            return super().run(inputs, outputs, deadline_s)
+
+    r = rig(place, Timed())
+    start_s = time.monotonic()
+    sent = [r.send(1, deadline_s=start_s + seconds) for seconds in (100, 300, 200)]
+    await asyncio.gather(*(outcome(each) for each in sent))
+    assert seen == [start_s + 300]
     await r.close()
 
 
@@ -269,10 +304,12 @@ async def test_a_reply_callback_that_raises_costs_the_others_nothing(place: str)
 
 async def test_a_backend_that_breaks_its_contract_fails_requests_and_not_the_batcher(place: str) -> None:
     class Broken(DoublingBackend):
-        def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        def run(
+            self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = math.inf
+        ) -> list[np.ndarray]:
             if inputs["x"][0, 0] == 1:
                 raise ZeroDivisionError
-            return super().run(inputs, outputs)
+            return super().run(inputs, outputs, deadline_s)
 
     r = rig(place, Broken())
     failed = await outcome(r.send(1))
@@ -285,8 +322,10 @@ async def test_a_backend_that_breaks_its_contract_fails_requests_and_not_the_bat
 class FindingBackend(DoublingBackend):
     """`double` is as wide as the biggest value of the rows, as when a model finds things: another width each run."""
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
-        super().run(inputs, outputs)
+    def run(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = math.inf
+    ) -> list[np.ndarray]:
+        super().run(inputs, outputs, deadline_s)
         x = inputs["x"]
         return [np.ones((len(x), int(x.max())), np.float32) for _ in outputs]
 

@@ -49,6 +49,18 @@ def test_a_change_of_state_is_a_new_version() -> None:
     assert directory.version > version
 
 
+def test_trouble_comes_and_passes_until_the_replica_drains() -> None:
+    directory = Directory()
+    ready, troubled = a_replica(state=ReplicaState.READY), a_replica(state=ReplicaState.TROUBLED, reason="no answer")
+    for replica in (ready, troubled, ready, troubled):
+        directory.announce(replica, now_s=0)
+        assert directory.replicas() == (replica,)
+    draining = a_replica(state=ReplicaState.DRAINING)
+    for replica in (draining, troubled, ready):
+        directory.announce(replica, now_s=0)
+    assert directory.replicas() == (draining,)
+
+
 def test_words_that_were_overtaken_change_nothing() -> None:
     directory = Directory()
     failed = a_replica("r1", ReplicaState.FAILED, "no such file")

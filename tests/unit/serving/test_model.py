@@ -174,7 +174,7 @@ async def test_an_unexpected_error_while_loading_becomes_model_unavailable() -> 
 
 async def test_a_model_that_fails_its_warm_up_is_freed() -> None:
     class Broken(DoublingBackend):
-        def run(self, inputs: object, outputs: object) -> list[np.ndarray]:
+        def run(self, inputs: object, outputs: object, deadline_s: float = math.inf) -> list[np.ndarray]:
             raise ModelFailed("bad weights")
 
     backend = Broken()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 
 import numpy as np
 import pytest
@@ -19,13 +20,16 @@ class FunctionBackend:
     """One FP32 input and output of three columns, computed by a function."""
 
     parallelism = 1
+    trouble = ""
 
     def __init__(self, function: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...] = (-1, 3)) -> None:
         self._function = function
         self.signature = Signature((TensorSpec("x", "FP32", shape),), (TensorSpec("y", "FP32", shape),), True)
         self.runs = 0
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+    def run(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = inf
+    ) -> list[np.ndarray]:
         self.runs += 1
         return [self._function(inputs["x"])]
 
