@@ -71,7 +71,7 @@ local function for_triton(handle, facts, path)
     return
   end
   if facts.only == "grpc" then
-    return "501", "@GRPC_ONLY@"
+    return "502", "@GRPC_ONLY@" -- which a shield heeds; 501 is what Envoy says of a transfer coding
   elseif not rest or not HTTP_CALLS[headers:get(":method") .. rest] then
     return "404", "no such call"
   end

@@ -134,7 +134,7 @@ async def test_http_is_refused_in_words_because_tritons_own_port_has_no_tls(secu
         await secured.plane.http.post("/v2/models/wordy/infer", json=json_request(ONE)),
         await secured.plane.http.get("/v2/models/wordy/ready"),
     ):
-        assert reply.status_code == 501
+        assert reply.status_code == 502, reply.text
         assert "answers gRPC alone" in reply.json()["error"]
 
 
