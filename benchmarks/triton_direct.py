@@ -113,15 +113,23 @@ async def compare(plane: DataPlane, server: Triton, seconds: float) -> None:
     replica = await plane.replica("blue")
     replica.answer = lambda request: usual_answer("ours", request)
     await plane.endpoint("sums", triton_upstream("blue", server, model=MODEL))
+    await plane.endpoint(MODEL, triton_upstream("blue", server, model=MODEL, number=1, version="1"))
     await plane.endpoint("ours", upstream("blue", replica))
-    await answering(plane, "sums", "blue")
+    for name in ("sums", MODEL):
+        await answering(plane, name, "blue")
     envoy = psutil.Process(plane.envoy.pid)
+    for name in ("sums", MODEL):
+        print("its own names" if name == MODEL else "other names")
+        await compare_to(name, plane, server, envoy, seconds)
+
+
+async def compare_to(endpoint: str, plane: DataPlane, server: Triton, envoy: psutil.Process, seconds: float) -> None:
     bodies = {"JSON": (json.dumps(json_request(INPUTS)).encode(), {}), "binary": binary_request(INPUTS)}
     async with aiohttp.ClientSession() as session:
         for name, (body, headers) in bodies.items():
             places = (
                 f"{server.http_url}/v2/models/{MODEL}",
-                f"{plane.url}/v2/models/sums",
+                f"{plane.url}/v2/models/{endpoint}",
                 f"{plane.url}/v2/models/ours",
             )
             asks = (posting(session, f"{place}/infer", body, headers) for place in places)
@@ -130,7 +138,7 @@ async def compare(plane: DataPlane, server: Triton, seconds: float) -> None:
         grpc.aio.insecure_channel(f"127.0.0.1:{server.ports.grpc}") as behind,
         grpc.aio.insecure_channel(plane.grpc_address) as front,
     ):
-        way = Way("gRPC", calling(behind, MODEL), calling(front, "sums"), calling(front, "ours"))
+        way = Way("gRPC", calling(behind, MODEL), calling(front, endpoint), calling(front, "ours"))
         await measure(way, envoy, seconds)
 
 

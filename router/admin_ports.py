@@ -11,6 +11,7 @@ from router.domain.listening import Offer
 from router.domain.tls import CertificateStatus
 from router.domain.tokens import KeySetStatus
 from router.domain.traffic import Mirror, Traffic
+from router.domain.triton_report import TritonReport
 from router.ports import ProxyStatus
 
 
@@ -107,6 +108,13 @@ class Logs(Protocol):
 
     async def tail(self, endpoint: str, deployment: str, lines: int) -> list[str]:
         """The last `lines` lines of all replicas of a deployment, oldest first."""
+
+
+class TritonsKnown(Protocol):
+    """What Tritons tell of themselves. Implemented by router/triton_reports.py."""
+
+    def of(self, endpoint: str, deployment: str) -> tuple[TritonReport, ...]:
+        """Those of a deployment that have answered; none where no Triton serves it."""
 
 
 @dataclass(frozen=True, slots=True)

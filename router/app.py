@@ -31,6 +31,7 @@ from adapters.sqlite_store import SqliteStore
 from adapters.sqlite_watches import SqliteWatches
 from adapters.transport import HttpTransport
 from adapters.triton.readiness import TritonReadiness
+from adapters.triton.statistics import TritonStatisticsClient
 from adapters.webhooks import Webhooks
 from router.access import Access
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
@@ -76,6 +77,8 @@ from router.rollouts.telling import Teller
 from router.server_state import server_calls, server_view, visible_at
 from router.spec import SpecProblems
 from router.telemetry import AttemptMeter
+from router.triton_certificates import TritonCertificates
+from router.triton_reports import TritonReports, triton_metrics
 from router.tritons import Tritons
 from router.version import VERSION
 from router.vigil import Vigil
@@ -124,7 +127,14 @@ class ControlPlane:
             self.desired, self.xds, self.store, self.events, config.ray_address, self.waiting_room
         )
         self.triton_readiness = TritonReadiness()
-        self.tritons = Tritons(self.desired.states, self.triton_readiness, self.reconciler.note_tritons)
+        self.triton_certificates = TritonCertificates(PemFiles(), self.xds, self.events)
+        self.tritons = Tritons(
+            self.desired.states, self.triton_readiness, self.triton_certificates, self.reconciler.note_tritons
+        )
+        self.triton_statistics = TritonStatisticsClient()
+        self.triton_reports = TritonReports(
+            self.desired.states, lambda: self.reconciler.replicas, self.triton_statistics
+        )
         commits = Commits(self.desired, self.store, self.reconciler, self.events)
         self.agreement = Agreement(
             ReplicaAnswers(config.gateway_token),
@@ -207,6 +217,7 @@ class ControlPlane:
         await about_server.open_unix(str(config.server_socket))
         for certificates in self.certificates:
             certificates.look()
+        self.tritons.look_at_certificates(self.tritons.wanted().values())
         await self.reconciler.start_routing()
         self.tritons.restore(self.reconciler.tritons)
         await self.xds.start(str(config.xds_socket), reports_service(self.meter.take))
@@ -221,8 +232,9 @@ class ControlPlane:
         recovering = _named(self.recovery.run(), "recovery of models")
         asking = _named(self.tritons.run(self.reconciler.status_changed), "tritons")
         watching = _named(self.watcher.run(), "watcher")
+        counting = _named(self.triton_reports.run(), "statistics of tritons")
         trusting = _named(self.key_sets.run(), "key sets")
-        vital = {rolling, comparing, asking, watching, trusting}
+        vital = {rolling, comparing, asking, watching, counting, trusting}
         vital.update(_named(certificates.run(), "certificates") for certificates in self.certificates)
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({serving, reconciling, *vital, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -246,6 +258,7 @@ class ControlPlane:
         await self.transport.close()
         await self.http.close()
         await self.triton_readiness.close()
+        await self.triton_statistics.close()
         self.reconciler.close()
         await self.waiting_room.close()
         await self.metrics.close()
@@ -272,6 +285,7 @@ class ControlPlane:
             watching=self.watcher,
             transfer=self.transfer,
             keys=self.keys,
+            tritons=self.triton_reports,
         )
 
     def info(self) -> GatewayInfo:
@@ -326,11 +340,12 @@ class ControlPlane:
         return "".join(
             (
                 gateway,
-                certificate_metrics(self._certificate_status()),
+                certificate_metrics((*self._certificate_status(), *self.triton_certificates.status())),
                 key_set_metrics(self.key_sets.status()),
                 agreement_metrics(self.agreement.all_pairs()),
                 freshness_metrics(self.catalogue.asked()),
                 watch_metrics(self.watcher.standings()),
+                triton_metrics(self.triton_reports.all()),
             )
         )
 

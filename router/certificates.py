@@ -49,7 +49,7 @@ class Secrets(Protocol):
 _Stamp = tuple[tuple[int, int, int], ...]
 
 
-class _Watched:
+class WatchedFiles:
     """Some files that belong together: what they were when they were last taken, and last looked at."""
 
     def __init__(self, *paths: str) -> None:
@@ -81,8 +81,8 @@ class Certificates:
         self._reader = reader
         self._secrets = secrets
         self._events = events
-        self._pairs = [_Watched(files.certificate, files.key) for files in tls.certificates]
-        self._trust = _Watched(*(path for path in (tls.client_ca, tls.client_crl) if path))
+        self._pairs = [WatchedFiles(files.certificate, files.key) for files in tls.certificates]
+        self._trust = WatchedFiles(*(path for path in (tls.client_ca, tls.client_crl) if path))
         self._facts: list[CertificateFacts | None] = [None] * len(tls.certificates)
         self._client_trust: ClientTrust | None = None
 
@@ -106,7 +106,7 @@ class Certificates:
             status.append(CertificateStatus(CertificateFiles(self._tls.client_ca, ""), None, self._trust.refused))
         return tuple(status)
 
-    def _look(self, watched: _Watched, take: Callable[[], None]) -> None:
+    def _look(self, watched: WatchedFiles, take: Callable[[], None]) -> None:
         if not watched.is_new():
             return
         try:

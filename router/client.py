@@ -195,6 +195,11 @@ class AdminClient:
         """Where a deployment's model came from."""
         return self._call("GET", f"{_deployment(endpoint, name)}/lineage")
 
+    def tritons(self, endpoint: str, name: str) -> list[Json]:
+        """What the Tritons that serve a deployment tell of it."""
+        tritons: list[Json] = self._call("GET", f"{_deployment(endpoint, name)}/tritons")["tritons"]
+        return tritons
+
     def models(self) -> list[Json]:
         models: list[Json] = self._call("GET", "/api/v1/models")["models"]
         return models

@@ -14,6 +14,7 @@ from router.decisions import AppKey, app_key
 from router.domain.endpoint import DeployedModel, EndpointState
 from router.domain.routing import Replica, ReplicaState, TritonAddress
 from router.domain.triton import RunningTriton, TritonServer
+from router.domain.triton_tls import TritonTls
 
 EVERY_S = 2.0
 _AT_A_TIME = 32
@@ -32,19 +33,38 @@ class TritonAsker(Protocol):
         """Empty when it answers that the model is ready; else a reason for operators."""
 
 
+class TritonTrust(Protocol):
+    """The certificates of those that are reached by TLS. Implemented by router/triton_certificates.py."""
+
+    def look(self, wanted: Iterable[TritonTls]) -> None:
+        """Put in force what is in their files."""
+
+    def trouble(self, tls: TritonTls) -> str:
+        """Why nobody can be reached with it; empty when somebody can."""
+
+
 class Tritons:
     """`tell` gets all of them whenever anything is new. Belongs to one event loop."""
 
     def __init__(
-        self, states: Mapping[str, EndpointState], asker: TritonAsker, tell: Callable[[tuple[Replica, ...]], None]
+        self,
+        states: Mapping[str, EndpointState],
+        asker: TritonAsker,
+        trust: TritonTrust,
+        tell: Callable[[tuple[Replica, ...]], None],
     ) -> None:
         """`states` is a live view."""
         self._states = states
         self._asker = asker
+        self._trust = trust
         self._tell = tell
         self._found: tuple[Replica, ...] = ()
         self._late: dict[str, int] = {}  # replica → how often in a row it was not ready after it had been
         self._slots = asyncio.Semaphore(_AT_A_TIME)
+
+    def look_at_certificates(self, wanted: Iterable[DeployedModel]) -> None:
+        tritons = [deployed.direct for deployed in wanted]
+        self._trust.look({triton.tls: None for triton in tritons if triton and triton.tls})
 
     def restore(self, found: Iterable[Replica]) -> None:
         """What was found before a restart."""
@@ -75,6 +95,7 @@ class Tritons:
 
     async def look(self, wanted: Mapping[AppKey, DeployedModel]) -> None:
         """Ask all of them once, beside each other."""
+        self.look_at_certificates(wanted.values())
         groups = await asyncio.gather(*(self._replicas(deployed) for deployed in wanted.values()))
         found = [replica for group in groups for replica in group]
         ready = {(one.endpoint, one.deployment) for one in found if one.state is ReplicaState.READY}
@@ -99,16 +120,18 @@ class Tritons:
         return list({replica.id: replica for replicas in servers for replica in replicas}.values())
 
     async def _server(self, deployed: DeployedModel, server: TritonServer) -> list[Replica]:
+        assert deployed.direct is not None
+        trouble = self._trust.trouble(deployed.direct.tls) if deployed.direct.tls else ""
         async with self._slots:
             addresses = await self._asker.addresses(server)
-        if addresses:
+        if addresses and not trouble:
             return list(await asyncio.gather(*(self._replica(deployed, server, address) for address in addresses)))
         endpoint, name, generation = app_key(deployed)
         prefix = _id(deployed, server, "")
         if known := [one for one in self._found if one.id.startswith(prefix) and one.state is not ReplicaState.FAILED]:
             return known
         nowhere = TritonAddress(server.host, server.http_port, server.grpc_port)
-        reason = f"nobody knows the host {server.host!r}"
+        reason = trouble or f"nobody knows the host {server.host!r}"
         return [Replica(f"{prefix}?", endpoint, name, generation, nowhere, ReplicaState.FAILED, reason)]
 
     async def _replica(self, deployed: DeployedModel, server: TritonServer, address: TritonAddress) -> Replica:
@@ -121,7 +144,8 @@ class Tritons:
         self._late[replica_id] = self._late.get(replica_id, 0) + 1 if reason and was_ready else 0
         if not reason or (was_ready and self._late[replica_id] < _PATIENCE):
             return Replica(replica_id, endpoint, name, generation, address, ReplicaState.READY)
-        reason = f"{address.ip}:{address.http_port}: {reason}"
+        port = address.grpc_port if deployed.direct.is_grpc_only else address.http_port
+        reason = f"{address.ip}:{port}: {reason}"
         return Replica(replica_id, endpoint, name, generation, address, ReplicaState.LOADING, reason)
 
 

@@ -38,6 +38,7 @@ from router.domain.quota import Quota
 from router.domain.rollout import Announce, Rollout
 from router.domain.routing import Replica
 from router.domain.traffic import Traffic
+from router.domain.triton_report import TritonReport
 from router.domain.watching import Watched
 from router.events import EventLog
 from router.keys import Keys
@@ -329,6 +330,16 @@ class FixedLogs:
 
 
 @dataclass
+class FixedTritons:
+    """Implements `TritonsKnown`. `reports` are of one deployment, whichever is asked for."""
+
+    reports: tuple[TritonReport, ...] = ()
+
+    def of(self, endpoint: str, deployment: str) -> tuple[TritonReport, ...]:
+        return self.reports
+
+
+@dataclass
 class FixedGateway:
     """Implements `Gateway`."""
 
@@ -373,6 +384,7 @@ class Bench:
             SourceLimits(max_files=10, max_bytes=10**6),
         )
         self.watching = MemoryWatching(self.desired, NOON)
+        self.tritons = FixedTritons()
         self.way.ends = lambda endpoint: self.rollouts.end(endpoint, self.way.asked[-1][1])
 
     def services(self, gateway: Gateway, logs: Logs, comparer: Comparer) -> Services:
@@ -388,4 +400,5 @@ class Bench:
             watching=self.watching,
             transfer=self.transfer,
             keys=self.keys,
+            tritons=self.tritons,
         )

@@ -8,11 +8,13 @@ import socket
 
 import httpx
 
+from adapters.triton.secured import client_context, unusable, why_not_ready_over_grpc
 from router.domain.routing import TritonAddress
 from router.domain.triton import RunningTriton, TritonServer
 
 _TIMEOUT_S = 3.0
 _LONGEST_REASON = 200
+_HEADERS = {"user-agent": "crossfade"}
 
 
 class TritonReadiness:
@@ -23,7 +25,7 @@ class TritonReadiness:
         self._client = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(verify=False),  # plain HTTP: nothing to verify
             timeout=_TIMEOUT_S,
-            headers={"user-agent": "crossfade"},
+            headers=_HEADERS,
         )
 
     async def addresses(self, server: TritonServer) -> tuple[TritonAddress, ...]:
@@ -38,16 +40,33 @@ class TritonReadiness:
         return tuple(TritonAddress(ip, server.http_port, server.grpc_port) for ip in ips)
 
     async def why_not_ready(self, address: TritonAddress, triton: RunningTriton) -> str:
+        if triton.tls is None:
+            return await _asked(self._client, "http", address, triton, {})
+        reason = await why_not_ready_over_grpc(address, triton, triton.tls, _TIMEOUT_S)
+        if reason or triton.is_grpc_only:
+            return reason
         try:
-            answer = await self._client.get(f"http://{address.ip}:{address.http_port}{triton.path}/ready")
-        except httpx.HTTPError as error:
-            return f"no answer ({error or type(error).__name__})"
-        if answer.status_code == 200:
-            return ""
-        return f"Triton says of model {triton.model!r}: {_said(answer)}"
+            transport = httpx.AsyncHTTPTransport(verify=client_context(triton.tls))
+        except OSError as error:
+            return unusable(error)
+        async with httpx.AsyncClient(transport=transport, timeout=_TIMEOUT_S, headers=_HEADERS) as client:
+            return await _asked(client, "https", address, triton, {"sni_hostname": triton.tls.server_name})
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+async def _asked(
+    client: httpx.AsyncClient, scheme: str, address: TritonAddress, triton: RunningTriton, extensions: dict[str, str]
+) -> str:
+    url = f"{scheme}://{address.ip}:{address.http_port}{triton.path}/ready"
+    try:
+        answer = await client.get(url, extensions=extensions)
+    except httpx.HTTPError as error:
+        return f"no answer ({error or type(error).__name__})"
+    if answer.status_code == 200:
+        return ""
+    return f"Triton says of model {triton.model!r}: {_said(answer)}"
 
 
 def _said(answer: httpx.Response) -> str:

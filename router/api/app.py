@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp
 
-from router.admin_ports import Gateway, Logs
+from router.admin_ports import Gateway, Logs, TritonsKnown
 from router.api.deployments import deployment_routes
 from router.api.endpoints import endpoint_routes
 from router.api.errors import add_error_replies
@@ -56,6 +56,7 @@ class Services:
     watching: Watching
     transfer: Transfer
     keys: Keys
+    tritons: TritonsKnown
 
 
 def create_app(services: Services) -> ASGIApp:
@@ -80,7 +81,7 @@ def create_app(services: Services) -> ASGIApp:
     for routes in (
         endpoint_routes(operations, rollouts),
         rollout_routes(operations.desired, rollouts, services.comparer),
-        deployment_routes(operations, services.logs),
+        deployment_routes(operations, services.logs, services.tritons),
         lineage_routes(catalogue, operations.desired),
         key_routes(services.keys),
     ):

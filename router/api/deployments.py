@@ -6,18 +6,18 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response
 
-from router.admin_ports import Logs
+from router.admin_ports import Logs, TritonsKnown
 from router.api import shapes
 from router.api.operator import CROSSES, Caller
 from router.api.preconditions import ExpectedRevision, set_etag
-from router.api.views import deployment_view, done_view
+from router.api.views import deployment_view, done_view, triton_view
 from router.operations import Operations
 from router.spec.changes import read_scale
 
 _SCALE = Body(description="instance_count as in a spec.", examples=[{"instance_count": 2}])
 
 
-def deployment_routes(operations: Operations, logs: Logs) -> APIRouter:
+def deployment_routes(operations: Operations, logs: Logs, tritons: TritonsKnown) -> APIRouter:
     routes = APIRouter(prefix="/endpoints/{endpoint}/deployments", tags=["deployments"])
 
     @routes.get("")
@@ -61,6 +61,12 @@ def deployment_routes(operations: Operations, logs: Logs) -> APIRouter:
         done = await operations.delete_deployment(endpoint, name, expected, is_forced=force, by=by)
         set_etag(response, done.revisions[endpoint])
         return done_view(done)
+
+    @routes.get("/{name}/tritons")
+    async def tritons_of(endpoint: str, name: str) -> shapes.TritonsView:
+        """What the Tritons that serve the deployment tell of it; those that have answered, a few seconds old."""
+        operations.desired.state(endpoint).deployment(name)
+        return shapes.TritonsView(tritons=[triton_view(report) for report in tritons.of(endpoint, name)])
 
     @routes.get("/{name}/logs")
     async def tail(endpoint: str, name: str, lines: Annotated[int, Query(ge=1, le=10_000)] = 100) -> shapes.LogsView:

@@ -112,6 +112,22 @@ class SettlementView(Shape):
     reason: str
 
 
+class TritonView(Shape):
+    address: str
+    version: str = Field(description="The server's own.")
+    successes: int = Field(description="Requests for the model since that server started, as it counts them.")
+    failures: int
+    executions: int = Field(description="Batches that it ran.")
+    queue_s: float = Field(description="In total, over all successful requests, as the others.")
+    compute_input_s: float
+    compute_infer_s: float
+    compute_output_s: float
+
+
+class TritonsView(Shape):
+    tritons: list[TritonView]
+
+
 class LogsView(Shape):
     lines: list[str]
 

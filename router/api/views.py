@@ -28,6 +28,7 @@ from router.domain.rollout import Rollout
 from router.domain.tls import CertificateStatus
 from router.domain.tokens import KeySetStatus
 from router.domain.traffic import Mirror
+from router.domain.triton_report import TritonReport
 from router.events import Event
 from router.models.freshness import Asked
 from router.operations import Operations
@@ -143,6 +144,21 @@ def settlement_view(settlement: Settlement) -> shapes.SettlementView:
             return shapes.SettlementView(outcome="failed", reason=reason)
         case Pending(reason):
             return shapes.SettlementView(outcome="pending", reason=reason)
+
+
+def triton_view(report: TritonReport) -> shapes.TritonView:
+    counts = report.answer.counts
+    return shapes.TritonView(
+        address=f"{report.address.ip}:{report.address.http_port}",
+        version=report.answer.version,
+        successes=counts.successes,
+        failures=counts.failures,
+        executions=counts.executions,
+        queue_s=counts.queue_s,
+        compute_input_s=counts.input_s,
+        compute_infer_s=counts.infer_s,
+        compute_output_s=counts.output_s,
+    )
 
 
 def event_view(event: Event) -> shapes.EventView:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -53,7 +53,9 @@ def show(session: Session, endpoint: Endpoint, name: Name) -> None:
     with session.client() as client:
         deployment = client.deployment(endpoint, name)
         lineage = client.lineage(endpoint, name)
-    session.show({**deployment, "lineage": lineage}, lambda: _text(deployment, lineage))
+        tritons = client.tritons(endpoint, name) if deployment["backend"] == "triton" else []
+    shown = {**deployment, "lineage": lineage, "tritons": tritons}
+    session.show(shown, lambda: _text(deployment, lineage, tritons))
 
 
 def scale(
@@ -108,7 +110,7 @@ def logs(session: Session, endpoint: Endpoint, name: Name, lines: Lines = 100) -
     session.show({"lines": found}, lambda: "\n".join(found) or "(nothing logged yet)")
 
 
-def _text(deployment: Mapping[str, Any], lineage: Mapping[str, Any]) -> str:
+def _text(deployment: Mapping[str, Any], lineage: Mapping[str, Any], tritons: Sequence[Mapping[str, Any]]) -> str:
     origin = lineage["origin"]
     shown = {
         "endpoint": deployment["endpoint"],
@@ -130,8 +132,18 @@ def _text(deployment: Mapping[str, Any], lineage: Mapping[str, Any]) -> str:
         "signer": lineage["signer"],
         **{f"  {check}": found for check, found in lineage["checks"]},
         "backend": deployment["backend"],
+        **{f"  {one['address']}": _counted(one) for one in tritons},
         "resources": deployment["resources"],
         "batching": deployment["batching"],
         "request_settings": deployment["request_settings"],
     }
     return listing(shown.items())
+
+
+def _counted(triton: Mapping[str, Any]) -> str:
+    answered, failed = triton["successes"], triton["failures"]
+    text = f"Triton {triton['version']}: {answered} answered, {failed} failed, {triton['executions']} batches"
+    if not answered:
+        return text
+    queue, infer = (1000 * triton[what] / answered for what in ("queue_s", "compute_infer_s"))
+    return f"{text}; a request waits {queue:.2f} ms and computes {infer:.2f} ms"

@@ -29,7 +29,14 @@ def status(session: Session) -> None:
     with session.client() as client:
         reply = client.status()
         watches = client.watches() if any(endpoint["watch"] for endpoint in reply["endpoints"]) else []
-    reply["watches"] = watches
+        tritons = [
+            {"endpoint": item["endpoint"], "deployment": item["name"], **triton}
+            for endpoint in reply["endpoints"]
+            for item in endpoint["deployments"]
+            if item["backend"] == "triton"
+            for triton in client.tritons(item["endpoint"], item["name"])
+        ]
+    reply["watches"], reply["tritons"] = watches, tritons
     session.show(reply, lambda: _text(reply))
 
 
@@ -67,6 +74,10 @@ def _text(reply: Mapping[str, Any]) -> str:
     for asked in reply["sources"]:
         if asked["trouble"]:
             facts.append(("stale", f"{asked['reference']}: {asked['trouble']} (since {asked['trouble_since']})"))
+    for triton in reply["tritons"]:
+        counts = f"{triton['successes']} answered, {triton['failures']} failed"
+        where = f"{triton['endpoint']}/{triton['deployment']} at {triton['address']}"
+        facts.append(("triton", f"{where}: {triton['version']}, {counts}"))
     if not reply["proxies"]:
         facts.append(("proxy", "none is connected"))
     parts = [listing(facts), endpoint_table(reply["endpoints"])]

@@ -361,6 +361,8 @@ class DeployedModel:
         facts: tuple[object, ...] = (self.model,)
         if self.direct is None:
             facts = self._facts_of_replicas()
+        elif self.direct.tls is not None:
+            facts = (self.direct, self.direct.tls)
         object.__setattr__(self, "generation", hashlib.sha256(repr(facts).encode()).hexdigest()[:8])
 
     def _facts_of_replicas(self) -> tuple[object, ...]:

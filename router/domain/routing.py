@@ -14,6 +14,7 @@ from router.domain.sticky import Sticky
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton
 from router.domain.triton_managed import ManagedModel
+from router.domain.triton_tls import TritonTls
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -91,6 +92,20 @@ class Upstream:
     is_held: bool = False  # the one address is the waiting room's
     is_limited: bool = False  # `max_requests` is a limit that the operator set for the endpoint
     triton: RunningTriton | ManagedModel | None = None  # what the addresses are asked for; None: replicas of ours
+    tls: TritonTls | None = None  # how the addresses are reached; None: in plain text
+    keeps_sequences: bool = False  # requests of the same sequence go to the same address
+
+    @property
+    def is_grpc_only(self) -> bool:
+        """Whether it has no port for HTTP."""
+        return self.tls is not None and not self.tls.has_http
+
+    @property
+    def ports(self) -> tuple[bool, ...]:
+        """Of each port that requests go to, whether it is for gRPC alone."""
+        if self.triton is None:
+            return (False,)
+        return (True,) if self.is_grpc_only else (False, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +146,11 @@ class Routing:
     @property
     def ways(self) -> tuple[bool, ...]:
         """Whether it is gRPC, of each way that requests take: one for all, unless a deployment tells them apart."""
-        return (True, False) if any(upstream.triton is not None for upstream in self.upstreams) else (False,)
+        return (True, False) if self.has_triton else (False,)
+
+    @property
+    def has_triton(self) -> bool:
+        return any(upstream.triton is not None for upstream in self.upstreams)
 
     def upstream(self, deployment: str) -> Upstream:
         """Raises `KeyError`."""
@@ -200,6 +219,7 @@ def _upstream(deployed: DeployedModel, replicas: Collection[Replica], limits: Li
     spec, serving = deployed.spec, serving_replicas(deployed, replicas)
     is_held = any(replica.state is ReplicaState.ASLEEP for replica in serving)
     start_timeout_s = spec.scale_settings.start_timeout_s if is_held and spec.scale_settings else 0
+    running = deployed.direct
     # For the most replicas that there may be: Envoy builds the cluster anew when it changes. Each replica has its own
     # bound as well.
     can_hold = spec.request_settings.max_concurrent_requests_per_instance * max(1, spec.most_answering)
@@ -214,6 +234,8 @@ def _upstream(deployed: DeployedModel, replicas: Collection[Replica], limits: Li
         is_held=is_held,
         is_limited=allowed < can_hold,
         triton=_asked_of_triton(deployed),
+        tls=running.tls if running else None,
+        keeps_sequences=running is not None and running.has_sequences,
     )
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from router.domain.errors import Invalid
+from router.domain.triton_tls import TritonTls
 
 MAX_SERVERS = 100
 MAX_VERSION = 2**63 - 1
@@ -51,12 +52,18 @@ class TritonServer:
 
 @dataclass(frozen=True, slots=True)
 class RunningTriton:
-    """`model` as Triton knows it, at `version`; 0: the one that Triton's own version policy chooses."""
+    """`model` as Triton knows it, at `version`; 0: the one that Triton's own version policy chooses.
+
+    `tls`: how it is reached; None: in plain text. `has_sequences`: requests may belong together, and then need the same
+    server. Neither is in the repr, which is of what is asked for.
+    """
 
     servers: tuple[TritonServer, ...]
     model: str
     version: int = 0
     mode: TritonMode = TritonMode.DIRECT
+    tls: TritonTls | None = field(default=None, repr=False)
+    has_sequences: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.servers) <= MAX_SERVERS:
@@ -72,6 +79,21 @@ class RunningTriton:
             )
         if not 0 <= self.version <= MAX_VERSION:
             raise Invalid("triton.version", "is out of range", "use the number of the version's folder")
+        if self.has_sequences and self.mode is not TritonMode.DIRECT:
+            raise Invalid("triton.sequences", f"do not go with mode {self.mode}", "use mode direct, or remove it")
+        if self.tls is not None:
+            self._check_tls(self.tls)
+
+    def _check_tls(self, tls: TritonTls) -> None:
+        if self.mode is not TritonMode.DIRECT:
+            raise Invalid("triton.tls", f"does not go with mode {self.mode}", "use mode direct, or remove it")
+        hosts = {server.host for server in self.servers}
+        if not tls.server_name and len(hosts) == 1:
+            object.__setattr__(self, "tls", replace(tls, server_name=hosts.pop()))
+        elif not tls.server_name:
+            raise Invalid(
+                "triton.tls.server_name", "is missing", "say which name is in the certificates of all servers"
+            )
 
     def __str__(self) -> str:
         """As a reference: triton://host:port/model/version."""
@@ -79,6 +101,11 @@ class RunningTriton:
         others = f"+{len(self.servers) - 1}" if len(self.servers) > 1 else ""
         version = f"/{self.version}" if self.version else ""
         return f"triton://{first.host}:{first.http_port}{others}/{self.model}{version}"
+
+    @property
+    def is_grpc_only(self) -> bool:
+        """Whether their HTTP ports are of no use."""
+        return self.tls is not None and not self.tls.has_http
 
     @property
     def path(self) -> str:

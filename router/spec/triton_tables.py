@@ -17,9 +17,10 @@ from router.domain.triton import (
 )
 from router.spec.nodes import Node, ScalarNode, describe
 from router.spec.reading import At
-from router.spec.rollout_values import ListOf
+from router.spec.rollout_values import ListOf, Maybe
 from router.spec.sections import Key, Section
-from router.spec.values import OneOf, Whole
+from router.spec.triton_tls_tables import TRITON_TLS
+from router.spec.values import Flag, OneOf, Whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,13 @@ _TRITON = Section(
             is_required=True,
         ),
         Key("version", "version", VersionNumber(), "Triton's version of the model. Left out: the one Triton chooses."),
+        Key(
+            "sequences",
+            "has_sequences",
+            Flag(),
+            "Whether requests form sequences: those with the same sequence_id go to the same Triton, and never twice.",
+        ),
+        Key("tls", "tls", Maybe(TRITON_TLS), "How to reach them by TLS. Left out: in plain text."),
     ),
 )
 

@@ -15,12 +15,14 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 
 from router.domain.endpoint import MIB
 from router.domain.routing import Routing, Shield, Upstream
+from router.domain.triton_tls import TritonTls
 from router.xds.gateway import TOKEN_HEADER, Gateway
 from router.xds.limits import Bound
 from router.xds.names import ENDPOINTS, SERVER_CLUSTER, Key, at_view, cluster_name, shield_name, stat_name
 from router.xds.resources import Resource, milliseconds, packed, resource
 from router.xds.retries import shield_policy
-from router.xds.triton import readiness_check, upstream_filters
+from router.xds.triton import own_filters, readiness_check, shield_filters
+from router.xds.upstream_tls import protocol_of_check, upstream_secret_keys, upstream_tls_socket
 
 # Below the 3600 s after which a replica closes an idle connection, so that Envoy never writes into a closing one.
 UPSTREAM_IDLE_TIMEOUT_S = 1800
@@ -30,15 +32,16 @@ _SERVER_MAX_REQUESTS = 1024
 # shown: stable's own callers come first. (A retry budget would not do: Envoy relates it to what is under way on the
 # cluster itself, and nothing ever is on one that only lends the replicas of others.)
 _SHIELD_PERCENT = 20
+# A prime, 40 times as large as the most servers that there may be.
+_HASH_TABLE_SIZE = 4099
 # A Triton's reply may be as large as the largest request, and at least this.
 _LARGEST_REPLY_BYTES = 64 * MIB
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def deployment_clusters(endpoint: str, upstream: Upstream, gateway: Gateway) -> list[Resource]:
-    """How one deployment is reached. The addresses are not in it: they change without touching connections.
-
-    A Triton's HTTP port, then its gRPC port; replicas take both at one.
+    """How one deployment is reached, one for each of `Upstream.ports`. The addresses are not in it: they change without
+    touching connections.
     """
     name, bound = cluster_name(endpoint, upstream.deployment), Bound.of(upstream)
     if upstream.triton is None:
@@ -47,12 +50,19 @@ def deployment_clusters(endpoint: str, upstream: Upstream, gateway: Gateway) -> 
         _cluster(
             cluster_name(endpoint, upstream.deployment, is_grpc_port=is_grpc_port),
             bound,
-            readiness_check(upstream.triton),
+            readiness_check(upstream),
             gateway,
-            options=_before_triton(_http2() if is_grpc_port else _http1_with_trailers(), gateway),
+            options=_with_filters(
+                _http2() if is_grpc_port else _http1_with_trailers(),
+                own_filters(endpoint, upstream, gateway, is_grpc_port=is_grpc_port),
+            ),
             buffered_bytes=_buffered_bytes([upstream], gateway),
+            # A cluster waits for its secrets, and may wait while it has nobody to talk to: then they may be missing.
+            tls=upstream.tls if upstream.addresses else None,
+            is_http2=is_grpc_port,
+            is_hashed=upstream.keeps_sequences,
         )
-        for is_grpc_port in (False, True)
+        for is_grpc_port in upstream.ports
     ]
 
 
@@ -78,7 +88,7 @@ def _shield_cluster(routing: Routing, shield: Shield, gateway: Gateway, *, is_gr
     name = shield_name(candidate, stable)
     options = _http1_with_trailers()
     if any(member.triton for member in members):
-        options = _before_triton(options, gateway)
+        options = _with_filters(options, shield_filters(gateway))
     options.retry_policy.CopyFrom(shield_policy(gateway))
     message = cluster_pb2.Cluster(
         name=name,
@@ -106,12 +116,13 @@ def _shield_cluster(routing: Routing, shield: Shield, gateway: Gateway, *, is_gr
 
 
 def reached_by(endpoint: str, upstream: Upstream, *, is_grpc: bool) -> str:
-    """The name of the cluster that requests of a protocol go to."""
-    return cluster_name(endpoint, upstream.deployment, is_grpc_port=is_grpc and upstream.triton is not None)
+    """The name of the cluster that requests of a protocol go to. Where gRPC alone is taken, it refuses the others."""
+    is_grpc_port = is_grpc if is_grpc in upstream.ports else upstream.ports[0]
+    return cluster_name(endpoint, upstream.deployment, is_grpc_port=is_grpc_port)
 
 
-def _before_triton(options: Any, gateway: Gateway) -> Any:
-    options.http_filters.extend(upstream_filters(gateway))
+def _with_filters(options: Any, filters: list[Any]) -> Any:
+    options.http_filters.extend(filters)
     return options
 
 
@@ -131,6 +142,9 @@ def _cluster(
     *,
     options: Any = None,
     buffered_bytes: Any = None,
+    tls: TritonTls | None = None,
+    is_http2: bool = False,
+    is_hashed: bool = False,
 ) -> Resource:
     message = cluster_pb2.Cluster(
         name=name,
@@ -160,7 +174,15 @@ def _cluster(
         metadata=bound.mark(),
         typed_extension_protocol_options={HTTP_OPTIONS: packed(options or _http1_with_trailers())},
     )
-    return resource(name, message, keeps=frozenset({Key(ENDPOINTS, name)}))
+    keeps = frozenset({Key(ENDPOINTS, name)})
+    if is_hashed:
+        message.lb_policy = cluster_pb2.Cluster.MAGLEV
+        message.maglev_lb_config.table_size.value = _HASH_TABLE_SIZE
+    if tls is not None:
+        keeps |= upstream_secret_keys(tls)
+        message.transport_socket.CopyFrom(upstream_tls_socket(tls, is_http2=is_http2))
+        message.health_checks[0].tls_options.alpn_protocols.append(protocol_of_check(health))
+    return resource(name, message, keeps=keeps)
 
 
 def _circuit_breakers(max_requests: int) -> Any:

@@ -29,8 +29,8 @@ def addresses_of(cluster: Resource, upstream: Upstream, *, is_grpc_port: bool = 
             member.endpoint.health_check_config.disable_active_health_check = True
         if isinstance(address, TritonAddress):
             member.metadata.CopyFrom(served_metadata(upstream))
-            # Whether it is ready is always asked over HTTP.
-            member.endpoint.health_check_config.port_value = address.http_port
+            if not upstream.is_grpc_only:  # there, whether it is ready is asked over HTTP
+                member.endpoint.health_check_config.port_value = address.http_port
     message = endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster.key.name, endpoints=[locality])
     return resource(cluster.key.name, message).following(cluster)
 

@@ -35,6 +35,8 @@ ADMITTED_HEADER = "x-crossfade-admitted"  # whose key opened the endpoint: `<end
 STREAM_HEADER = "x-crossfade-stream"
 # The listener that a request came in by, when that is not the default one. Never accepted from clients.
 LISTENER_HEADER = "x-crossfade-listener"
+# The sequence that a request belongs to. Never accepted from clients.
+SEQUENCE_HEADER = "x-crossfade-sequence"
 # On a request that is mirrored, when it reaches a replica, and on its copy. Never accepted from clients.
 MIRROR_HEADER = "x-crossfade-mirrored"
 

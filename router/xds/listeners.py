@@ -30,6 +30,7 @@ from router.xds.clients import (
     proxy_match,
     proxy_protocol_filters,
 )
+from router.xds.decompression import decompression_filter
 from router.xds.gateway import (
     ADMITTED_HEADER,
     LISTENER_HEADER,
@@ -38,6 +39,7 @@ from router.xds.gateway import (
     ORIGINAL_PATH_HEADER,
     PEER_HEADER,
     ROUTED_PATH_HEADER,
+    SEQUENCE_HEADER,
     STREAM_HEADER,
     TOKEN_HEADER,
     UPSTREAM_HEADER,
@@ -51,7 +53,9 @@ from router.xds.revocation import REVOCATIONS, peer_note, revocation_filters
 from router.xds.routes import BUFFER_FILTER, SHIELD_FILTER
 from router.xds.scopes import scoped_routes
 from router.xds.secrets import secret_keys, tls_socket
+from router.xds.sequences import sequence_filter
 from router.xds.translation import if_translated, translation_filters, unless_streaming
+from router.xds.triton import withheld_headers
 
 STAT_PREFIX = "scoring"  # statistics are called http.scoring.…
 
@@ -63,6 +67,7 @@ _INTERNAL_HEADERS = (
     ORIGINAL_PATH_HEADER,
     PEER_HEADER,
     ROUTED_PATH_HEADER,
+    SEQUENCE_HEADER,
     STREAM_HEADER,
     TOKEN_HEADER,
     UPSTREAM_HEADER,
@@ -161,11 +166,13 @@ def _http_filters(gateway: Gateway, offer: Offer) -> list[Any]:
         *(revocation_filters() if _verifies_clients(gateway, offer) else []),
         front_clients_filter(),
         *front_filters(),
+        decompression_filter(),
         unless_streaming(BUFFER_FILTER, packed(whole_request)),
         *translation_filters(),
         back_clients_filter(),
         *back_filters(if_translated),
         rate_filter(),
+        sequence_filter(),
         # Does what a route says. Not `disabled` until then: that is decided before a gRPC call has found its route.
         hcm_pb2.HttpFilter(name=SHIELD_FILTER, typed_config=packed(filter_mutation_pb2.HeaderMutation())),
         hcm_pb2.HttpFilter(
@@ -188,7 +195,7 @@ def _without_internal_headers(gateway: Gateway, offer: Offer) -> Any:
     """None of ours are taken from clients. Of Envoy's own headers it drops some by itself; all of them where it looks
     for the client behind a proxy, for then it takes everybody for one."""
     change = mutation_rules_pb2.HeaderMutation
-    mutations = [change(remove=name) for name in _INTERNAL_HEADERS]
+    mutations = [*(change(remove=name) for name in _INTERNAL_HEADERS), *withheld_headers()]
     if offer.trusted_proxies:
         envoys_own = string_pb2.StringMatcher(prefix="x-envoy-")
         mutations.append(change(remove_on_match=change.RemoveOnMatch(key_matcher=envoys_own)))

@@ -35,6 +35,7 @@ from router.domain.traffic import Mirror
 from router.xds.access import access_config
 from router.xds.clients import clients_config
 from router.xds.clusters import reached_by, token_header
+from router.xds.decompression import decompressing
 from router.xds.gateway import (
     CREDENTIAL_HEADERS,
     DEPLOYMENT_HEADER,
@@ -43,6 +44,7 @@ from router.xds.gateway import (
     MODEL_HEADER,
     PIN_HEADERS,
     RETRY_HEADER,
+    SEQUENCE_HEADER,
     STREAM_HEADER,
     Gateway,
 )
@@ -60,6 +62,7 @@ from router.xds.names import (
 from router.xds.resources import Resource, milliseconds, overwritten, packed, resource
 from router.xds.retries import retry_policy
 from router.xds.scopes import scope
+from router.xds.sequences import sequence_config
 
 BUFFER_FILTER = "crossfade.buffer"
 SHIELD_FILTER = "crossfade.shield"
@@ -69,6 +72,10 @@ LIVE_ROUTE = "live"
 MIRROR_ROUTE = "mirrored"
 
 _UNLIMITED = 2**62
+
+_SEQUENCE = rc.RouteAction.HashPolicy(
+    header=rc.RouteAction.HashPolicy.Header(header_name=SEQUENCE_HEADER), terminal=True
+)
 
 
 def endpoint_routes(routing: Routing, gateway: Gateway) -> Resource:
@@ -137,6 +144,8 @@ class _Routes:
                     )
                 ),
                 **access_config(self._endpoint, self._routing.access),
+                **(decompressing() if self._routing.has_triton else {}),
+                **sequence_config(self._routing.upstreams),
                 **rate_config(self._endpoint, self._routing.limits, self._routing.access),
                 **clients_config(self._routing.clients),
             },
@@ -272,14 +281,17 @@ class _Routes:
         timeout_ms = max(upstream.request_timeout_ms for upstream, _ in live)
         timeout = milliseconds(timeout_ms)
         route = rc.Route(match=match, route=rc.RouteAction(timeout=timeout, max_grpc_timeout=timeout))
+        hashed = [_SEQUENCE] if any(upstream.keeps_sequences for upstream, _ in live) else []
+        if self._routing.sticky is not None and len(live) > 1:
+            hashed.append(_hashed(self._routing.sticky))
+        route.route.hash_policy.extend(hashed)
         if len(live) == 1:
             name, how = self._target(live[0][0], shield, timeout_ms, is_grpc=is_grpc)
             route.route.cluster = name
             route.MergeFrom(rc.Route(**how))
             return route
-        if self._routing.sticky is not None:
+        if hashed:
             route.route.weighted_clusters.use_hash_policy.value = True
-            route.route.hash_policy.append(_hashed(self._routing.sticky))
         for upstream, weight in live:
             name, how = self._target(upstream, shield, timeout_ms, is_grpc=is_grpc)
             cluster = rc.WeightedCluster.ClusterWeight(name=name, weight=UInt32Value(value=weight), **how)
@@ -292,7 +304,7 @@ class _Routes:
         """The cluster that requests to `upstream` go to, and what a route or a weighted cluster says besides."""
         if shield is None or shield.candidate != upstream.deployment:
             answered_by: dict[str, Any] = {"response_headers_to_add": [_answered_by(upstream.deployment)]}
-            if upstream.triton is not None and len(upstream.addresses) > 1:
+            if upstream.triton is not None and len(upstream.addresses) > 1 and not upstream.keeps_sequences:
                 answered_by["typed_per_filter_config"] = {SHIELD_FILTER: packed(_hedged(timeout_ms))}
             return reached_by(self._endpoint, upstream, is_grpc=is_grpc), answered_by
         # Replicas bear the name of their deployment. (attempts.py has what a shield costs.)
@@ -329,7 +341,9 @@ def _hedged(timeout_ms: int) -> Any:
 
 
 def _half_of(timeout_ms: int) -> Any:
-    return overwritten("x-envoy-upstream-rq-per-try-timeout-ms", str(max(1, timeout_ms // 2)))
+    half = overwritten("x-envoy-upstream-rq-per-try-timeout-ms", str(max(1, timeout_ms // 2)))
+    half.append_action = base_pb2.HeaderValueOption.ADD_IF_ABSENT  # a stream has said that it takes as long as it takes
+    return half
 
 
 def _with_headers(*headers: Any) -> Any:

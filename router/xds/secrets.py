@@ -46,7 +46,14 @@ def secret_keys(tls: ListenerTls) -> frozenset[Key]:
 
 
 def certificate_secret(index: int, pair: CertificatePair) -> Resource:
-    name = certificate_name(index)
+    return pair_secret(certificate_name(index), pair)
+
+
+def trust_secret(trust: ClientTrust) -> Resource:
+    return validation_secret(CLIENT_TRUST, trust)
+
+
+def pair_secret(name: str, pair: CertificatePair) -> Resource:
     certificate = common_pb2.TlsCertificate(
         certificate_chain=base_pb2.DataSource(inline_bytes=pair.chain),
         private_key=base_pb2.DataSource(inline_bytes=pair.key.value),
@@ -54,27 +61,31 @@ def certificate_secret(index: int, pair: CertificatePair) -> Resource:
     return resource(name, secret_pb2.Secret(name=name, tls_certificate=certificate))
 
 
-def trust_secret(trust: ClientTrust) -> Resource:
+def validation_secret(name: str, trust: ClientTrust) -> Resource:
     context = common_pb2.CertificateValidationContext(trusted_ca=base_pb2.DataSource(inline_bytes=trust.authorities))
     if trust.revocations:
         context.crl.inline_bytes = trust.revocations
-    return resource(CLIENT_TRUST, secret_pb2.Secret(name=CLIENT_TRUST, validation_context=context))
+    return resource(name, secret_pb2.Secret(name=name, validation_context=context))
+
+
+def protocol_parameters() -> Any:
+    return _PROTOCOL(
+        tls_minimum_protocol_version=_PROTOCOL.TLSv1_2,
+        tls_maximum_protocol_version=_PROTOCOL.TLSv1_3,
+        cipher_suites=_CIPHERS,
+        ecdh_curves=_CURVES,
+    )
 
 
 def tls_socket(tls: ListenerTls) -> Any:
     """The transport socket of a listener that speaks TLS only."""
     common = tls_pb2.CommonTlsContext(
-        tls_params=_PROTOCOL(
-            tls_minimum_protocol_version=_PROTOCOL.TLSv1_2,
-            tls_maximum_protocol_version=_PROTOCOL.TLSv1_3,
-            cipher_suites=_CIPHERS,
-            ecdh_curves=_CURVES,
-        ),
+        tls_params=protocol_parameters(),
         alpn_protocols=["h2", "http/1.1"],
-        tls_certificate_sds_secret_configs=[_sds(certificate_name(index)) for index in range(len(tls.certificates))],
+        tls_certificate_sds_secret_configs=[sds(certificate_name(index)) for index in range(len(tls.certificates))],
     )
     if tls.has_client_ca:
-        common.validation_context_sds_secret_config.CopyFrom(_sds(CLIENT_TRUST))
+        common.validation_context_sds_secret_config.CopyFrom(sds(CLIENT_TRUST))
     context = tls_pb2.DownstreamTlsContext(
         common_tls_context=common,
         # Each endpoint says whether it needs a client's certificate. One that is shown is always verified.
@@ -87,7 +98,8 @@ def tls_socket(tls: ListenerTls) -> Any:
     return base_pb2.TransportSocket(name=TLS_SOCKET, typed_config=packed(context))
 
 
-def _sds(name: str) -> Any:
+def sds(name: str) -> Any:
+    """Where a secret comes from."""
     ads = config_source_pb2.ConfigSource(
         ads=config_source_pb2.AggregatedConfigSource(), resource_api_version=config_source_pb2.V3
     )

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from router.domain.listening import Offer
 from router.domain.routing import Routing
 from router.domain.tls import CertificatePair, ClientTrust
+from router.domain.triton_tls import TritonTls
 from router.ports import Acknowledged, Outcome, ProxyStatus, Rejected, Unconfirmed
 from router.xds.gateway import Gateway
 from router.xds.names import GATEWAY_GROUP, LISTENER, SCOPE, SEND_ORDER, Key, group_of
@@ -25,6 +26,7 @@ from router.xds.revocation import revocation_list
 from router.xds.secrets import certificate_secret, trust_secret
 from router.xds.snapshot import Snapshot
 from router.xds.stream import Stream
+from router.xds.upstream_tls import upstream_pair_secret, upstream_secret_keys, upstream_trust_secret
 from router.xds.wire import decoded, encoded
 
 log = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ class XdsServer:
         self._progress = asyncio.Event()  # replaced each time it is set
         self._server: Any = None
         self._forgetting: asyncio.TimerHandle | None = None
+        self._triton_secrets: frozenset[Key] = frozenset()
         self.pushed = Pushed()
 
     async def start(self, socket_path: str, *services: Any) -> None:
@@ -159,6 +162,19 @@ class XdsServer:
     def _forget_listeners(self) -> None:
         self._forgetting = None
         self._changed(self._snapshot.forget_listeners())
+
+    def set_triton_certificate(self, tls: TritonTls, pair: CertificatePair) -> None:
+        """Implements `router.triton_certificates.Secrets`, as the next two do."""
+        self._changed(self._snapshot.set_secret(upstream_pair_secret(tls, pair)))
+
+    def set_triton_trust(self, tls: TritonTls, trust: ClientTrust) -> None:
+        self._changed(self._snapshot.set_secret(upstream_trust_secret(tls, trust)))
+
+    def keep_triton_secrets(self, wanted: Iterable[TritonTls]) -> None:
+        """Forget those of all others."""
+        kept = frozenset(key for tls in wanted for key in upstream_secret_keys(tls))
+        self._changed(self._snapshot.remove_secrets(self._triton_secrets - kept))
+        self._triton_secrets = kept
 
     async def applied(self, endpoint: str, timeout_s: float) -> Outcome:
         try:

@@ -98,6 +98,13 @@ class Snapshot:
         self._groups[GATEWAY_GROUP] |= {secret.key}
         return frozenset({secret.key})
 
+    def remove_secrets(self, keys: frozenset[Key]) -> frozenset[Key]:
+        gone = keys & self._wanted.keys()
+        for key in gone:
+            del self._wanted[key]
+        self._groups[GATEWAY_GROUP] -= gone
+        return gone
+
     def _built(self, routing: Routing, before: Routing | None) -> list[Resource]:
         known = {upstream.deployment: upstream for upstream in before.upstreams} if before else {}
         resources = [*self._scopes(routing), endpoint_routes(routing, self._gateway)]
@@ -107,7 +114,7 @@ class Snapshot:
                 resources += [self._wanted[Key(kind, name)] for kind in (CLUSTER, ENDPOINTS) for name in sorted(names)]
             else:
                 clusters = deployment_clusters(routing.endpoint, upstream, self._gateway)
-                for cluster, is_grpc_port in zip(clusters, (False, True), strict=False):
+                for cluster, is_grpc_port in zip(clusters, upstream.ports, strict=True):
                     resources += [cluster, addresses_of(cluster, upstream, is_grpc_port=is_grpc_port)]
         if routing.shield is not None:
             resources += shield_clusters(routing, routing.shield, self._gateway)

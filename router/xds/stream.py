@@ -45,7 +45,7 @@ _DEPENDANTS = {
     ROUTES: (SCOPE,),
     SCOPE: (),
     LISTENER: (),
-    SECRET: (LISTENER,),
+    SECRET: (LISTENER, CLUSTER),
     EXTENSION: (LISTENER,),
 }
 

@@ -73,6 +73,7 @@ local function model_path(handle, headers, method)
   if method == "ModelStreamInfer" then
     headers:replace("@STREAM@", "1")
     headers:replace("x-envoy-upstream-rq-timeout-ms", "0")
+    headers:replace("x-envoy-upstream-rq-per-try-timeout-ms", "0")
   end
   headers:replace("@MODEL@", string.sub(string.gsub(name, "[^%w._-]", "?"), 1, 63))
   local path = "/v2/models/" .. (is_legal(name) and name or "-")

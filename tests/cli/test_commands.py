@@ -5,6 +5,8 @@ from __future__ import annotations
 import jsonschema
 import pytest
 
+from router.domain.routing import TritonAddress
+from router.domain.triton_report import TritonAnswer, TritonCounts, TritonReport
 from tests.cli.conftest import Terminal
 from tests.fakes import TOKEN
 
@@ -22,6 +24,17 @@ kind: Deployment
 name: green
 endpoint: e
 model: file:/green.onnx
+"""
+
+TRITON = """\
+kind: Endpoint
+name: t
+---
+kind: Deployment
+name: blue
+endpoint: t
+backend: triton
+triton: {servers: [{host: 10.0.0.7}], model: fraud}
 """
 
 
@@ -200,6 +213,20 @@ def test_deployments_are_listed_shown_scaled_and_deleted(terminal: Terminal) -> 
     assert "has 100% of the traffic: move it away first" in refused.err
     assert terminal.run("deployment", "delete", "e", "green").code == 0
     assert list(terminal.bench.desired.state("e").deployments) == ["blue"]
+
+
+def test_what_tritons_count_is_shown_with_their_deployment_and_at_a_glance(terminal: Terminal) -> None:
+    terminal.run("apply", "-f", terminal.spec(TRITON))
+    address, counts = TritonAddress("10.0.0.7", 8000, 8001), TritonCounts(200, 3, 50, queue_s=0.1, infer_s=0.5)
+    terminal.bench.tritons.reports = (TritonReport("t", "blue", address, TritonAnswer("2.51.0", counts)),)
+
+    (line,) = [it for it in terminal.run("deployment", "show", "t", "blue").out.splitlines() if "10.0.0.7:8000: " in it]
+    assert line.endswith(
+        "Triton 2.51.0: 200 answered, 3 failed, 50 batches; a request waits 0.50 ms and computes 2.50 ms"
+    )
+    assert "t/blue at 10.0.0.7:8000: 2.51.0, 200 answered, 3 failed" in terminal.run("status").out
+    shown = terminal.run("deployment", "show", "t", "blue", "-o", "json").json
+    assert shown["tritons"][0]["compute_infer_s"] == 0.5
 
 
 def test_a_deployment_that_scales_by_itself_shows_its_limits(terminal: Terminal) -> None:

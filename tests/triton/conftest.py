@@ -13,6 +13,8 @@ async def plane() -> AsyncIterator[DataPlane]:
     """One Envoy for all tests of a file; each test has endpoints of its own."""
     async with data_plane() as running:
         yield running
+        # Envoy goes on where a script fails.
+        assert "script log" not in (running.folder / "envoy.log").read_text()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

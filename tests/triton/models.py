@@ -48,6 +48,10 @@ _ADD_SUB_OF_STRINGS = """\
 _IDENTITY = """\
         return {"OUTPUT0": given("INPUT0")}
 """
+_SLOW = """\
+        time.sleep(0.3)
+        return {"OUTPUT0": given("INPUT0")}
+"""
 _SEQUENCE = """\
         key = request.correlation_id()
         self.state[key] = self.state.get(key, 0) + given("INPUT0")
@@ -83,6 +87,7 @@ MODELS = {
     "add_sub_strings": _two("TYPE_STRING", _ADD_SUB_OF_STRINGS),
     "identity_bytes": _one("TYPE_STRING", _IDENTITY),
     "identity_fp32": _one("TYPE_FP32", _IDENTITY),
+    "slow_fp32": _one("TYPE_FP32", _SLOW),
     "sequence": _one("TYPE_INT32", _SEQUENCE),
     "failing": _one("TYPE_INT32", _FAILING),
 }

@@ -213,11 +213,28 @@ async def test_attempts_over_both_protocols_are_counted_for_the_deployment(plane
     await eventually(counted, (16, 6))
 
 
-async def test_a_stream_is_refused_in_words_before_it_ends(plane: DataPlane, server: Triton) -> None:
-    name = await endpoint(plane, server, "identity_fp32")
-    async with grpc.aio.insecure_channel(plane.grpc_address) as channel:
-        call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(timeout=DEADLINE_S)
-        await call.write(service_pb2.ModelInferRequest(model_name=name))
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await call.read()
-    assert refused.value.details() == "streams are not offered by this deployment, use ModelInfer"
+async def test_under_tritons_own_names_replies_are_the_same_to_the_byte(plane: DataPlane, server: Triton) -> None:
+    upstream = triton_upstream("blue", server, model="add_sub", number=1, version="1")
+    await plane.endpoint("add_sub", upstream)
+    await answering(plane, "add_sub", "blue")
+    body, headers = binary_request(INPUTS["add_sub"])
+    path, message = "/v2/models/add_sub/versions/1", grpc_request("add_sub", INPUTS["add_sub"])
+
+    ours = await plane.http.post(f"{path}/infer", content=body, headers=headers)
+    theirs = await ask_triton(server, f"{path}/infer", content=body, headers=headers)
+    described = (await plane.http.get("/v2/models/add_sub")).json()
+    unknown = await plane.http.post("/v2/models/add_sub/infer", json={"inputs": []})
+    async with (
+        grpc.aio.insecure_channel(plane.grpc_address) as front,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.ports.grpc}") as behind,
+    ):
+        in_front = await service_pb2_grpc.GRPCInferenceServiceStub(front).ModelInfer(message)
+        at_home = await service_pb2_grpc.GRPCInferenceServiceStub(behind).ModelInfer(message)
+        metadata = await service_pb2_grpc.GRPCInferenceServiceStub(front).ModelMetadata(
+            service_pb2.ModelMetadataRequest(name="add_sub")
+        )
+
+    assert (ours.content, in_front) == (theirs.content, at_home)
+    assert (described["name"], described["versions"]) == ("add_sub", ["1"])
+    assert (metadata.name, list(metadata.versions)) == ("add_sub", ["1"])
+    assert unknown.status_code == 400

@@ -15,7 +15,7 @@ from serving.exchange import HttpResponse
 from tests.envoy.data_plane import DataPlane, upstream
 from tests.envoy.replica import Replica, usual_answer
 from tests.envoy.waiting import eventually
-from tests.triton.asking import answering, json_request, triton_upstream, under_load
+from tests.triton.asking import all_healthy, answering, json_request, triton_upstream, under_load
 from tests.triton.models import write_repository
 from tests.triton.server import Triton, started_triton
 
@@ -41,16 +41,6 @@ async def pair(tritons: tuple[Triton, Triton]) -> tuple[Triton, Triton]:
         if not one.is_alive:
             await one.start()
     return tritons
-
-
-async def all_healthy(plane: DataPlane, endpoint: str, count: int) -> None:
-    """Wait until Envoy finds so many Tritons fit, by both protocols."""
-
-    async def fit() -> list[str]:
-        lines = (await plane.admin(f"/stats?filter=cluster.{endpoint}/green.*membership_healthy")).split("\n")
-        return sorted(line.rpartition(" ")[2] for line in lines if line)
-
-    await eventually(fit, [str(count)] * 2)
 
 
 async def replica(plane: DataPlane, endpoint: str) -> Replica:
@@ -109,6 +99,25 @@ async def test_with_one_that_is_killed_the_shield_answers_from_stable(
         await load.more(200, "blue")
 
 
+async def test_with_one_that_hangs_the_shield_answers_from_stable(
+    plane: DataPlane, pair: tuple[Triton, Triton]
+) -> None:
+    alone, _ = pair
+    blue = upstream("blue", await replica(plane, "stuck"))
+    candidate = green(alone, timeout_ms=4000)
+    await plane.endpoint("stuck", blue, candidate, traffic={"blue": 50, "green": 50}, shield=GREEN_BY_BLUE)
+    await answering(plane, "stuck", "green")
+
+    async with under_load(plane, "stuck", ONE) as load:
+        await load.more(50, "blue", "green")
+        alone.pause()
+        try:
+            await load.more(30, "blue")
+        finally:
+            alone.resume()
+        await load.more(20, "green")
+
+
 async def test_what_a_triton_fails_on_is_answered_by_a_replica_in_its_own_words(
     plane: DataPlane, pair: tuple[Triton, Triton]
 ) -> None:
@@ -164,7 +173,7 @@ async def test_from_a_replica_to_a_triton_and_back_under_load_fails_nothing(
         await load.more(30)
 
 
-async def test_a_model_that_one_of_two_unloads_is_asked_of_the_other(
+async def test_a_model_that_one_of_two_unloads_or_loads_late_is_asked_of_the_other(
     plane: DataPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     repository = write_repository(tmp_path_factory.mktemp("explicit") / "repository", "identity_fp32")
@@ -174,9 +183,17 @@ async def test_a_model_that_one_of_two_unloads_is_asked_of_the_other(
         await all_healthy(plane, "unloaded", 2)
         async with under_load(plane, "unloaded", ONE) as load:
             await load.more(50)
-            unload = f"{first.http_url}/v2/repository/models/identity_fp32/unload"
-            assert (await plane.http.post(unload, json={})).status_code == 200
+            model = f"{first.http_url}/v2/repository/models/identity_fp32"
+            assert (await plane.http.post(f"{model}/unload", json={})).status_code == 200
             await load.more(200)
+            await first.kill()
+            first.options = options[:1]
+            await first.start()
+            await load.more(100)
+            assert (await plane.http.post(f"{model}/load", json={})).status_code == 200
+            await all_healthy(plane, "unloaded", 2)
+            await second.kill()
+            await load.more(100)
 
 
 async def test_a_mirrored_request_reaches_a_triton_and_is_counted(

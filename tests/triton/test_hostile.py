@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import zlib
 from typing import Any
 
 import grpc
@@ -60,6 +62,8 @@ HTTP = {
     "second-shape": second_shape(),
     "outputs-twice": json.dumps(json_request(PAIR, outputs=[{"name": "OUTPUT0"}] * 2)).encode(),
     "long-name": json.dumps(json_request({"A" * 300_000: PAIR["INPUT0"]})).encode(),
+    "empty-and-overflowing-shape": with_shape([0, *[2**31 - 1] * 4]),
+    "overflowing-and-empty-shape": with_shape([*[2**31 - 1] * 4, 0]),
     "shared-memory": json.dumps(
         json_request(PAIR, outputs=[{"name": "OUTPUT0", "parameters": SHARED_MEMORY}])
     ).encode(),
@@ -95,13 +99,44 @@ async def test_a_length_of_json_beyond_the_body_is_refused(plane: DataPlane, end
         assert reply.status_code == 400, length
 
 
-async def test_compressed_requests_are_refused_because_nobody_could_look_into_them(
-    plane: DataPlane, endpoint: str
+@pytest.mark.parametrize("coding", ["deflate", "br", "gzip, deflate", "deflate, gzip"])
+async def test_what_is_compressed_with_anything_but_gzip_is_refused_because_nobody_could_look_into_it(
+    plane: DataPlane, endpoint: str, coding: str
 ) -> None:
-    reply = await plane.infer(endpoint, {"content-encoding": "gzip"}, b"\x1f\x8b")
+    reply = await plane.infer(endpoint, {"content-encoding": coding}, zlib.compress(with_shape([1, 2])))
 
     assert reply.status_code == 415
     assert "compressed" in reply.json()["error"]
+
+
+@pytest.mark.parametrize("what", HTTP)
+async def test_what_is_compressed_is_looked_into(plane: DataPlane, server: Triton, endpoint: str, what: str) -> None:
+    for _ in range(5):
+        reply = await plane.infer(endpoint, {"content-encoding": "gzip"}, gzip.compress(HTTP[what], 1))
+        assert 400 <= reply.status_code < 500, reply.text
+    assert server.is_alive
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (gzip.compress(bytes(200 * 1024 * 1024), 1), 413),
+        (gzip.compress(with_shape([1, 2]))[:-20], 400),
+        (gzip.compress(with_shape([1, 2]))[:30] + bytes(100), 400),
+        (b"\x1f\x8b", 400),
+        (with_shape([1, 2]), 400),
+    ],
+    ids=["bomb", "cut", "broken", "begun", "plain"],
+)
+async def test_a_bomb_grows_to_the_limit_and_what_cannot_be_decompressed_is_a_clients_mistake(
+    plane: DataPlane, server: Triton, endpoint: str, body: bytes, status: int
+) -> None:
+    async with under_load(plane, endpoint, PAIR, clients=2) as load:
+        for _ in range(3):
+            reply = await plane.infer(endpoint, {"content-encoding": "gzip"}, body)
+            assert (reply.status_code, bool(reply.json()["error"])) == (status, True), reply.text
+        await load.more(10)
+    assert server.is_alive
 
 
 @pytest.mark.parametrize("count", [10_000, 1_000_000])
@@ -159,6 +194,7 @@ GRPC = {
     "overflowing-shape": shaped(OVERFLOWING),
     "unallocatable-shape": shaped(NO_ALLOCATION),
     "negative-shape": shaped([-1]),
+    "empty-and-overflowing-shape": shaped([0, *[2**31 - 1] * 4]),
     "many-dimensions": shaped([1] * 100_000),
     "outputs-twice": asked_twice(),
     "long-name": long_named(),

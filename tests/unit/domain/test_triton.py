@@ -14,6 +14,7 @@ from router.domain.routing import Replica, ReplicaState, TritonAddress, UnixAddr
 from router.domain.scaling import ScaleSettings
 from router.domain.traffic import Traffic
 from router.domain.triton import RunningTriton, TritonMode, TritonServer
+from router.domain.triton_tls import TritonTls
 from tests.unit.router.states import state
 
 TRITON = RunningTriton((TritonServer("t1"), TritonServer("t2", 9000, 9001)), "fraud_v2", 3)
@@ -59,6 +60,51 @@ def test_nothing_is_said_about_replicas_that_there_are_not(change: dict[str, Any
     with pytest.raises(Invalid) as refused:
         replace(SPEC, **change)
     assert refused.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("tls", "key"),
+    [
+        ({"ca": ""}, "triton.tls.ca"),
+        ({"ca": "ca.pem"}, "triton.tls.ca"),
+        ({"key": ""}, "triton.tls.key"),
+        ({"certificate": ""}, "triton.tls.certificate"),
+        ({"server_name": "a b"}, "triton.tls.server_name"),
+        ({"server_name": ""}, "triton.tls.server_name"),
+    ],
+)
+def test_tls_that_could_reach_nobody_cannot_be_built(tls: dict[str, str], key: str) -> None:
+    given = {"ca": "/ca", "certificate": "/c", "key": "/k", "server_name": "triton"}
+    with pytest.raises(Invalid) as refused:
+        replace(TRITON, tls=TritonTls(**{**given, **tls}))
+    assert refused.value.key == key
+
+
+def test_with_tls_the_name_in_the_certificate_is_the_host_if_there_is_one() -> None:
+    both = (TritonServer("t1"), TritonServer("t1", 9000, 9001))
+    named = replace(TRITON, servers=both, tls=TritonTls("/ca"))
+    assert named.tls == TritonTls("/ca", server_name="t1")
+    assert named.is_grpc_only
+    assert not replace(named, tls=TritonTls("/ca", has_http=True)).is_grpc_only
+
+
+def test_with_tls_it_is_the_same_version_of_another_generation() -> None:
+    plain = replace(TRITON, version=0)
+    secured = replace(plain, tls=TritonTls("/ca", server_name="t"))
+    one, other = (DeployedModel(replace(SPEC, model=model), model) for model in (plain, secured))
+    assert one.model_version == other.model_version
+    assert one.generation != other.generation
+    (upstream,) = routing_for(state({}, other), Traffic(), ()).upstreams
+    assert upstream.tls == secured.tls
+    assert not upstream.keeps_sequences
+
+
+def test_envoy_is_told_that_requests_form_sequences() -> None:
+    sequential = replace(TRITON, has_sequences=True)
+    (upstream,) = routing_for(
+        state({}, DeployedModel(replace(SPEC, model=sequential), sequential)), Traffic(), ()
+    ).upstreams
+    assert upstream.keeps_sequences
 
 
 BRIDGED = replace(TRITON, mode=TritonMode.BRIDGE)

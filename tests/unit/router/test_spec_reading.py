@@ -328,6 +328,19 @@ MISTAKES = [
         ],
     ),
     (
+        f"{REMOTE}triton: {{servers: [{{host: a}}], model: m, tls: {{ca: ca.pem, key: {{path: k}}, http: 1}}}}\n",
+        [
+            "s.yaml:5:52: triton.tls.ca: must name a file, not the text 'ca.pem' (such as {file: /tls/key.pem})",
+            "s.yaml:5:66: triton.tls.key.path: is not a key here (known: file)",
+            "s.yaml:5:82: triton.tls.http: must be true or false, not the number 1 "
+            "(write true or false, without quotes)",
+        ],
+    ),
+    (
+        f"{REMOTE}triton: {{servers: [{{host: a}}, {{host: b}}], model: m, tls: {{ca: {{file: /ca.pem}}}}}}\n",
+        ["s.yaml:5:9: triton.tls.server_name: is missing (say which name is in the certificates of all servers)"],
+    ),
+    (
         f"{REMOTE}triton: {{servers: [{{host: a}}], model: m}}\nbatching: {{max_batch_size: 8}}\n",
         ["s.yaml:6:1: batching: is Triton's own matter here (remove it, and set it in Triton's config.pbtxt)"],
     ),

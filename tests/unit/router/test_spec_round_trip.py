@@ -35,6 +35,7 @@ from router.domain.tokens import Claim, KeySetFile, KeySetUrl, TokenRules
 from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton, TritonMode, TritonServer
 from router.domain.triton_managed import ManagedMode, ManagedTriton
+from router.domain.triton_tls import TritonTls
 from router.domain.watching import Recipe, Watch, WatchPolicy
 from router.domain.window import Window
 from router.spec import SpecProblems, SpecSource, json_schema, read_documents, read_specs, to_plain, to_yaml
@@ -216,13 +217,21 @@ tritons = st.builds(
     ).map(tuple),
     st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,8}", fullmatch=True),
     st.integers(0, 2**63 - 1),
+    has_sequences=st.booleans(),
+    tls=st.none()
+    | st.sampled_from(
+        [
+            TritonTls("/tls/ca.pem", server_name="triton.example.com"),
+            TritonTls("/tls/ca.pem", "/tls/c.pem", "/tls/k.pem", "10.0.0.7", has_http=True),
+        ]
+    ),
 )
 bridged = st.builds(
     lambda numbers, **rest: Deployment(**numbers, **rest),
     replica_numbers,
     name=names,
     endpoint=names,
-    model=tritons.map(lambda triton: replace(triton, mode=TritonMode.BRIDGE)),
+    model=tritons.map(lambda triton: replace(triton, mode=TritonMode.BRIDGE, tls=None, has_sequences=False)),
     backend=st.just(Backend.TRITON),
     resources=st.builds(Resources, st.sampled_from([0.1, 2.0])),
     batching=st.builds(Batching, st.integers(1, 65536), st.integers(1, 600_000)),

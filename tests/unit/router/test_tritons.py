@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from router.decisions import AppKey, wanted_apps
 from router.domain.endpoint import Backend, DeployedModel, Deployment
 from router.domain.routing import Replica, ReplicaState, TritonAddress
 from router.domain.triton import RunningTriton, TritonMode, TritonServer
+from router.domain.triton_tls import TritonTls
 from router.tritons import Tritons
 from tests.unit.router.states import deployed, state
 
@@ -30,8 +31,22 @@ class Network:
         return self.troubles.get(address.ip, "")
 
 
-def green(*hosts: str, count: int = 1) -> DeployedModel:
-    model = RunningTriton(tuple(TritonServer(host) for host in hosts), "fraud")
+@dataclass
+class Trust:
+    """Implements `TritonTrust`. `troubles`: CA → why it cannot be used."""
+
+    troubles: dict[str, str] = field(default_factory=dict)
+    looked_at: list[TritonTls] = field(default_factory=list)
+
+    def look(self, wanted: Iterable[TritonTls]) -> None:
+        self.looked_at = list(wanted)
+
+    def trouble(self, tls: TritonTls) -> str:
+        return self.troubles.get(tls.ca, "")
+
+
+def green(*hosts: str, count: int = 1, tls: TritonTls | None = None) -> DeployedModel:
+    model = RunningTriton(tuple(TritonServer(host) for host in hosts), "fraud", tls=tls)
     return DeployedModel(Deployment("green", "fraud", model, backend=Backend.TRITON, instance_count=count), model)
 
 
@@ -40,6 +55,7 @@ class World:
     """What operators want, the network, and what was told last."""
 
     network: Network
+    trust: Trust
     tritons: Tritons
     states: dict[str, object]
     told: list[tuple[Replica, ...]]
@@ -54,8 +70,8 @@ class World:
 
 
 def world(**hosts: tuple[str, ...]) -> World:
-    network, states, told = Network(dict(hosts)), {}, []
-    return World(network, Tritons(states, network, told.append), states, told)
+    network, trust, states, told = Network(dict(hosts)), Trust(), {}, []
+    return World(network, trust, Tritons(states, network, trust, told.append), states, told)
 
 
 async def test_every_address_of_every_host_is_a_replica() -> None:
@@ -128,7 +144,7 @@ async def test_what_was_found_before_a_restart_is_known_until_it_is_asked_again(
     it.want(green("t1"))
     await it.look()
     found = it.told[-1]
-    again = Tritons(it.states, it.network, it.told.append)
+    again = Tritons(it.states, it.network, it.trust, it.told.append)
     again.restore(found)
 
     it.network.troubles["10.0.0.1"] = "no answer"
@@ -141,7 +157,7 @@ async def test_a_change_of_what_is_wanted_is_seen_at_once() -> None:
     it = world(t1=("10.0.0.1",), t2=("10.0.0.2",))
     it.want(green("t1"))
     changed, told = asyncio.Queue[None](), asyncio.Queue[tuple[Replica, ...]]()
-    running = asyncio.create_task(Tritons(it.states, it.network, told.put_nowait).run(changed.get))
+    running = asyncio.create_task(Tritons(it.states, it.network, it.trust, told.put_nowait).run(changed.get))
     await told.get()
 
     it.want(green("t2"))
@@ -150,6 +166,30 @@ async def test_a_change_of_what_is_wanted_is_seen_at_once() -> None:
     running.cancel()
 
     assert str(found.address) == "triton:10.0.0.2:8000:8001"
+
+
+async def test_whose_certificates_cannot_be_used_is_not_asked_and_says_why() -> None:
+    it, tls = world(t1=("10.0.0.1",)), TritonTls("/ca.pem", server_name="t1")
+    it.want(green("t1", tls=tls))
+    it.trust.troubles["/ca.pem"] = "/ca.pem cannot be read"
+
+    await it.look()
+    assert it.trust.looked_at == [tls]
+    assert [(one.state, one.reason) for one in it.told[-1]] == [(FAILED, "/ca.pem cannot be read")]
+    del it.trust.troubles["/ca.pem"]
+    assert await it.look() == {"10.0.0.1": READY}
+    it.trust.troubles["/ca.pem"] = "not read yet"  # after a restart: what is known stays
+    assert await it.look() == {"10.0.0.1": READY}
+
+
+async def test_over_tls_the_port_that_is_asked_is_the_one_for_grpc() -> None:
+    it = world(t1=("10.0.0.1",))
+    it.want(green("t1", tls=TritonTls("/ca.pem")))
+    it.network.troubles["10.0.0.1"] = "no answer"
+
+    await it.look()
+
+    assert [one.reason for one in it.told[-1]] == ["10.0.0.1:8001: no answer"]
 
 
 def test_ray_is_not_asked_to_run_what_runs_elsewhere() -> None:
