@@ -50,6 +50,7 @@ def children(config: GatewayConfig, run_id: str) -> dict[str, ChildSpec]:
     added = {RUN_VARIABLE: run_id, "PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     # Disabled, Ray would still tell its makers once that it is.
     added["RAY_USAGE_STATS_REPORT_URL"] = "http://127.0.0.1:9/"
+    added["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime 1.31 tells mobile.events.data.microsoft.com, on Linux too
     if config.is_ray_ours:
         # Despite its name: whether Ray looks for an address that other hosts can reach. Ours stays on loopback.
         added["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

@@ -16,6 +16,8 @@ from router.models.ports import AdmissionRefused
 from router.models.trial import Check, Finding, Ran, TrialJob
 
 _LAST_WORDS_BYTES = 4096
+# ONNX Runtime 1.31 tells its makers what it runs.
+_ALWAYS = {"OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT")  # what a program needs to start; no secret
 _DOING = {
     Check.GRAPH: "being looked through",
@@ -40,7 +42,7 @@ class TrialProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {"OMP_NUM_THREADS": "1"},
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _ALWAYS,
             cwd="/",
             limit=MAX_LINE_BYTES,
             start_new_session=True,
