@@ -102,8 +102,8 @@ class Stream:
     # -- questions
 
     def is_settled(self, group: str) -> bool:
-        """The client has answered everything of the group, removals included."""
-        return group not in self._open
+        """The client has answered everything of the group that concerns it, removals included."""
+        return not any(self._concerns_it(key) for key in self._open.get(group, ()))
 
     def has_answered(self, type_url: str) -> bool:
         """The client has answered everything of this type that it can be told, removals included."""
@@ -114,7 +114,7 @@ class Stream:
 
     @property
     def is_up_to_date(self) -> bool:
-        return not self._open and not self._rejected
+        return not self._rejected and all(self.is_settled(group) for group in self._open)
 
     def rejections(self) -> dict[Key, str]:
         """What the client refuses and still should have, with its reason."""
@@ -254,6 +254,12 @@ class Stream:
     def _is_asked_for(self, key: Key) -> bool:
         subscription = self._subscriptions.get(key.type_url)
         return subscription is not None and subscription.covers(key.name)
+
+    def _concerns_it(self, key: Key) -> bool:
+        """Not so: routes that no scope leads to, for an endpoint that no listener shows, and secrets that nobody names.
+        The client has no reason to ask for them, so there is nothing to wait for."""
+        is_known = key.type_url in WILDCARD_TYPES or key in self._copies
+        return is_known or self._is_asked_for(key) or self._uses[key] > 0
 
     def _is_held(self, key: Key) -> bool:
         copies = self._copies.get(key)

@@ -1,11 +1,12 @@
 """The stream, step by step. The properties over all orders of events are in test_stream_properties.py."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from router.xds.names import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SCOPE, Key
+from router.xds.names import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SCOPE, SECRET, Key
 from router.xds.resources import Resource
 from router.xds.stream import Request, Response, Stream
-from tests.unit.xds.world import addresses, cluster, endpoint, listener, routes
+from tests.unit.xds.world import addresses, cluster, endpoint, listener, routes, scope
 
 
 def by_key(*resources: Resource) -> dict[Key, Resource]:
@@ -294,3 +295,48 @@ def test_all_scopes_are_answered_when_none_is_left_that_could_be_told() -> None:
     change(stream, wanted, *endpoint("spam", "blue").values())
     ack(stream, *stream.responses()[:0])
     assert stream.has_answered(SCOPE)  # its cluster is not there yet
+
+
+def test_routes_that_no_scope_leads_to_are_waited_for_by_nobody() -> None:
+    wanted = endpoint("fraud", "blue")
+    hidden = {key: one for key, one in wanted.items() if key.type_url != SCOPE}
+    stream = Stream(hidden)
+    for type_url in (CLUSTER, LISTENER, SCOPE):
+        stream.receive(Request(type_url))
+    assert not stream.is_settled("fraud"), "its cluster is not there yet"
+    stream.receive(Request(ENDPOINTS, subscribe=("fraud/blue",)))
+    while responses := stream.responses():
+        ack(stream, *responses)
+    assert stream.is_settled("fraud")
+    assert stream.is_up_to_date
+
+    change(stream, hidden, scope("fraud", "fraud/blue"))
+    assert not stream.is_settled("fraud")
+    ack(stream, *stream.responses())
+    assert not stream.is_settled("fraud"), "now its routes are needed"
+    stream.receive(Request(ROUTES, subscribe=("endpoint/fraud",)))
+    ack(stream, *stream.responses())
+    assert stream.is_settled("fraud")
+
+    change(stream, hidden, gone=[Key(SCOPE, "endpoint/fraud")])
+    ack(stream, *stream.responses())
+    stream.receive(Request(ROUTES, unsubscribe=("endpoint/fraud",)))
+    assert stream.is_settled("fraud")
+    assert stream.is_up_to_date
+
+
+def test_a_secret_that_no_listener_names_is_waited_for_by_nobody() -> None:
+    secret = Resource(Key(SECRET, "certificate/0"), "1", b"")
+    wanted = by_key(listener(), secret)
+    stream = Stream(wanted)
+    stream.receive(Request(LISTENER))
+    ack(stream, *stream.responses())
+    assert stream.is_settled("")
+    assert stream.is_up_to_date
+
+    change(stream, wanted, replace(listener("2"), keeps=frozenset({secret.key})))
+    ack(stream, *stream.responses())
+    assert not stream.is_settled(""), "the listener waits for it"
+    stream.receive(Request(SECRET, subscribe=("certificate/0",)))
+    ack(stream, *stream.responses())
+    assert stream.is_settled("")
