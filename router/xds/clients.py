@@ -58,7 +58,7 @@ def address_detection(offer: Offer) -> dict[str, Any]:
     if not offer.trusted_proxies:
         # Clients are not trusted with Envoy's own headers.
         return {"use_remote_address": BoolValue(value=True)}
-    networks = [_range(network) for network in offer.trusted_proxies]
+    networks = _ranges(offer.trusted_proxies)
     xff = xff_pb2.XffConfig(
         xff_trusted_cidrs=xff_pb2.XffTrustedCidrs(cidrs=networks), skip_xff_append=BoolValue(value=False)
     )
@@ -95,7 +95,19 @@ def _refusing(clients: Clients) -> Any:
 
 
 def _from(networks: Iterable[str]) -> list[Any]:
-    return [rbac_pb2.Principal(remote_ip=_range(network)) for network in networks]
+    return [rbac_pb2.Principal(remote_ip=it) for it in _ranges(networks)]
+
+
+def _ranges(networks: Iterable[str]) -> list[Any]:
+    """An IPv4 address is the same where a proxy that listens for both writes it as one of IPv6 (RFC 4291 §2.5.5.2):
+    Envoy compares it with networks of IPv6 alone."""
+    found = []
+    for network in networks:
+        found.append(_range(network))
+        prefix, _, length = network.partition("/")
+        if ":" not in prefix:
+            found.append(_range(f"::ffff:{prefix}/{96 + int(length)}"))
+    return found
 
 
 def _range(network: str) -> Any:

@@ -129,6 +129,23 @@ async def test_a_trusted_proxy_says_who_asks_and_nobody_else_can(plane: DataPlan
         assert (await asked(port, address, headers=headers))[0] == status, (address, forwarded)
 
 
+@pytest.mark.parametrize(("deny", "allow"), [("198.51.100.0/24", ()), ("192.0.2.0/24", ("203.0.113.0/24",))])
+async def test_an_address_of_ipv4_is_the_same_when_a_proxy_writes_it_as_one_of_ipv6(
+    plane: DataPlane, guarded: Replica, deny: str, allow: tuple[str, ...]
+) -> None:
+    port = await offered(plane, Clients(allow, (deny,)), (f"{PROXY}/32", "10.0.0.0/8"))
+    for forwarded, status in (
+        (f"::ffff:{CLIENT}", 200),
+        (f"::ffff:{STRANGER}", 403),
+        (f"{CLIENT}, ::ffff:{STRANGER}", 403),
+        (f"{STRANGER}, {CLIENT}, ::ffff:10.1.2.3", 200),
+    ):
+        assert (await asked(port, PROXY, headers={"x-forwarded-for": forwarded}))[0] == status, forwarded
+    proxied = await offered(plane, Clients(allow, (deny,)), (f"{PROXY}/32",), is_proxied=True)
+    assert await spoken(proxied, PROXY, version_1(f"::ffff:{CLIENT}")) == b"HTTP/1.1 200 OK"
+    assert await spoken(proxied, PROXY, version_1(f"::ffff:{STRANGER}")) == b"HTTP/1.1 403 Forbidden"
+
+
 async def test_the_access_log_shows_the_client_and_who_was_connected(plane: DataPlane, guarded: Replica) -> None:
     port = await offered(plane, proxies=(f"{PROXY}/32",))
     await asked(port, PROXY, headers={"x-forwarded-for": CLIENT, "user-agent": "by-proxy"})
@@ -178,7 +195,8 @@ async def spoken(port: int, address: str, preamble: bytes) -> bytes:
 
 
 def version_1(address: str) -> bytes:
-    return f"PROXY TCP4 {address} 127.0.0.1 40000 80\r\n".encode()
+    family, here = ("TCP6", "::1") if ":" in address else ("TCP4", "127.0.0.1")
+    return f"PROXY {family} {address} {here} 40000 80\r\n".encode()
 
 
 def version_2(address: str) -> bytes:
