@@ -219,7 +219,9 @@ def _upstream(deployed: DeployedModel, replicas: Collection[Replica], limits: Li
     spec, serving = deployed.spec, serving_replicas(deployed, replicas)
     is_held = any(replica.state is ReplicaState.ASLEEP for replica in serving)
     start_timeout_s = spec.scale_settings.start_timeout_s if is_held and spec.scale_settings else 0
-    running = deployed.direct
+    addresses = tuple(sorted({replica.address for replica in _balanced(deployed, serving, replicas)}, key=str))
+    asked = _asked_of_triton(deployed, addresses)
+    running = asked if isinstance(asked, RunningTriton) else None
     # For the most replicas that there may be: Envoy builds the cluster anew when it changes. Each replica has its own
     # bound as well.
     can_hold = spec.request_settings.max_concurrent_requests_per_instance * max(1, spec.most_answering)
@@ -227,20 +229,26 @@ def _upstream(deployed: DeployedModel, replicas: Collection[Replica], limits: Li
     return Upstream(
         deployment=spec.name,
         model_version=deployed.model_version,
-        addresses=tuple(sorted({replica.address for replica in _balanced(deployed, serving, replicas)}, key=str)),
+        addresses=addresses,
         request_timeout_ms=spec.request_settings.request_timeout_ms + 1000 * start_timeout_s,
         max_requests=min(can_hold, allowed),
         max_request_bytes=spec.request_settings.max_request_bytes,
         is_held=is_held,
         is_limited=allowed < can_hold,
-        triton=_asked_of_triton(deployed),
+        triton=asked,
         tls=running.tls if running else None,
         keeps_sequences=running is not None and running.has_sequences,
     )
 
 
-def _asked_of_triton(deployed: DeployedModel) -> RunningTriton | ManagedModel | None:
-    return ManagedModel(deployed.spec.endpoint) if deployed.spec.managed is not None else deployed.direct
+def _asked_of_triton(deployed: DeployedModel, addresses: tuple[Address, ...]) -> RunningTriton | ManagedModel | None:
+    """What is behind `addresses`, which may still be of before the deployment was given to Tritons, or taken from them:
+    replicas of ours go on being asked as such, and Tritons of ours for the one model that they have."""
+    of_tritons = [isinstance(address, TritonAddress) for address in addresses]
+    if deployed.direct is None:
+        is_asked = any(of_tritons) if addresses else deployed.spec.managed is not None
+        return ManagedModel(deployed.spec.endpoint) if is_asked else None
+    return deployed.direct if all(of_tritons) else None
 
 
 def _balanced(

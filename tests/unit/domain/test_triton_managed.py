@@ -10,7 +10,7 @@ import pytest
 from router.domain.endpoint import Backend, Batching, DeployedModel, Deployment, Execution, Resources
 from router.domain.errors import Invalid
 from router.domain.model_ref import ModelRef, ResolvedModel
-from router.domain.routing import Replica, ReplicaState, TritonAddress, routing_for
+from router.domain.routing import Address, Replica, ReplicaState, TritonAddress, UnixAddress, routing_for
 from router.domain.scaling import ScaleSettings
 from router.domain.traffic import Traffic
 from router.domain.triton import RunningTriton, TritonServer
@@ -81,3 +81,27 @@ def test_envoy_asks_the_tritons_that_are_ready_for_the_endpoints_name() -> None:
     assert upstream.triton == ManagedModel("fraud")
     assert upstream.triton.path == "/v2/models/fraud"
     assert [str(address) for address in upstream.addresses] == ["triton:127.0.0.1:10:11", "triton:127.0.0.1:30:31"]
+
+
+ONNX = DeployedModel(Deployment("green", "fraud", ModelRef("file", "/m.onnx")), MODEL)
+MANAGED = DeployedModel(SPEC, MODEL)
+RUNNING = RunningTriton((TritonServer("t"),), "m", has_sequences=True)
+DIRECT = DeployedModel(Deployment("green", "fraud", RUNNING, backend=Backend.TRITON), RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "address", "asked"),
+    [
+        (ONNX, MANAGED, UnixAddress("/r"), None),
+        (ONNX, DIRECT, UnixAddress("/r"), None),
+        (MANAGED, ONNX, TritonAddress("127.0.0.1", 10, 11), ManagedModel("fraud")),
+    ],
+)
+def test_who_answers_until_a_change_in_place_is_done_is_asked_as_before(
+    before: DeployedModel, after: DeployedModel, address: Address, asked: ManagedModel | None
+) -> None:
+    old = Replica("r", "fraud", "green", before.generation, address, ReplicaState.READY)
+    (upstream,) = routing_for(state({}, after), Traffic(), [old]).upstreams
+    assert upstream.addresses == (address,)
+    assert upstream.triton == asked
+    assert not upstream.keeps_sequences
