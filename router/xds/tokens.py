@@ -44,9 +44,9 @@ from router.xds.resources import packed
 
 FRONT, BACK = "crossfade.token.front", "crossfade.token.back"
 
-# Metadata of the filter for JWTs: why a token was refused, and that one was verified.
+# Metadata of the filter for JWTs: why a token was refused, and that one was verified. No endpoint has such a name.
 _METADATA = "envoy.filters.http.jwt_authn"
-_REFUSED, _VERIFIED = "refused", "verified"
+_REFUSED, _VERIFIED = "@refused", "@verified"
 
 # RFC 8693 and Microsoft: several words in one text, which the filter makes a list of.
 _SPACED_CLAIMS = ("scope", "scp")

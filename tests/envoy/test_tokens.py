@@ -209,6 +209,15 @@ async def test_a_token_for_one_endpoint_does_not_open_another(plane: DataPlane, 
     assert not replica.requests
 
 
+@pytest.mark.parametrize("name", ["verified", "refused"])
+async def test_an_endpoint_may_be_called_as_what_is_noted_of_tokens(plane: DataPlane, name: str) -> None:
+    blue = await plane.replica("blue")
+    await plane.endpoint(name, upstream("blue", blue), access=holders())
+    assert (await plane.infer(name, headers=bearer(PROVIDER.token()))).status_code == 200
+    reply = await plane.infer(name, headers=bearer(PROVIDER.token(team="other", message="Jwt is expired")))
+    assert (reply.status_code, reply.json()) == (403, {"error": CLAIMS_TEXT})
+
+
 async def test_while_the_issuers_keys_are_not_known_nobody_gets_in_and_the_reason_is_said(
     plane: DataPlane, stub: STUB
 ) -> None:
