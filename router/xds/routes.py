@@ -73,6 +73,10 @@ MIRROR_ROUTE = "mirrored"
 
 _UNLIMITED = 2**62
 
+# The model is this endpoint, or the request had not come to its routes. With a long name in it, the expression would be
+# larger than Envoy takes.
+_BY_HAND = regex_pb2.RegexMatcher(regex="/v2/models/[^/]+(/versions/[^/]+)?/Model[A-Za-z]+")
+
 _SEQUENCE = rc.RouteAction.HashPolicy(
     header=rc.RouteAction.HashPolicy.Header(header_name=SEQUENCE_HEADER), terminal=True
 )
@@ -160,9 +164,7 @@ class _Routes:
 
     def _refusals(self) -> list[Any]:
         by_hand = rc.RouteMatch(
-            safe_regex=regex_pb2.RegexMatcher(
-                regex=f"{self._prefix.replace('.', '[.]')}(/versions/[^/]+)?/Model[A-Za-z]+"
-            ),
+            safe_regex=_BY_HAND,
             headers=[
                 _header(":path", contains="/Model"),  # cheap, so that the expression hardly ever runs
                 rc.HeaderMatcher(name=MODEL_HEADER, present_match=False),

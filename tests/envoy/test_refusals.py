@@ -208,20 +208,22 @@ async def test_a_compressed_grpc_message_is_refused_clearly(
     assert await grpc_error(zipped) == (grpc.StatusCode.UNIMPLEMENTED, "compressed gRPC messages are not supported")
 
 
-async def test_the_internal_grpc_tree_cannot_be_called_by_hand(plane: DataPlane) -> None:
+@pytest.mark.parametrize("name", ["guarded", "a.b-c_" + "d" * 57])  # the longest that there may be
+async def test_the_internal_grpc_tree_cannot_be_called_by_hand(plane: DataPlane, name: str) -> None:
     blue = await plane.replica("blue")
-    await plane.endpoint("guarded", upstream("blue", blue))
-    forged = {"x-crossfade-model": "guarded", "x-crossfade-original-path": "/x", "content-type": "application/json"}
+    await plane.endpoint(name, upstream("blue", blue))
+    forged = {"x-crossfade-model": name, "x-crossfade-original-path": "/x", "content-type": "application/json"}
 
-    for path in ("/v2/models/guarded/ModelInfer", "/v2/models/guarded/versions/1/ModelInfer?x", "/-/server/-/v2"):
+    for path in (f"/v2/models/{name}/ModelInfer", f"/v2/models/{name}/versions/1/ModelInfer?x", "/-/server/-/v2"):
         for headers in ({}, forged):
             assert error_of(await plane.http.post(path, headers=headers))[0] == 404
     async with grpc.aio.insecure_channel(plane.grpc_address) as channel:
-        by_hand = channel.unary_unary("/v2/models/guarded/ModelInfer")
-        code, _ = await grpc_error(by_hand(b"", metadata=(("x-crossfade-model", "guarded"),)))
+        by_hand = channel.unary_unary(f"/v2/models/{name}/ModelInfer")
+        code, _ = await grpc_error(by_hand(b"", metadata=(("x-crossfade-model", name),)))
         assert code is grpc.StatusCode.UNIMPLEMENTED
 
     assert not blue.requests
+    assert (await plane.infer(name)).status_code == 200
 
 
 async def status_of(plane: DataPlane, target: str) -> int:
