@@ -19,6 +19,7 @@ from router.domain.listening import GatewaySpec, Offer, Premises, exposed
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.rollout import RolloutSpec
 from router.domain.triton import RunningTriton
+from router.domain.triton_changes import why_not_in_place
 from router.models.cache_ports import NoRoom
 from router.models.ports import AccessDenied, SourceUnavailable
 from router.spec import Document, OutOfReach, Problem, SpecProblems, to_plain
@@ -153,7 +154,7 @@ def plan_apply(
         found = [*_misfits(states, state, group), *_model_problems(group, models, followed)]
         planned = None if found else _planned(state, group, models, followed)
         if isinstance(planned, EndpointState):
-            found += _broken_rules(planned, group, rules)
+            found += [*_broken_rules(planned, group, rules), *_not_in_place(state, planned, group)]
             difference = _difference(state, planned, group)
             changes += difference
             # A model that was moved, say with its data directory, is the same one in another place.
@@ -299,6 +300,16 @@ def _broken_rules(planned: EndpointState, group: Sequence[Document], rules: Rule
         about = deployments.get(name, document)
         assert about is not None  # the traffic or the count comes from one of these documents
         yield about.problem("instance_count", *_stopped_words(planned, name))
+
+
+def _not_in_place(state: EndpointState | None, planned: EndpointState, group: Sequence[Document]) -> Iterator[Problem]:
+    for document in group:
+        name = document.content.name if isinstance(document.content, Deployment) else ""
+        if state is None or name not in state.deployments or not state.endpoint.traffic.percent(name):
+            continue
+        if reason := why_not_in_place(state.deployments[name], planned.deployments[name]):
+            hint = "apply it as another deployment and move the traffic there, or take its traffic away first"
+            yield document.problem("triton", reason, hint)
 
 
 def _endpoint_document(group: Sequence[Document]) -> Document | None:

@@ -9,7 +9,7 @@ import pytest
 from router.domain.endpoint import EndpointState
 from router.domain.errors import Conflict, Invalid, ModelUnavailable, NotFound
 from router.domain.listening import DEFAULT, Offer
-from router.domain.model_ref import ResolvedModel
+from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.scaling import ScaleSettings
 from router.domain.traffic import Mirror, Traffic
 from router.plan import (
@@ -39,8 +39,8 @@ def deployment(name: str = "blue", of: str = "e", **keys: Any) -> dict[str, Any]
 
 
 def models_of(documents: tuple[Document, ...], digit: str = "a") -> Models:
-    refs = {document.content.model for document in documents if hasattr(document.content, "model")}
-    return {ref: ResolvedModel(ref.location, digit * 64) for ref in refs}
+    named = {document.content.model for document in documents if hasattr(document.content, "model")}
+    return {ref: ResolvedModel(ref.location, digit * 64) for ref in named if isinstance(ref, ModelRef)}
 
 
 def plan(states: dict[str, EndpointState], *specs: dict[str, Any], digit: str = "a", rules: Rules = OPEN) -> Plan:
@@ -273,3 +273,35 @@ def test_an_endpoint_goes_with_its_deployments_only_without_traffic_or_by_force(
         plan_endpoint_removal(live, is_forced=False)
     forced = plan_endpoint_removal(live, is_forced=True)
     assert actions(forced) == [(Action.DELETED, "blue"), (Action.DELETED, "e")]
+
+
+def on_triton(**settings: Any) -> dict[str, Any]:
+    asked = {"servers": [{"host": "t1"}], "model": "m", **settings}
+    return {"kind": "Deployment", "name": "blue", "endpoint": "e", "backend": "triton", "triton": asked}
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        on_triton(model="n"),
+        on_triton(version="2"),
+        on_triton(sequences=True),
+        on_triton(tls={"ca": {"file": "/ca.pem"}}),
+        on_triton(mode="bridge"),
+        deployment("blue"),
+    ],
+)
+def test_tritons_that_have_traffic_are_not_asked_for_something_else(after: dict[str, Any]) -> None:
+    live = state_after(endpoint(traffic={"blue": 100}), on_triton())
+    (problem,) = refused({"e": live}, after)
+    assert "'blue' has traffic, and its Tritons would at once be asked for what this says" in problem
+    at_rest = state_after(endpoint(traffic={}), on_triton())
+    assert actions(plan({"e": at_rest}, after)) == [(Action.CHANGED, "blue")]
+
+
+def test_tritons_that_have_traffic_may_move() -> None:
+    live = state_after(endpoint(traffic={"blue": 100}), on_triton())
+    moved = on_triton(servers=[{"host": "t1"}, {"host": "t2"}])
+    assert actions(plan({"e": live}, {**moved, "request_settings": {"request_timeout_ms": 9000}})) == [
+        (Action.CHANGED, "blue")
+    ]
