@@ -340,7 +340,7 @@ class Endpoint:
             message = "auth_mode none cannot tell callers apart"
             raise Invalid("limits.per_caller", message, "set another auth_mode, or limit all of them together")
         if self.auth_mode is AuthMode.JWT and self.jwt is None:
-            raise Invalid("jwt", "auth_mode jwt lets nobody in without it", "say whose tokens are taken: issuer, jwks")
+            raise Invalid("jwt", "auth_mode jwt lets nobody in without it", "say whose tokens are taken")
         if self.jwt is not None and self.auth_mode is not AuthMode.JWT:
             raise Invalid("jwt", f"means nothing to auth_mode {self.auth_mode}", "set auth_mode: jwt")
 

@@ -113,7 +113,7 @@ class GatewaySpec:
                 if earlier < number and overlap(place.address, place.port, other.address, other.port):
                     name = self.listeners[earlier].name
                     raise Invalid(
-                        f"listeners[{number}].port", f"{place.port} is listener {name!r}'s", "give each its own"
+                        f"listeners[{number}].port", f"{place.port} is taken by listener {name!r}", "give each its own"
                     )
 
 

@@ -67,7 +67,7 @@ class RunningTriton:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.servers) <= MAX_SERVERS:
-            raise Invalid("triton.servers", f"are {len(self.servers)}", f"name 1 to {MAX_SERVERS} servers")
+            raise Invalid("triton.servers", f"there are {len(self.servers)}", f"name 1 to {MAX_SERVERS} servers")
         reached = [(server.host, server.http_port) for server in self.servers]
         if len(set(reached)) < len(reached):
             raise Invalid("triton.servers", "name a server twice", "name each server once")

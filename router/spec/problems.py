@@ -53,10 +53,16 @@ class OutOfReach(SpecProblems):
     """The input may be right: what it names cannot be had at present. Every problem is of that kind."""
 
 
+def nearest(word: str, known: Iterable[str], closeness: float = 0.75) -> str | None:
+    """The known word that `word` was meant to be, in capitals or not; None when none is as close (gpu is no cpu)."""
+    written = {name.casefold(): name for name in sorted(known)}
+    near = difflib.get_close_matches(word.casefold(), written, n=1, cutoff=closeness)
+    return written[near[0]] if near else None
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint for an unknown `word`: the nearest known one, else all of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {near[0]!r}?"
+    if near := nearest(word, names, closeness=0.6):
+        return f"did you mean {near!r}?"
     return f"known: {', '.join(names)}" if names else "there are none"

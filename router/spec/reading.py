@@ -15,8 +15,6 @@ from router.spec.problems import Mark, Problem
 
 WRONG: Final = object()
 
-NOT_YET = "is not in this version of Crossfade yet"
-
 
 @dataclass(slots=True)
 class Report:

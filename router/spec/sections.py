@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from router.domain.errors import Invalid
 from router.spec.nodes import MapNode, Node, ScalarNode, describe
 from router.spec.problems import did_you_mean
-from router.spec.reading import NOT_YET, WRONG, At, Kind, distinct_entries
+from router.spec.reading import WRONG, At, Kind, distinct_entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,10 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A mapping that becomes the domain object `builds`. `later`: keys that this version does not have yet → hint."""
+    """A mapping that becomes the domain object `builds`."""
 
     builds: type[Any]
     keys: tuple[Key, ...]
-    later: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, node: Node, at: At, ignored: frozenset[str] = frozenset()) -> Any:
         values = self._values(node, at, ignored)
@@ -61,9 +60,7 @@ class Section:
             here = at.key(name)
             if name in ignored:
                 continue
-            if name in self.later:
-                here.wrong(key_node, NOT_YET, self.later[name])
-            elif name not in known:
+            if name not in known:
                 here.wrong(key_node, "is not a key here", did_you_mean(name, known))
             elif isinstance(value, ScalarNode) and value.value is None:
                 here.wrong(key_node, "has no value", "give it one, or remove the key")

@@ -32,7 +32,8 @@ from router.spec.rollout_tables import ROLLOUT
 from router.spec.rollout_values import ListOf, Maybe, Translated
 from router.spec.sections import Key, Section
 from router.spec.token_tables import TOKENS
-from router.spec.triton_managed_tables import ManagedBlock, is_managed
+from router.spec.triton_managed_tables import ManagedBlock
+from router.spec.triton_modes import is_managed
 from router.spec.triton_tables import TritonBlock
 from router.spec.values import (
     ClientName,
@@ -287,7 +288,8 @@ DEPLOYMENT = Section(
             "model",
             "model",
             Model(),
-            "Where the model is: package://<package>/<path inside it>, or file:<path> (relative to the spec's folder).",
+            "Where the model is: file:PATH (relative to the spec's folder), package://PACKAGE/PATH, "
+            "models:/NAME/VERSION, hf://ORG/REPOSITORY, oci://HOST/REPOSITORY:TAG, or https, s3, gs, az, abfss://….",
             is_required=True,
         ),
         Key(

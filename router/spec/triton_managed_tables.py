@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.domain.triton_managed import MAX_PREFERRED, ManagedMode, ManagedTriton
-from router.spec.nodes import MapNode, Node, ScalarNode
-from router.spec.reading import At
+from router.spec.nodes import Node
+from router.spec.reading import WRONG, At
 from router.spec.rollout_values import ListOf
 from router.spec.sections import Key, Section
+from router.spec.triton_modes import refused_mode
 from router.spec.values import Flag, OneOf, Whole
 
 MANAGED_TRITON = Section(
@@ -50,26 +51,12 @@ MANAGED_TRITON = Section(
 )
 
 
-def is_managed(deployment: Node) -> bool:
-    """Whether a deployment's `triton` block asks for a Triton of its own."""
-    return any(
-        name.value == "mode" and isinstance(value, ScalarNode) and value.value == str(ManagedMode.MANAGED)
-        for key, block in _entries(deployment)
-        if key.value == "triton"
-        for name, value in _entries(block)
-    )
-
-
-def _entries(node: Node) -> Any:
-    return node.entries if isinstance(node, MapNode) else ()
-
-
 @dataclass(frozen=True, slots=True)
 class ManagedBlock:
     """A `ManagedTriton`, which stands beside a model."""
 
     def read(self, node: Node, at: At) -> Any:
-        return MANAGED_TRITON.read(node, at)
+        return WRONG if refused_mode(node, at) else MANAGED_TRITON.read(node, at)
 
     def plain(self, value: Any) -> Any:
         return MANAGED_TRITON.plain(value)

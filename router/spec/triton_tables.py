@@ -16,26 +16,28 @@ from router.domain.triton import (
     TritonServer,
 )
 from router.spec.nodes import Node, ScalarNode, describe
-from router.spec.reading import At
+from router.spec.reading import WRONG, At
 from router.spec.rollout_values import ListOf, Maybe
 from router.spec.sections import Key, Section
+from router.spec.triton_modes import refused_mode
 from router.spec.triton_tls_tables import TRITON_TLS
 from router.spec.values import Flag, OneOf, Whole
 
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """Text of a certain form. `example` shows one."""
+    """Text of a certain form. `meaning` says what it is, `example` shows one."""
 
     pattern: str
+    meaning: str
     example: str
 
     def read(self, node: Node, at: At) -> Any:
         value = node.value if isinstance(node, ScalarNode) else None
         if not isinstance(value, str):
-            return at.wrong(node, f"must be text, not {describe(node)}", f"such as {self.example!r}")
+            return at.wrong(node, f"must be {self.meaning}, not {describe(node)}", f"such as {self.example}")
         if not re.fullmatch(self.pattern, value):
-            return at.wrong(node, f"{value[:60]!r} is not what can stand here", f"such as {self.example!r}")
+            return at.wrong(node, f"{value[:60]!r} is not {self.meaning}", f"such as {self.example}")
         return value
 
     def plain(self, value: str) -> Any:
@@ -69,7 +71,13 @@ class VersionNumber:
 _SERVER = Section(
     TritonServer,
     (
-        Key("host", "host", Matching(HOST_PATTERN, "10.0.0.7"), "Its name or IPv4 address.", is_required=True),
+        Key(
+            "host",
+            "host",
+            Matching(HOST_PATTERN, "a host's name or IPv4 address", "10.0.0.7; ports are keys of their own"),
+            "Its name or IPv4 address.",
+            is_required=True,
+        ),
         Key("http_port", "http_port", Whole(1, 65535), "The port of its HTTP endpoint."),
         Key("grpc_port", "grpc_port", Whole(1, 65535), "The port of its gRPC endpoint."),
     ),
@@ -96,7 +104,7 @@ _TRITON = Section(
         Key(
             "model",
             "model",
-            Matching(TRITON_MODEL_PATTERN, "fraud"),
+            Matching(TRITON_MODEL_PATTERN, "the name of a model of Triton's", "fraud"),
             "What Triton calls the model. Clients call it by the endpoint's name.",
             is_required=True,
         ),
@@ -117,7 +125,7 @@ class TritonBlock:
     """A `RunningTriton`, which stands where other deployments have a model."""
 
     def read(self, node: Node, at: At) -> Any:
-        return _TRITON.read(node, at)
+        return WRONG if refused_mode(node, at) else _TRITON.read(node, at)
 
     def plain(self, value: Any) -> Any:
         return _TRITON.plain(value) if isinstance(value, RunningTriton) else None

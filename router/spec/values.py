@@ -15,7 +15,8 @@ from router.domain.names import checked_client_name, checked_name
 from router.domain.sticky import Sticky, StickyBy
 from router.domain.traffic import Mirror, Traffic
 from router.spec.nodes import MapNode, Node, ScalarNode, describe
-from router.spec.reading import NOT_YET, WRONG, At, distinct_entries
+from router.spec.problems import nearest
+from router.spec.reading import WRONG, At, distinct_entries
 
 NAME_PATTERN = "^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"  # the JSON Schema's copy of domain/names.py
 _LONGEST_INPUT_NAME = 200
@@ -125,7 +126,7 @@ class Number:
     def read(self, node: Node, at: At) -> Any:
         value = node.value if isinstance(node, ScalarNode) else None
         word = "above" if self.is_above else "from"
-        allowed = f"use a number {word} {self.minimum:g} to {self.maximum:g}"
+        allowed = f"use a number {word} {self.plain(self.minimum)} to {self.plain(self.maximum)}"
         if isinstance(value, bool) or not isinstance(value, int | float):
             return at.wrong(node, f"must be a number, not {describe(node)}", allowed)
         too_low = value <= self.minimum if self.is_above else value < self.minimum
@@ -143,20 +144,18 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """A word out of an enum of the domain. `later`: words of the contract that this version does not have."""
+    """A word out of an enum of the domain."""
 
     words: type[Any]
-    later: tuple[str, ...] = ()
 
     def read(self, node: Node, at: At) -> Any:
         known = [str(word) for word in self.words]
         value = node.value if isinstance(node, ScalarNode) else None
         if isinstance(value, str) and value in known:
             return self.words(value)
-        allowed = f"use {' or '.join(known)}"
-        if isinstance(value, str) and value in self.later:
-            return at.wrong(node, f"{value!r} {NOT_YET}", allowed)
-        return at.wrong(node, f"must be one of {', '.join(known)}, not {describe(node)}", allowed)
+        near = nearest(value, known) if isinstance(value, str) else None
+        hint = f"did you mean {near!r}?" if near else ""
+        return at.wrong(node, f"must be one of {', '.join(known)}, not {describe(node)}", hint)
 
     def plain(self, value: Any) -> Any:
         return str(value)

@@ -227,8 +227,7 @@ MISTAKES = [
     (
         DEPLOYMENT + "execution: {provider: gpu, thread: 2, options: {a: [1], b-c: 1, d: .inf}}\n",
         [
-            "s.yaml:5:23: execution.provider: must be one of auto, cpu, cuda, tensorrt, not the text 'gpu'"
-            " (use auto or cpu or cuda or tensorrt)",
+            "s.yaml:5:23: execution.provider: must be one of auto, cpu, cuda, tensorrt, not the text 'gpu'",
             "s.yaml:5:28: execution.thread: is not a key here (did you mean 'threads'?)",
             "s.yaml:5:52: execution.options.a: must be a text or a number, not a list (write true, 1 or a word)",
             "s.yaml:5:57: execution.options.b-c: 'b-c' is not the name of an option"
@@ -275,8 +274,9 @@ MISTAKES = [
     (
         f"{REMOTE}triton: {{mode: managed}}\n",
         [
-            "s.yaml:1:1: the key 'model' is missing (Where the model is: package://<package>/<path inside it>, or "
-            "file:<path> (relative to the spec's folder).)"
+            "s.yaml:1:1: the key 'model' is missing (Where the model is: file:PATH (relative to the spec's "
+            "folder), package://PACKAGE/PATH, models:/NAME/VERSION, hf://ORG/REPOSITORY, oci://HOST/REPOSITORY:TAG, "
+            "or https, s3, gs, az, abfss://….)"
         ],
     ),
     (
@@ -318,13 +318,27 @@ MISTAKES = [
         ["s.yaml:4:1: model: cannot stand beside 'triton' (remove one of the two)"],
     ),
     (
-        f"{REMOTE}triton: {{mode: brigde, servers: [{{host: a b, prt: 1}}, {{}}], model: ../etc, version: 01}}\n",
+        DEPLOYMENT + "backend: triton\ntriton: {mode: manged, warm_up: false}\n",
         [
-            "s.yaml:5:16: triton.mode: must be one of direct, bridge, not the text 'brigde' (use direct or bridge)",
-            "s.yaml:5:41: triton.servers[0].host: 'a b' is not what can stand here (such as '10.0.0.7')",
+            "s.yaml:6:16: triton.mode: must be one of direct, bridge, managed, not the text 'manged' "
+            "(did you mean 'managed'?)",
+        ],
+    ),
+    (
+        f"{REMOTE}triton: {{mode: Bridge, servers: [{{host: a}}], model: m}}\n",
+        [
+            "s.yaml:5:16: triton.mode: must be one of direct, bridge, managed, not the text 'Bridge' "
+            "(did you mean 'bridge'?)",
+        ],
+    ),
+    (
+        f"{REMOTE}triton: {{mode: bridge, servers: [{{host: a b, prt: 1}}, {{}}], model: ../etc, version: 01}}\n",
+        [
+            "s.yaml:5:41: triton.servers[0].host: 'a b' is not a host's name or IPv4 address "
+            "(such as 10.0.0.7; ports are keys of their own)",
             "s.yaml:5:46: triton.servers[0].prt: is not a key here (known: grpc_port, host, http_port)",
             "s.yaml:5:55: triton.servers[1]: the key 'host' is missing (Its name or IPv4 address.)",
-            "s.yaml:5:67: triton.model: '../etc' is not what can stand here (such as 'fraud')",
+            "s.yaml:5:67: triton.model: '../etc' is not the name of a model of Triton's (such as fraud)",
         ],
     ),
     (
