@@ -38,7 +38,7 @@ def model_routes(catalogue: Catalogue, desired: Desired, oversight: Oversight) -
 
     @routes.post("/models/resolve")
     async def resolve(request: shapes.ReferenceRequest) -> shapes.ResolutionView:
-        """Ask a source what a reference names now. Nothing is fetched."""
+        """Ask a source what a reference names now. Nothing is fetched, but the layers of an OCI image."""
         resolution, kept = await catalogue.resolve(_reference(request))
         return resolution_view(resolution, kept)
 

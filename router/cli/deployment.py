@@ -45,7 +45,7 @@ def list_all(session: Session, endpoint: OnlyEndpoint = None) -> None:
 
 
 def show(session: Session, endpoint: Endpoint, name: Name) -> None:
-    """Show one deployment: its model and where that came from, its settings and its replicas.
+    """Show one deployment: its model, settings and replicas.
 
     \b
       crossfade deployment show filetype blue

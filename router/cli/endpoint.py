@@ -48,7 +48,7 @@ def list_all(session: Session) -> None:
 
 
 def show(session: Session, name: Name) -> None:
-    """Show one endpoint: what was asked for, what is in force, and what stands behind it.
+    """Show one endpoint: what was asked for, and what is in force.
 
     \b
       crossfade endpoint show filetype

@@ -12,10 +12,10 @@ def register(app: typer.Typer) -> None:
 
 
 def show(session: Session) -> None:
-    """Show the gateway as a spec: where scoring is offered, and which endpoints exist there.
+    """Show the gateway as a spec.
 
-    What it prints can be changed and applied again. A gateway that no spec has described offers everything where
-    `crossfade up` was told.
+    Where scoring is offered, and which endpoints exist there. What it prints can be changed and applied again. A
+    gateway that no spec has described offers everything where `crossfade up` was told.
 
     \b
       crossfade gateway show > gateway.yaml

@@ -12,7 +12,7 @@ from router.cli.session import ExitCode, Session, command
 from router.domain.callers import KeySlot
 
 Endpoint = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint.", show_default=False)]
-Slot = Annotated[KeySlot, typer.Argument(help="Which of the two.", show_default=False)]
+Slot = Annotated[KeySlot, typer.Argument(metavar="primary|secondary", help="Which of the two.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_keys(session: Session, endpoint: Endpoint) -> None:
-    """List the keys of an endpoint: which there are, never what they are.
+    """List an endpoint's keys: which there are, never what they are.
 
     The fingerprint is the beginning of a key's sha256.
 
@@ -51,8 +51,9 @@ def create(session: Session, endpoint: Endpoint) -> int:
 
 
 def regenerate(session: Session, endpoint: Endpoint, slot: Slot) -> int:
-    """Replace a key; the old one stops at once. To rotate without a refused request: move the callers to the other
-    key, then regenerate this one.
+    """Replace a key; the old one stops at once.
+
+    To rotate without a refused request: move the callers to the other key, then regenerate this one.
 
     \b
       crossfade keys regenerate fraud primary

@@ -35,7 +35,9 @@ def register(app: typer.Typer) -> None:
 
 
 def resolve(session: Session, reference: Reference) -> None:
-    """Ask a model's source what a reference names now. Nothing is fetched.
+    """Ask a model's source what a reference names now.
+
+    Nothing is fetched, but the layers of an OCI image: only they tell which files are in it.
 
     \b
       crossfade model resolve models:/fraud@champion
@@ -46,9 +48,10 @@ def resolve(session: Session, reference: Reference) -> None:
 
 
 def pull(session: Session, reference: Reference) -> int:
-    """Fetch a model into the cache, so that deploying it needs no network. What is there already is not fetched again.
+    """Fetch a model into the cache.
 
-    It is resumed where it broke off. Ctrl-C ends the looking; the gateway goes on fetching.
+    Deploying it needs no network then. What is there already is not fetched again, and what broke off is resumed.
+    Ctrl-C ends the looking; the gateway goes on fetching.
 
     \b
       crossfade model pull hf://onnx-community/bert-base-uncased
@@ -85,9 +88,10 @@ def show(session: Session, digest: Digest) -> None:
 
 
 def verify(session: Session, digests: Digests = None) -> int:
-    """Read models in the cache again and compare their digests, all of them unless some are named.
+    """Read models in the cache again and compare their digests.
 
-    A model that was damaged is put aside: pull or apply it again. Exit code 1 when there was one.
+    All of them, unless some are named. A model that was damaged is put aside: pull or apply it again. Exit code 1 when
+    there was one.
 
     \b
       crossfade model verify

@@ -13,7 +13,7 @@ from router.cli.session import ExitCode, Session, command
 from router.domain.access import Role
 from router.domain.errors import Invalid
 
-TokenName = Annotated[str, typer.Argument(metavar="NAME", help="Who or what will use it.", show_default=False)]
+TokenName = Annotated[str, typer.Argument(metavar="NAME", help="Who or what it is for.", show_default=False)]
 RoleOption = Annotated[Role, typer.Option("--role", help="What it may do.")]
 Groups = Annotated[
     list[str] | None, typer.Option("--group", metavar="GROUP", help="Only endpoints of this group. May be repeated.")
@@ -101,9 +101,10 @@ def set_quota(
     cpus: Most = None,
     gpus: Most = None,
 ) -> None:
-    """Limit what the endpoints of a group use together, when all have the most replicas that they may have.
+    """Limit what the endpoints of a group use together.
 
-    What runs already stays; only more is refused. An endpoint belongs to a group by `group:` in its spec.
+    Counted as if all had the most replicas that they may have. What runs already stays; only more is refused. An
+    endpoint belongs to a group by `group:` in its spec.
 
     \b
       crossfade quota set fraud-team --replicas 20 --cpus 32 --gpus 2
@@ -156,7 +157,7 @@ def list_audit(session: Session, lines: Lines = 50) -> None:
 
 
 def verify_audit(session: Session) -> int:
-    """Check that no line of the audit log was altered, removed or slipped in.
+    """Check that no line was altered, removed or slipped in.
 
     Every line carries a hash of itself and the line before. That the end was cut off shows only beside a head that was
     noted earlier.

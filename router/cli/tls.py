@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 
 def init(session: Session, names: Names = None, renew: Renew = False) -> None:
-    """Make a certificate authority and a server's certificate in <data-dir>/tls.
+    """Make a CA and a server's certificate in <data-dir>/tls.
 
     The next `crossfade up` on this data directory speaks TLS with it. A gateway that runs with it takes a renewed
     certificate at once. For a real CA, give its files to `crossfade up --tls-certificate FILE --tls-key FILE` instead.
@@ -78,7 +78,7 @@ def init(session: Session, names: Names = None, renew: Renew = False) -> None:
 
 
 def client(session: Session, name: Client) -> None:
-    """Make a certificate for a client, signed by the CA of `crossfade tls init`.
+    """Make a client's certificate, signed by the CA of `tls init`.
 
     For endpoints with `auth_mode: mtls`, on a gateway that runs with `--tls-client-ca <data-dir>/tls/ca.pem`.
 

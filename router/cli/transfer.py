@@ -28,9 +28,10 @@ def register(app: typer.Typer) -> None:
 
 
 def export(session: Session, models: Models, file: Target) -> None:
-    """Write models into a file, for gateways that reach no registry: an OCI image layout in a tar.
+    """Write models into a file, for gateways that reach no registry.
 
-    The same models give the same bytes. Other tools can read it: skopeo copy oci-archive:FILE.tar docker://...
+    It is an OCI image layout in a tar. The same models give the same bytes. Other tools can read it: skopeo copy
+    oci-archive:FILE.tar docker://...
 
     \b
       crossfade model export models:/fraud/3 --file fraud-3.tar

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def accept(session: Session, endpoint: Endpoint, allow_signature_change: SignatureChange = False) -> None:
-    """Roll out the model that an endpoint's watched reference names now.
+    """Roll out what an endpoint's watched reference names now.
 
     At once, also outside its window, and also when it was rolled back, aborted or refused before. It is fetched and
     checked first where that has not happened.

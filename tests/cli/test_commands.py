@@ -269,6 +269,18 @@ def test_status_shows_the_gateway(terminal: Terminal) -> None:
     assert terminal.run("status", "-o", "json").json["version"] == "0.1.0"
 
 
+@pytest.mark.parametrize(
+    "noun", ["", "endpoint", "deployment", "rollout", "model", "gateway", "keys", "tls", "token", "quota", "audit"]
+)
+def test_every_command_says_in_one_line_of_a_usual_terminal_what_it_does(terminal: Terminal, noun: str) -> None:
+    terminal.env.update(TERMINAL_WIDTH="80", COLUMNS="80")
+    ran = terminal.run(*noun.split(), "--help")
+    commands = ran.out.partition("Commands:\n")[2].splitlines()
+    assert ran.code == 0
+    assert commands
+    assert [line for line in commands if not line.endswith(".")] + [line for line in commands if "..." in line] == []
+
+
 def test_the_schema_is_printed_without_a_gateway(terminal: Terminal) -> None:
     terminal.url = "http://127.0.0.1:1"
     schema = terminal.run("schema").json
