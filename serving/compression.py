@@ -9,8 +9,6 @@ from functools import lru_cache
 from serving.errors import BadRequest, TooLarge, UnsupportedEncoding
 from serving.text import quoted
 
-SUPPORTED = b"gzip, deflate"
-
 _IDENTITY = b"identity"
 # Wire format of zlib: 31 is gzip with a 32 KiB window, 15 is zlib.
 _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
