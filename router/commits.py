@@ -7,6 +7,7 @@ that is no longer there. Both the operators' changes and those of rollouts go th
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -119,6 +120,11 @@ def in_words(change: Change) -> str:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, dict):
-        return " ".join(f"{name}={percent}" for name, percent in value.items()) or "none"
-    return "none" if value is None else str(value)
+    match value:
+        case None:
+            return "none"
+        case dict() if not any(isinstance(item, dict | list | bool) for item in value.values()):
+            return " ".join(f"{name}={item}" for name, item in value.items()) or "none"
+        case dict() | list() | bool():
+            return json.dumps(value, ensure_ascii=False)
+    return str(value)

@@ -12,7 +12,7 @@ from router.cli.session import ExitCode, Session, command
 from router.domain.callers import KeySlot
 
 Endpoint = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint.", show_default=False)]
-Slot = Annotated[KeySlot, typer.Argument(metavar="primary|secondary", help="Which of the two.", show_default=False)]
+Slot = Annotated[KeySlot, typer.Argument(metavar="KEY", help="Which of the two.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:

@@ -77,8 +77,11 @@ def list_tokens(session: Session) -> None:
     """
     with session.client() as client:
         tokens = client.tokens()
-    columns = ("name", "role", "for", "created", "expires")
-    rows = [(item["name"], item["role"], _scope(item), item["created_at"], item["expires_at"]) for item in tokens]
+    columns = ("name", "role", "for", "created (UTC)", "expires (UTC)")
+    rows = [
+        (item["name"], item["role"], _scope(item), item["created_at"][:19], (item["expires_at"] or "")[:19] or None)
+        for item in tokens
+    ]
     session.show({"tokens": tokens}, lambda: table(columns, rows))
 
 

@@ -198,7 +198,7 @@ class Premises:
             raise Invalid(
                 f"listeners[{number}].tls",
                 "this gateway has no certificate",
-                "start it with --tls-certificate, or set tls: false for plain text",
+                "start it with --tls-certificate, or after `crossfade tls init`, or set tls: false for plain text",
             )
         for port in self.ports:
             if overlap(place.address, place.port, self.address, port):

@@ -173,3 +173,8 @@ def test_a_change_in_words() -> None:
     change = Change(Action.CHANGED, "e", "", fields)
     assert in_words(change) == "endpoint e changed: traffic blue=100 → blue=90 green=10, model_version none → 2"
     assert in_words(Change(Action.DELETED, "e", "blue")) == "deployment e/blue deleted"
+    limits = FieldChange("limits", None, {"requests_per_second": 5, "per_caller": {"requests_per_second": 1}})
+    written = '{"requests_per_second": 5, "per_caller": {"requests_per_second": 1}}'
+    assert in_words(Change(Action.CHANGED, "e", "", (limits,))) == f"endpoint e changed: limits none → {written}"
+    anonymous = FieldChange("allow_anonymous", None, True)
+    assert in_words(Change(Action.CHANGED, "e", "", (anonymous,))) == "endpoint e changed: allow_anonymous none → true"
