@@ -39,6 +39,33 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or invalid spec, 3 rolled back or ab
 4 timed out waiting, 5 cannot reach the control plane.
 """
 
+_GATEWAY = """The gateway: where it listens, and for which endpoints.
+
+A spec of kind Gateway says so; whoever applies one needs an admin's token.
+
+\b
+  crossfade gateway show > gateway.yaml     as it is, to be changed
+  crossfade apply -f gateway.yaml
+"""
+
+_KEYS = """Keys: what callers of a protected endpoint show.
+
+An endpoint asks for one when its spec has `auth_mode: key`. It has two, so that they can be rotated.
+
+\b
+  crossfade keys create fraud > fraud.key
+  crossfade endpoint invoke fraud --sample --key-file fraud.key
+"""
+
+_TOKENS = """Tokens: who may use the admin API, for what.
+
+For operators and programs. Callers of endpoints show keys, certificates, or tokens of an identity provider instead.
+
+\b
+  crossfade token create ci-fraud --group fraud-team --valid-for 90d > ci.token
+  crossfade status --token-file ci.token
+"""
+
 
 def build() -> typer.Typer:
     """The whole application. rich's markup and tracebacks stay off: they cost start-up time and hide plain errors."""
@@ -48,8 +75,8 @@ def build() -> typer.Typer:
     deployments = _group("Deployments: the model versions behind an endpoint.")
     rollouts = _group("Rollouts: traffic that moves by itself, and back if it must.")
     models = _group("Models: fetched once, verified, kept by digest. Deployments run from here.")
-    credentials = _group("Keys: what callers of a protected endpoint show.")
-    gateways = _group("The gateway: where it listens, and for which endpoints.")
+    credentials = _group(_KEYS)
+    gateways = _group(_GATEWAY)
     certificates = _group("TLS: certificates of your own, for a start.")
     up.register(app)
     apply.register(app)
@@ -66,7 +93,7 @@ def build() -> typer.Typer:
     deployment.register(deployments)
     rollout.register(rollouts)
     for name, what, register in (
-        ("token", "Tokens: who may use the admin API, for what.", oversight.register_tokens),
+        ("token", _TOKENS, oversight.register_tokens),
         ("quota", "Quotas: how much the endpoints of a group may use together.", oversight.register_quotas),
         ("audit", "The audit log: who did what.", oversight.register_audit),
     ):
