@@ -11,7 +11,7 @@ from router.domain.triton import RunningTriton
 
 
 def why_not_in_place(old: DeployedModel, new: DeployedModel) -> str:
-    """Why live requests could not be answered meanwhile; empty when they can: by other servers of the same model, say."""
+    """Why live requests could not be answered meanwhile; empty when they can: by other servers of one model, say."""
     if old.direct is None or (new.direct is not None and _asked_for(old.direct) == _asked_for(new.direct)):
         return ""
     return (
