@@ -105,7 +105,7 @@ class MlflowModels:
 
     def read(self, resolution: Resolution, file: RemoteFile, offset: int) -> AbstractAsyncContextManager[Download]:
         lineage = resolution.lineage
-        if is_databricks(lineage[_FROM]):
+        if is_databricks(lineage.get(_FROM, "")):
             return self._signed(resolution).read(file, offset)
         if _FROM_PINNED not in lineage:
             return located_file(self._transport, file.locator, offset)
