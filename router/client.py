@@ -218,10 +218,11 @@ class AdminClient:
     def resolve_model(self, reference: str) -> Json:
         return self._call("POST", "/api/v1/models/resolve", {"reference": reference})
 
-    def start_pull(self, reference: str, timeout_s: float) -> Json:
-        """The pull, after at most `timeout_s` (60 at most)."""
+    def start_pull(self, reference: str, timeout_s: float, *, only_resolve: bool = False) -> Json:
+        """The pull, after at most `timeout_s` (60 at most). `only_resolve`: what is needed to resolve the reference."""
+        body = {"reference": reference} | ({"only_resolve": True} if only_resolve else {})
         query = {"timeout_s": f"{timeout_s:.3f}"}
-        return self._call("POST", "/api/v1/models/pulls", {"reference": reference}, query=query)
+        return self._call("POST", "/api/v1/models/pulls", body, query=query)
 
     def pull(self, pull_id: str, timeout_s: float) -> Json:
         """As it is when it has ended, or after at most `timeout_s` (60 at most)."""

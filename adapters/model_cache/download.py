@@ -151,7 +151,7 @@ def _taken(part: Part, path: str, size: int, progress: Progress) -> bool:
     if not part.take(Path(path), size):
         return False
     progress.lost(had)
-    progress.has(part.size, is_new=True)
+    progress.has(part.size, is_new=False)  # the source told when it came
     return True
 
 

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import platform
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -41,6 +41,7 @@ from adapters.registries.tar_members import Compression
 from router.domain.errors import Invalid, ModelUnavailable
 from router.domain.model_ref import ModelRef
 from router.domain.model_tree import check_names
+from router.models.onlookers import onlooker
 from router.models.ports import Download, RemoteFile, Resolution, SourceLimits, SourceUnavailable, Transport
 from router.models.settings import RegistrySettings
 
@@ -157,6 +158,7 @@ class OciModels:
 
     async def _artifact_files(self, reference: OciReference, artifact: Artifact, where: str) -> tuple[RemoteFile, ...]:
         files: list[RemoteFile] = []
+        _tell_of(layer for layer in artifact.layers if isinstance(layer, Packed))
         for layer in artifact.layers:
             match layer:
                 case Loose(path, blob):
@@ -169,6 +171,7 @@ class OciModels:
         return await self._checked(files, artifact.layers, where)
 
     async def _image_files(self, reference: OciReference, image: Image, where: str) -> tuple[RemoteFile, ...]:
+        _tell_of(image.layers)
         changes = [await self._spool.changes(layer, self._fetch(reference, layer), where) for layer in image.layers]
         numbers = [{put.path: number for number, put in _numbered(those)} for those in changes]
         found = overlaid(changes).values()
@@ -200,6 +203,12 @@ class OciModels:
         unread.discard(path)
         if not unread and self._unread.pop(layer, None) is not None:
             await self._spool.drop_files(layer)
+
+
+def _tell_of(layers: Iterable[Packed]) -> None:
+    """Whoever looks on sees the layers come, as long as they are; their files are counted later, when they are read."""
+    if sizes := [layer.blob.size for layer in layers]:
+        onlooker().expects(sum(sizes))
 
 
 def _complaint(files: Sequence[RemoteFile], limits: SourceLimits) -> str:

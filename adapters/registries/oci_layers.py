@@ -42,6 +42,7 @@ from adapters.registries.oci_overlay import Change, Put, Remove, meant
 from adapters.registries.tar_members import CHUNK, Damaged, TarStream, Unpacked
 from router.domain.errors import ModelUnavailable
 from router.models.cache_ports import NoRoom
+from router.models.onlookers import Counted, looked_on_by, onlooker
 from router.models.ports import SourceLimits
 
 _LOCK_PAUSE_S = 0.2
@@ -62,7 +63,10 @@ class LayerSpool:
         place = self._place(layer)
         async with _locked(place):
             listing = await asyncio.to_thread(_listing, place)
-            return listing if listing is not None else await self._filled(place, layer, fetch, where)
+            if listing is None:
+                return await self._filled(place, layer, fetch, where)
+            onlooker().has(layer.blob.size, is_new=False)
+            return listing
 
     async def file(self, layer: Packed, number: int, size: int, fetch: Fetch, where: str) -> Path:
         """Where a file of the layer lies, which may be taken away; fetched again if it has gone.
@@ -73,7 +77,10 @@ class LayerSpool:
         path = place / "files" / str(number)
         async with _locked(place):
             if not await asyncio.to_thread(_is_whole, path, size):
-                await self._filled(place, layer, fetch, where)
+                told = Counted(onlooker())
+                with looked_on_by(told):
+                    await self._filled(place, layer, fetch, where)
+                told.take_back()  # whoever takes the files away counts them
         if not await asyncio.to_thread(_is_whole, path, size):
             raise ModelUnavailable(f"{where}: the layer {layer.blob.digest[:12]} has no such file")
         return path
@@ -103,13 +110,16 @@ class LayerSpool:
         await asyncio.to_thread(self.tidy, time.time())
         was_begun = (place / "rest").exists()
         self._check_room(place, layer, where)
+        told = Counted(onlooker())
         try:
             try:
-                return await self._received(place, layer, fetch, where)
+                with looked_on_by(told):
+                    return await self._received(place, layer, fetch, where)
             except Damaged:
                 _forget(place)
                 if not was_begun:
                     raise
+                told.take_back()
                 # What lay here from an earlier try may be what is wrong: once more, from the start.
                 return await self._received(place, layer, fetch, where)
         except Damaged as damage:
@@ -290,6 +300,8 @@ async def _locked(place: Path) -> AsyncIterator[None]:
     while True:
         with _try_lock(place) as is_mine:
             if is_mine:
+                onlooker().waits("")
                 yield
                 return
+        onlooker().waits("another download of it")
         await asyncio.sleep(_LOCK_PAUSE_S)

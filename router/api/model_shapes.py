@@ -14,6 +14,10 @@ class ReferenceRequest(Shape):
     reference: str = Field(description="As in a spec's `model`.", examples=["models:/fraud@champion"])
 
 
+class PullRequest(ReferenceRequest):
+    only_resolve: bool = Field(default=False, description="Fetch what its source needs to say what the model is.")
+
+
 class FileView(Shape):
     path: str
     size: int = Field(description="Bytes; -1: its source does not say.")

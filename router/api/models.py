@@ -38,7 +38,8 @@ def model_routes(catalogue: Catalogue, desired: Desired, oversight: Oversight) -
 
     @routes.post("/models/resolve")
     async def resolve(request: shapes.ReferenceRequest) -> shapes.ResolutionView:
-        """Ask a source what a reference names now. Nothing is fetched, but the layers of an OCI image."""
+        """Ask a source what a reference names now. Nothing is fetched, but of an image the layers that hold its model:
+        they say which files it has. Those take their time: a pull with `only_resolve` tells how far they are."""
         resolution, kept = await catalogue.resolve(_reference(request))
         return resolution_view(resolution, kept)
 
@@ -57,10 +58,10 @@ def model_routes(catalogue: Catalogue, desired: Desired, oversight: Oversight) -
 
     @routes.post("/models/pulls")
     async def start_pull(
-        request: shapes.ReferenceRequest, by: Caller, timeout_s: Annotated[float, _WAIT] = 0.0
+        request: shapes.PullRequest, by: Caller, timeout_s: Annotated[float, _WAIT] = 0.0
     ) -> shapes.PullView:
         """Begin to fetch a model into the cache. It goes on when the caller leaves."""
-        pull = pulls.start(_reference(request), by)
+        pull = pulls.start(_reference(request), by, is_look_up=request.only_resolve)
         await pulls.ended(pull, timeout_s)
         return pull_view(pull)
 

@@ -32,13 +32,13 @@ _MIN_FREE_GIB = 2.0
 _MIN_OPEN_FILES = 8192
 
 _TRY_ONNXRUNTIME = (
-    "import onnxruntime as o; o.set_default_logger_severity(4);"
+    "import adapters.onnx, onnxruntime as o; o.set_default_logger_severity(4);"
     "print(o.__version__, 'with', ', '.join(p.removesuffix('ExecutionProvider') for p in o.get_available_providers()))"
 )
 _TRY_CUDA = """
 import contextlib, json, sys
-import onnxruntime as o
 from adapters.onnx.nvidia import missing_libraries, tensorrt_version
+import onnxruntime as o
 o.set_default_logger_severity(4)
 found = ["", [], ""]
 if "CUDAExecutionProvider" in o.get_available_providers():

@@ -35,15 +35,22 @@ def register(app: typer.Typer) -> None:
 
 
 def resolve(session: Session, reference: Reference) -> None:
-    """Ask a model's source what a reference names now.
+    """Ask a model's source what a reference names now. Nothing is fetched, with one exception.
 
-    Nothing is fetched, but the layers of an OCI image: only they tell which files are in it.
+    An image in an OCI registry says which files it has only when its layers are here: they are fetched, and kept for a
+    pull within a day, which transfers nothing then.
 
     \b
       crossfade model resolve models:/fraud@champion
+      crossfade model resolve oci://registry.example.com/models/fraud:3
     """
+    wanted = _from_here(reference)
     with session.client() as client:
-        found = client.resolve_model(_from_here(reference))
+        if wanted.startswith("oci:"):
+            ended = follow(client, wanted, only_resolve=True, is_quiet=session.output is Output.JSON)
+            if ended["state"] != "done":
+                raise PullFailed(ended["reason"])
+        found = client.resolve_model(wanted)
     session.show(found, lambda: _resolution_text(found))
 
 

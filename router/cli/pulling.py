@@ -37,9 +37,11 @@ class Display(Protocol):
         """Called again and again, and with every pull that has not ended after the patience."""
 
 
-def follow(client: AdminClient, reference: str, *, is_quiet: bool = False) -> dict[str, Any]:
-    """Pull a model, and return the pull as it is when it has ended."""
-    pull = client.start_pull(reference, PATIENCE_S)
+def follow(
+    client: AdminClient, reference: str, *, only_resolve: bool = False, is_quiet: bool = False
+) -> dict[str, Any]:
+    """Pull a model, or what is needed to resolve it, and return the pull as it is when it has ended."""
+    pull = client.start_pull(reference, PATIENCE_S, only_resolve=only_resolve)
     if pull["state"] != "running":
         return pull
     with _display(is_quiet) as display:

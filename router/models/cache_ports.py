@@ -51,7 +51,8 @@ class Progress(Protocol):
     """Told how far a pull is. Every call returns at once."""
 
     def expects(self, total_bytes: int) -> None:
-        """How much there is in all; -1 when nobody knows."""
+        """How much there is in all; -1 when nobody knows. The count begins again: what a source had to fetch to know
+        what there is has been counted before, against a total of its own."""
 
     def has(self, byte_count: int, *, is_new: bool) -> None:
         """So many more bytes are here; not `is_new`: they lay here already from an earlier try."""

@@ -35,7 +35,7 @@ class PullProgress:
         self._steps: deque[tuple[float, int]] = deque([(clock_s(), 0)])
 
     def expects(self, total_bytes: int) -> None:
-        self._total = total_bytes
+        self._total, self._done = total_bytes, 0
 
     def has(self, byte_count: int, *, is_new: bool) -> None:
         self._done += byte_count

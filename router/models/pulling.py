@@ -17,6 +17,7 @@ from router.domain.model_tree import entry_of
 from router.domain.provenance import Pulled
 from router.models.cache_ports import Cache, Kept, Progress, Read, Records
 from router.models.freshness import Freshness
+from router.models.onlookers import Silent, looked_on_by
 from router.models.ports import Resolution, Source
 
 
@@ -28,22 +29,6 @@ class Model:
     kept: Kept
     origin: Pulled
     is_fetched: bool
-
-
-class Silent:
-    """Implements `Progress` where nobody looks."""
-
-    def expects(self, total_bytes: int) -> None:
-        return
-
-    def has(self, byte_count: int, *, is_new: bool) -> None:
-        return
-
-    def lost(self, byte_count: int) -> None:
-        return
-
-    def waits(self, reason: str) -> None:
-        return
 
 
 class Pulling:
@@ -62,10 +47,14 @@ class Pulling:
         """Raises `ModelUnavailable`."""
         return (await self.pull(ref, by)).resolved
 
-    async def look_up(self, ref: ModelRef) -> Resolution:
-        """What the reference names now, as its source says. Raises `ModelUnavailable`."""
+    async def look_up(self, ref: ModelRef, progress: Progress | None = None) -> Resolution:
+        """What the reference names now, as its source says. Raises `ModelUnavailable`.
+
+        `progress`: told by a source that has to fetch something to know, such as the layers of an image.
+        """
         try:
-            resolution = await self.source.resolve(ref)
+            with looked_on_by(progress or Silent()):
+                resolution = await self.source.resolve(ref)
         except ModelUnavailable as error:
             self.freshness.failed(str(ref.whole), str(error), self._now())
             raise
@@ -87,7 +76,7 @@ class Pulling:
         origin = self.records.history.named_for_good(str(ref.whole))
         if origin and (kept := await self.cache.find(origin.digest)):
             return Model(located(kept, ref), kept, origin, is_fetched=False)
-        return await self._keep(await self.look_up(ref), ref, by, progress or Silent())
+        return await self._keep(await self.look_up(ref, progress), ref, by, progress or Silent())
 
     async def take_in(self, resolution: Resolution, read: Read, by: str) -> Kept:
         """Keep a model that came another way than from its source, under the names that it came with.
@@ -109,7 +98,7 @@ class Pulling:
             ref = ModelRef.parse(origin.pinned)
         except Invalid:  # its source has words of its own for it
             ref = ModelRef.parse(origin.ref)
-        kept = (await self._keep(await self.look_up(ref), ref, by, progress or Silent())).kept
+        kept = (await self._keep(await self.look_up(ref, progress), ref, by, progress or Silent())).kept
         if kept.tree.digest != origin.digest:
             raise ModelUnavailable(f"{ref}: is another model by now")
         return kept
@@ -118,7 +107,10 @@ class Pulling:
         kept = await self.cache.known(resolution)
         is_fetched = kept is None
         if kept is None:
-            kept = await self.cache.fetch(resolution, lambda file, at: self.source.read(resolution, file, at), progress)
+            with looked_on_by(progress):
+                kept = await self.cache.fetch(
+                    resolution, lambda file, at: self.source.read(resolution, file, at), progress
+                )
         resolved = located(kept, ref)
         return Model(resolved, kept, await self._recorded(resolution, resolved.sha256, by), is_fetched)
 

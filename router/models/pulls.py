@@ -33,7 +33,8 @@ class PullState(StrEnum):
 
 @dataclass(slots=True)
 class Pull:
-    """One pull. `model` when it is done, `reason` when it failed."""
+    """One pull. `model` when it is done, `reason` when it failed. `is_look_up`: its source says what the model is, and
+    the model stays there; of an image the layers come for that, and are kept for whoever pulls it next."""
 
     id: str
     ref: ModelRef
@@ -43,6 +44,7 @@ class Pull:
     state: PullState = PullState.RUNNING
     model: Model | None = None
     reason: str = ""
+    is_look_up: bool = False
     task: asyncio.Task[None] | None = None
 
     @property
@@ -60,11 +62,11 @@ class Pulls:
         self._limit = asyncio.Semaphore(MAX_AT_ONCE)
         self._pulls: dict[str, Pull] = {}
 
-    def start(self, ref: ModelRef, by: str) -> Pull:
+    def start(self, ref: ModelRef, by: str, *, is_look_up: bool = False) -> Pull:
         """Raises `Conflict` when far too many are under way."""
         if sum(pull.state is PullState.RUNNING for pull in self._pulls.values()) >= MAX_WAITING:
             raise Conflict(f"{MAX_WAITING} pulls are under way: wait for one of them, or cancel it")
-        pull = Pull(secrets.token_hex(6), ref, by, self._now(), PullProgress(time.monotonic))
+        pull = Pull(secrets.token_hex(6), ref, by, self._now(), PullProgress(time.monotonic), is_look_up=is_look_up)
         self._pulls[pull.id] = pull
         pull.task = asyncio.create_task(self._run(pull), name=f"pull {pull.id}")
         self._forget_old_ones()
@@ -107,9 +109,12 @@ class Pulls:
         try:
             async with self._limit:
                 pull.progress.waits("")
-                pull.model = await self._pulling.pull(pull.ref, pull.by, pull.progress)
+                if pull.is_look_up:
+                    await self._pulling.look_up(pull.ref, pull.progress)
+                else:
+                    pull.model = await self._pulling.pull(pull.ref, pull.by, pull.progress)
             pull.state = PullState.DONE
-            if pull.model.is_fetched:
+            if pull.model and pull.model.is_fetched:
                 digest = pull.model.resolved.short_digest
                 self._events.publish("model_pulled", f"model {pull.ref} is here: {digest}")
         except asyncio.CancelledError:

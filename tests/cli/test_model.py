@@ -43,6 +43,17 @@ def test_resolving_asks_and_fetches_nothing(terminal: Terminal) -> None:
     assert f"in the cache:  {DIGEST}" in terminal.run("model", "resolve", CHAMPION).out
 
 
+def test_resolving_an_image_is_followed_like_a_pull_and_keeps_no_model(terminal: Terminal) -> None:
+    image = "oci://registry.example/models/fraud:3"
+    assert terminal.run("model", "resolve", image, "-o", "json").json["reference"] == image
+    (look_up,) = terminal.bench.pulled.catalogue.pulls.all()
+    assert (str(look_up.ref), look_up.state, look_up.model) == (image, "done", None)
+    assert terminal.run("model", "list", "-o", "json").json == {"models": []}
+    terminal.bench.source.trouble = SourceUnavailable("registry.example: no route")
+    failed = terminal.run("model", "resolve", image)
+    assert (failed.code, failed.err) == (1, "error: registry.example: no route\n")
+
+
 def test_a_relative_path_is_meant_from_here(terminal: Terminal) -> None:
     found = terminal.run("model", "resolve", "file:models/m.onnx", "-o", "json")
     assert found.json["reference"] == f"file:{Path('models/m.onnx').absolute()}"

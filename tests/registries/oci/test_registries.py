@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from adapters.model_cache import ModelCache
 from adapters.registries.tar_members import Compression
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef
+from router.models.onlookers import looked_on_by
 from router.models.ports import AccessDenied, SourceUnavailable
+from router.models.progress import PullProgress
 from router.models.settings import FromFile, Host
 from tests.registries.oci.archives import IMAGE_TAR, IMAGE_TAR_GZIP, IMAGE_TAR_ZSTD, compressed, tar_of, zipped
 from tests.registries.oci.conftest import Opened
@@ -159,6 +162,24 @@ async def test_an_image_that_was_unpacked_once_is_resolved_without_fetching_it_a
             assert [file.size for file in resolution.files] == [len(WEIGHTS)]
             with pytest.raises(ModelUnavailable):
                 await read_file(another, resolution, resolution.files[0])
+
+
+async def test_who_looks_on_sees_an_images_layers_come_and_then_its_files(
+    plain: Registry, opened: Opened, tmp_path: Path
+) -> None:
+    layers = [zipped(tar_of({"models/m.onnx": WEIGHTS})), zipped(tar_of({"models/config.json": b"{}"}))]
+    with plain.pusher("looked-at") as pusher:
+        pusher.image("1", [(layer, IMAGE_TAR_GZIP) for layer in layers])
+    coming, size = sum(map(len, layers)), len(WEIGHTS) + 2
+    cache, progress = ModelCache(tmp_path / "models", keep_free_bytes=0), PullProgress(time.monotonic)
+    async with opened({plain.host: PLAIN}) as source:
+        with looked_on_by(progress):
+            resolution = await source.resolve(ModelRef.parse(f"oci://{plain.host}/looked-at:1"))
+            reading = progress.reading()
+            assert (reading.done_bytes, reading.total_bytes, reading.fetched_bytes) == (coming, coming, coming)
+            await cache.fetch(resolution, lambda file, at: source.read(resolution, file, at), progress)
+    reading = progress.reading()
+    assert (reading.done_bytes, reading.total_bytes, reading.fetched_bytes) == (size, size, coming)
 
 
 async def test_an_index_leads_to_the_model_for_any_platform_and_an_unclear_one_is_refused(

@@ -48,6 +48,19 @@ def test_what_nobody_knows_is_not_made_up() -> None:
     assert (progress.reading().total_bytes, progress.reading().left_s) == (-1, -1.0)
 
 
+def test_what_a_source_had_to_fetch_to_know_the_files_does_not_count_as_files() -> None:
+    clock = Clock()
+    progress = PullProgress(clock)
+    progress.expects(400)
+    clock.now_s += 1
+    progress.has(400, is_new=True)
+    assert (progress.reading().done_bytes, progress.reading().left_s) == (400, 0.0)
+    progress.expects(1000)
+    progress.has(1000, is_new=False)
+    reading = progress.reading()
+    assert (reading.done_bytes, reading.total_bytes, reading.fetched_bytes) == (1000, 1000, 400)
+
+
 def test_what_is_lost_is_fetched_again_and_a_wait_is_told() -> None:
     progress = PullProgress(Clock())
     progress.expects(100)
