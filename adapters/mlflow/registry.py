@@ -1,8 +1,8 @@
 """Models in an MLflow registry, by its REST API (https://mlflow.org/docs/latest/api_reference/rest-api.html).
 
 `models:/name/3`, `models:/name@alias`, `models:/name/latest`, each with a path inside the model when it holds several.
-MLflow itself and Databricks' workspace registry answer the same questions; who asks shows a bearer token. Databricks'
-Unity Catalog has an API of its own, and MLflow's does not hand out Azure ML's files (`azureml://`): those are refused.
+MLflow itself, Azure ML and Databricks' workspace registry answer the same questions; who asks shows a bearer token. The
+latter two hand out their files in ways of their own. Databricks' Unity Catalog has an API of its own.
 The registry has no checksums: the version's tag `crossfade.sha256` may hold one (or what `sha256sum` prints).
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from adapters.mlflow.artifacts import Artifacts
+from adapters.mlflow.azure_ml import WorkspaceFiles, is_azure_ml
 from adapters.mlflow.databricks import SignedFiles, is_databricks
 from adapters.mlflow.layout import MAX_MLMODEL_BYTES, MLMODEL, layout_in
 from adapters.registry_http import checked, located_file, mapping, size_of, words
@@ -37,11 +38,10 @@ from router.models.settings import RegistrySettings, authority_of
 _SHA256_TAG = "crossfade.sha256"
 _NOT_THERE = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 _HINT = "let the MLflow server hand its artifacts out (--serve-artifacts), or keep them in a store known here"
-_COPY = "copy the model to a store known here, such as az:// or abfss://, and name it there"
-_HINTS = {
-    "azureml": f"Azure ML hands them out to its own clients only: {_COPY}",
-    "dbfs": f"of Databricks' file system only what its workspace registry keeps can be read: {_COPY}",
-}
+_DBFS_HINT = (
+    "of Databricks' file system only what its workspace registry keeps can be read: copy the model to a store known "
+    "here, such as az:// or abfss://, and name it there"
+)
 # Where a delegated resolution is kept inside ours, so that reading needs nothing else.
 _FROM, _FROM_PINNED, _FROM_REVISION = "source", "source_pinned", "source_revision"
 
@@ -95,8 +95,8 @@ class MlflowModels:
         if artifacts := Artifacts.at(place, self._server(ref)):
             listed = await artifacts.listed(self._transport, self._settings.limits.max_files, str(ref))
             made = replace(made, files=listed)
-        elif is_databricks(place):
-            listed = await self._signed(made).listed(self._settings.limits.max_files)
+        elif signed := self._signed(made):
+            listed = await signed.listed(self._settings.limits.max_files)
             made = replace(made, files=listed)
         else:
             made = await self._delegated(made, place)
@@ -105,18 +105,23 @@ class MlflowModels:
 
     def read(self, resolution: Resolution, file: RemoteFile, offset: int) -> AbstractAsyncContextManager[Download]:
         lineage = resolution.lineage
-        if is_databricks(lineage.get(_FROM, "")):
-            return self._signed(resolution).read(file, offset)
+        if signed := self._signed(resolution):
+            return signed.read(file, offset)
         if _FROM_PINNED not in lineage:
             return located_file(self._transport, file.locator, offset)
         there = ModelRef.parse(lineage[_FROM])
         theirs = Resolution(there, lineage[_FROM_PINNED], lineage[_FROM_REVISION], resolution.files)
         return self._delegates[there.scheme].read(theirs, file, offset)
 
-    def _signed(self, resolution: Resolution) -> SignedFiles:
+    def _signed(self, resolution: Resolution) -> SignedFiles | WorkspaceFiles | None:
+        """The files when the registry signs a URL for each; None when they are read in another way."""
+        place, what = resolution.lineage.get(_FROM, ""), str(resolution.ref)
+        if is_azure_ml(place):
+            return WorkspaceFiles.at(place, self._server(resolution.ref), self._transport, what)
+        if not is_databricks(place):
+            return None
         fixed = _parsed(ModelRef.parse(resolution.pinned))
-        server, what = self._server(resolution.ref), str(resolution.ref)
-        return SignedFiles(self._transport, server, fixed.name, fixed.version, what)
+        return SignedFiles(self._transport, self._server(resolution.ref), fixed.name, fixed.version, what)
 
     async def has_moved(self, ref: ModelRef, revision: str) -> bool:
         asked = _parsed(ref)
@@ -169,7 +174,7 @@ class MlflowModels:
         scheme = place.partition(":")[0]
         source = self._delegates.get(scheme)
         if source is None:
-            hint = _HINTS.get(scheme, _HINT)
+            hint = _DBFS_HINT if scheme == "dbfs" else _HINT
             raise ModelUnavailable(
                 f"{made.ref}: its files are at {_shown(place)}, which cannot be read from here; {hint}"
             )

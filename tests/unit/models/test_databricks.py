@@ -124,16 +124,6 @@ async def test_what_is_signed_is_not_believed_whatever_it_is(signed: dict[str, A
             pass
 
 
-@pytest.mark.parametrize(
-    ("place", "words"),
-    [
-        (
-            "azureml://subscriptions/1/workspaces/w/models/fraud",
-            "Azure ML hands them out to its own clients only: copy",
-        ),
-        ("dbfs:/FileStore/fraud", "only what its workspace registry keeps can be read: copy"),
-    ],
-)
-async def test_places_that_cannot_be_read_are_refused_with_what_to_do(place: str, words: str) -> None:
-    with pytest.raises(ModelUnavailable, match=words):
-        await MlflowModels(Workspace(place), SETTINGS, {}).resolve(REF)
+async def test_a_place_that_cannot_be_read_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ModelUnavailable, match="only what its workspace registry keeps can be read: copy"):
+        await MlflowModels(Workspace("dbfs:/FileStore/fraud"), SETTINGS, {}).resolve(REF)
