@@ -36,7 +36,7 @@ def read_pair(files: CertificateFiles) -> CertificatePair:
         private = serialization.load_pem_private_key(key, password=None)
     except TypeError:
         raise BadCertificate(f"{files.key} is encrypted: the gateway needs the key without a passphrase") from None
-    except Exception:
+    except Exception:  # whatever it is; not passed on and not logged, for it can quote the key
         raise BadCertificate(f"{files.key} holds no private key in PEM") from None
     leaf = certificates[0]
     match private:

@@ -83,3 +83,11 @@ def distinct_entries(node: MapNode, at: At) -> Iterator[tuple[str, ScalarNode, N
         if key.mark:
             at.report.marks[here.path] = key.mark
         yield key.value, key, value
+
+
+def only_entry(node: Node, at: At, allowed: str) -> Any:
+    """Name, key and value of the one entry that there must be; WRONG, and reported, when there is not."""
+    if not isinstance(node, MapNode):
+        return at.wrong(node, f"must be a mapping, not {describe(node)}", allowed)
+    entries = list(distinct_entries(node, at))
+    return entries[0] if len(entries) == 1 else at.wrong(node, f"has {len(entries)} keys instead of one", allowed)

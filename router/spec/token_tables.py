@@ -18,7 +18,7 @@ from router.domain.tokens import (
     TokenRules,
 )
 from router.spec.nodes import ListNode, MapNode, Node, ScalarNode, describe
-from router.spec.reading import WRONG, At, distinct_entries
+from router.spec.reading import WRONG, At, distinct_entries, only_entry
 from router.spec.rollout_values import ListOf, Text
 from router.spec.sections import Key, Section
 from router.spec.values import LocalPath, Whole
@@ -32,12 +32,9 @@ class KeySourceBlock:
 
     def read(self, node: Node, at: At) -> Any:
         allowed = "use {url: https://…} or {file: keys.json}"
-        if not isinstance(node, MapNode):
-            return at.wrong(node, f"must be a mapping, not {describe(node)}", allowed)
-        entries = list(distinct_entries(node, at))
-        if len(entries) != 1:
-            return at.wrong(node, f"has {len(entries)} keys instead of one", allowed)
-        ((word, key, value),) = entries
+        if (entry := only_entry(node, at, allowed)) is WRONG:
+            return WRONG
+        word, key, value = entry
         here = at.key(word)
         match word:
             case "file":

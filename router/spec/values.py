@@ -16,7 +16,7 @@ from router.domain.sticky import Sticky, StickyBy
 from router.domain.traffic import Mirror, Traffic
 from router.spec.nodes import MapNode, Node, ScalarNode, describe
 from router.spec.problems import nearest
-from router.spec.reading import WRONG, At, distinct_entries
+from router.spec.reading import WRONG, At, distinct_entries, only_entry
 
 NAME_PATTERN = "^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"  # the JSON Schema's copy of domain/names.py
 _LONGEST_INPUT_NAME = 200
@@ -258,12 +258,9 @@ class StickyKey:
 
     def read(self, node: Node, at: At) -> Any:
         allowed = "use {header: x-user-id}, {cookie: NAME} or {client: true}"
-        if not isinstance(node, MapNode):
-            return at.wrong(node, f"must be a mapping, not {describe(node)}", allowed)
-        entries = list(distinct_entries(node, at))
-        if len(entries) != 1:
-            return at.wrong(node, f"has {len(entries)} keys instead of one", allowed)
-        ((word, key, value),) = entries
+        if (entry := only_entry(node, at, allowed)) is WRONG:
+            return WRONG
+        word, key, value = entry
         here = at.key(word)
         if word not in set(StickyBy):
             return here.wrong(key, "is not a key here", allowed)
