@@ -73,19 +73,20 @@ local function past_value(text, at)
   return at
 end
 
--- Calls `visit(position)` for each entry, which returns the position after it. Returns the position after the list.
-local function each_entry(text, at, visit)
-  if byte(text, at) ~= OPEN_LIST then
+-- Calls `visit(position)` for what stands between two brackets, parted by commas; it returns the position after what it
+-- read. Returns the position after the closing bracket.
+local function each(text, at, open, close, visit)
+  if byte(text, at) ~= open then
     refused(NO_JSON)
   end
   at = past_space(text, at + 1)
-  if byte(text, at) == CLOSE_LIST then
+  if byte(text, at) == close then
     return at + 1
   end
   while true do
     at = past_space(text, visit(at))
     local found = byte(text, at)
-    if found == CLOSE_LIST then
+    if found == close then
       return at + 1
     elseif found ~= COMMA then
       refused(NO_JSON)
@@ -94,34 +95,24 @@ local function each_entry(text, at, visit)
   end
 end
 
--- The same with `visit(key, position)`.
+local function each_entry(text, at, visit)
+  return each(text, at, OPEN_LIST, CLOSE_LIST, visit)
+end
+
+-- `visit(key, position)`.
 local function each_member(text, at, visit)
-  if byte(text, at) ~= OPEN_MAP then
-    refused(NO_JSON)
-  end
-  at = past_space(text, at + 1)
-  if byte(text, at) == CLOSE_MAP then
-    return at + 1
-  end
-  while true do
-    local stop = byte(text, at) == QUOTE and end_of_string(text, at) or refused(NO_JSON)
-    local key = sub(text, at + 1, stop - 1)
+  return each(text, at, OPEN_MAP, CLOSE_MAP, function(begin)
+    local stop = byte(text, begin) == QUOTE and end_of_string(text, begin) or refused(NO_JSON)
+    local key = sub(text, begin + 1, stop - 1)
     if find(key, "\\", 1, true) then
       refused("a key of the request's JSON is written with escapes")
     end
-    at = past_space(text, stop + 1)
-    if byte(text, at) ~= COLON then
+    local colon = past_space(text, stop + 1)
+    if byte(text, colon) ~= COLON then
       refused(NO_JSON)
     end
-    at = past_space(text, visit(key, past_space(text, at + 1)))
-    local found = byte(text, at)
-    if found == CLOSE_MAP then
-      return at + 1
-    elseif found ~= COMMA then
-      refused(NO_JSON)
-    end
-    at = past_space(text, at + 1)
-  end
+    return visit(key, past_space(text, colon + 1))
+  end)
 end
 
 -- Protobuf (https://protobuf.dev/programming-guides/encoding). Numbers are doubles: exact up to 2^53, which suffices.

@@ -4,12 +4,13 @@ back."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -268,26 +269,34 @@ async def test_with_another_triton_nobody_notices_that_one_is_killed_and_comes_b
     with bridge("wide", triton, other) as opened:
         eventually(lambda: opened.parallelism, 4)
         failures: list[Exception] = []
-        is_over = False
+        answered = itertools.count()
+        count, is_over = 0, False
 
-        def client() -> int:
-            count = 0
+        def client() -> None:
+            nonlocal count
             while not is_over:
                 try:
                     np.testing.assert_array_equal(opened.run(wide(-1), ["y"])[0], wide(0)["x"])
                 except Exception as error:  # any is one too many
                     failures.append(error)
-                count += 1
-            return count
+                count = next(answered)
+
+        def more() -> Awaitable[Any]:
+            """When clients have been answered ten times more."""
+            before = count
+            return asyncio.to_thread(eventually, lambda: count >= before + 10, True)
 
         clients = [asyncio.create_task(asyncio.to_thread(client)) for _ in range(opened.parallelism)]
-        await asyncio.sleep(0.5)
-        await other.kill()
-        await asyncio.sleep(0.5)
-        await other.start()
-        await asyncio.to_thread(eventually, lambda: bool(regions(other)), True)
-        is_over = True
-        assert sum(await asyncio.gather(*clients)) > 20
+        try:
+            await more()
+            await other.kill()
+            await more()
+            await other.start()
+            await asyncio.to_thread(eventually, lambda: bool(regions(other)), True)
+            await more()
+        finally:
+            is_over = True
+            await asyncio.gather(*clients)
         assert not failures, failures[:3]
 
 
