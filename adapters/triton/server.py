@@ -200,10 +200,11 @@ class TritonProcess:
         if self._is_ended:
             return
         self._is_ended = True
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.killpg(self._process.pid, signal.SIGKILL)  # with what it started
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()  # when it was no group yet
+        except ProcessLookupError:  # it is no group yet, or gone
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()  # never second: it first asks how the process ended, and asyncio then cannot
         await self._process.wait()
         self._reading.cancel()
         await self._client.aclose()

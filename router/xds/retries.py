@@ -17,6 +17,10 @@ from router.xds.resources import milliseconds, packed
 # Not 5xx: a model that fails on an input fails on it everywhere.
 _RETRY_ON = "connect-failure,refused-stream,reset,retriable-headers"
 
+# How often Envoy may pick again when it picked a replica that has failed this request before. It picks by load, and who
+# hangs or refuses has little of it: with two replicas, three picks of four may fall upon the wrong one.
+_SELECTIONS = 64
+
 _SHIELD_ON = "5xx,retriable-status-codes"
 
 # What is a deployment's failure besides 5xx: 424 is the model's own, 429 means that the replica's queue is full.
@@ -38,7 +42,7 @@ def retry_policy(gateway: Gateway) -> Any:
                 typed_config=packed(previous_hosts_pb2.PreviousHostsPredicate()),
             )
         ],
-        host_selection_retry_max_attempts=gateway.retries,
+        host_selection_retry_max_attempts=_SELECTIONS,
         # The first retry is immediate to the eye; the last ones leave time for a replica to come up.
         retry_back_off=rc.RetryPolicy.RetryBackOff(base_interval=milliseconds(2), max_interval=milliseconds(100)),
     )

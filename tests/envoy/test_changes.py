@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+from collections import Counter
 from dataclasses import replace
 
 import grpc
@@ -72,6 +73,23 @@ async def test_a_replica_that_has_not_begun_the_work_is_passed_over(plane: DataP
         await load.more(200)
 
     assert first.requests
+
+
+async def test_a_retry_asks_somebody_else_however_busy_the_others_are(plane: DataPlane) -> None:
+    """Who refuses at once has nothing under way, so by load alone it would be picked again and again."""
+    refusing, busy = await plane.replica("refusing"), await plane.replica("busy")
+    refusing.answer = lambda _: HttpResponse(503, [(b"x-crossfade-retry", b"1")], [b"{}"])
+    busy.holds_for_s = 0.1
+    await plane.endpoint("uneven", upstream("blue", refusing, busy))
+
+    async def ask(number: int) -> None:
+        assert (await plane.infer("uneven", headers={"x-number": str(number)})).status_code == 200
+
+    for wave in range(8):
+        await asyncio.gather(*(ask(number) for number in range(wave * 8, wave * 8 + 8)))
+
+    asked = Counter(request.headers[b"x-number"] for request in refusing.requests)
+    assert set(asked.values()) == {1}
 
 
 async def test_a_reply_that_asks_for_a_retry_reaches_the_caller_clean_when_nobody_else_can_answer(
