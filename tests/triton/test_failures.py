@@ -74,7 +74,7 @@ async def test_one_of_two_that_is_killed_under_load_and_comes_back_fails_nothing
 
 async def test_one_of_two_that_hangs_under_load_fails_nothing(plane: DataPlane, pair: tuple[Triton, Triton]) -> None:
     first, second = pair
-    await plane.endpoint("hung", green(first, second, timeout_ms=5000))
+    await plane.endpoint("hung", green(first, second, timeout_ms=10_000))
     await all_healthy(plane, "hung", 2)
 
     async with under_load(plane, "hung", ONE) as load:
@@ -104,7 +104,7 @@ async def test_with_one_that_hangs_the_shield_answers_from_stable(
 ) -> None:
     alone, _ = pair
     blue = upstream("blue", await replica(plane, "stuck"))
-    candidate = green(alone, timeout_ms=4000)
+    candidate = green(alone, timeout_ms=10_000)
     await plane.endpoint("stuck", blue, candidate, traffic={"blue": 50, "green": 50}, shield=GREEN_BY_BLUE)
     await answering(plane, "stuck", "green")
 
