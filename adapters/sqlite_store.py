@@ -18,7 +18,8 @@ from typing import TypeVar
 from adapters.sqlite_access import ACCESS_SCHEMA, append
 from router.domain import plain
 from router.domain.audit import Record
-from router.domain.endpoint import DeployedModel, Deployment, Endpoint, EndpointState
+from router.domain.deployment import DeployedModel, Deployment
+from router.domain.endpoint import Endpoint, EndpointState
 from router.domain.errors import Conflict, CrossfadeError, Invalid, StoreFailed
 from router.domain.evidence import Evidence
 from router.domain.listening import GatewaySpec

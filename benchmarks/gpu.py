@@ -42,7 +42,7 @@ from adapters.onnx.providers import cuda_request
 from adapters.onnx.session import open_session, session_settings
 from adapters.onnx.staging import DeviceMemory, Slot
 from benchmarks.models import tiny_mlp, wide_mlp
-from router.domain.endpoint import Provider
+from router.domain.deployment_settings import Provider
 from router.domain.errors import ModelUnavailable
 from serving.samples import Inputs, Sample, candidates
 from serving.signature import Signature

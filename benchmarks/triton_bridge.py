@@ -28,7 +28,8 @@ from benchmarks.models import tiny_mlp
 from benchmarks.payloads import Payload, payload_for
 from benchmarks.peers.triton import write_repository
 from benchmarks.triton_direct import latency_ms
-from router.domain.endpoint import Backend, DeployedModel, Deployment, RequestSettings
+from router.domain.deployment import Backend, DeployedModel, Deployment
+from router.domain.deployment_settings import RequestSettings
 from router.domain.routing import Replica, ReplicaState, UnixAddress, Upstream
 from router.domain.triton import RunningTriton, TritonMode, TritonServer
 from serving.loading import load_model

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from router.admin_ports import InForce
 from router.commits import Done
 from router.domain.comparable import COMPARABLE_HINT, why_not_compared
-from router.domain.endpoint import Deployment, Endpoint
+from router.domain.deployment import Deployment
+from router.domain.endpoint import Endpoint
 from router.domain.errors import Conflict, NotFound
 from router.domain.rollout import Phase, Rollout, RolloutSpec
 from router.domain.traffic import Traffic

@@ -14,7 +14,8 @@ from router.admin_ports import (
     Settlement,
 )
 from router.decisions import AppKey, app_key, failure_of, ready_count, waiting_reason
-from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.deployment import DeployedModel
+from router.domain.endpoint import EndpointState
 from router.domain.routing import Replica, is_asleep, serving_replicas
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.deployment import DeployedModel
+from router.domain.endpoint import EndpointState
 from router.domain.routing import Address, Replica, ReplicaState, Routing, serving_replicas
 from router.domain.scaling import ScaleSettings
 from router.ports import RunningApp

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from router.decisions import AppKey, failure_of, replicas_by_endpoint
 from router.desired import Desired
-from router.domain.endpoint import DeployedModel
+from router.domain.deployment import DeployedModel
 from router.domain.routing import Address, Replica, ReplicaState, Routing
 from router.events import EventLog
 from router.ports import WaitingRoom

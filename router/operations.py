@@ -12,28 +12,20 @@ from dataclasses import replace
 
 from router.admin_ports import EndpointStatus, Observer, Settlement
 from router.commits import Commits, Done
-from router.domain.endpoint import DeployedModel, Deployment, EndpointState
+from router.domain.deployment import DeployedModel, Deployment
+from router.domain.endpoint import EndpointState
 from router.domain.errors import Conflict, Invalid, ModelUnavailable
 from router.domain.listening import GatewaySpec, Premises
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.rollout import Rollout
 from router.interference import crossed_rollouts, refusal, watch_of
-from router.plan import (
-    GatewayPlan,
-    Models,
-    Plan,
-    RevisionConflict,
-    Rules,
-    plan_apply,
-    plan_deployment_removal,
-    plan_endpoint_removal,
-    plan_gateway,
-    plan_scale,
-    plan_traffic,
-)
+from router.plan import GatewayPlan, Plan, RevisionConflict
+from router.plan_commands import plan_deployment_removal, plan_endpoint_removal, plan_scale, plan_traffic
+from router.plan_documents import Models, plan_apply, plan_gateway
 from router.ports import ModelSource
 from router.quotas import Quotas
 from router.rollout_ports import MakesWay
+from router.rules import Rules
 from router.spec import Document, Problem, SpecProblems, read_documents, to_plain
 from router.spec.changes import Scale, TrafficChange
 

@@ -8,7 +8,8 @@ from enum import Enum, auto
 from typing import Protocol
 
 from router.domain.audit import Link, Record
-from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.deployment import DeployedModel
+from router.domain.endpoint import EndpointState
 from router.domain.errors import CrossfadeError
 from router.domain.listening import GatewaySpec, Offer
 from router.domain.measurement import Totals

@@ -1,62 +1,53 @@
 """Makes what was asked for true: routes in Envoy, replicas in Ray. Observes, lets `decisions` decide, acts, remembers.
 
-Two halves that never wait for each other. Routing is immediate: a change of weights or of the set of replicas goes to
-Envoy in the same turn of the event loop. Replicas take seconds, and Ray may be away for minutes.
+Two halves that never wait for each other. Routing (`RoutingInForce`) is immediate: a change of weights or of the set of
+replicas goes to Envoy in the same turn of the event loop. Replicas take seconds, and Ray may be away for minutes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from router.admin_ports import EndpointStatus, Failed, InForce, Pending, RayStatus, Settlement
+from router.admin_ports import EndpointStatus, InForce, Pending, RayStatus, Settlement
 from router.conditions import deployment_status, settlement
 from router.decisions import (
     AppKey,
     Scale,
-    addresses_of,
     app_key,
     apps_to_delete,
     apps_to_deploy,
-    ready_deployments,
     replicas_by_endpoint,
     replicas_to_release,
     scale_of,
     wanted_apps,
 )
 from router.desired import Desired
-from router.domain.endpoint import DeployedModel, EndpointState
-from router.domain.errors import StoreFailed
-from router.domain.routing import Address, Replica, ReplicaState, Routing, routing_for
-from router.domain.traffic import Traffic, traffic_to_apply
+from router.domain.deployment import DeployedModel
+from router.domain.routing import Replica, ReplicaState, Routing
+from router.domain.traffic import Traffic
 from router.dormitory import Dormitory
 from router.events import EventLog
 from router.known_replicas import may_live
+from router.last_known import LastKnown
 from router.ports import (
-    Acknowledged,
     DataPlane,
     DeployRefused,
-    Rejected,
     RunningApp,
     Runtime,
     RuntimeUnavailable,
     Store,
-    Unconfirmed,
     WaitingRoom,
 )
+from router.routing_in_force import RoutingInForce
 from router.tritons import is_found
 from router.vigil import Vigil
 
-log = logging.getLogger("crossfade.reconciler")
-
-_CONFIRM_TIMEOUT_S = 30.0
 _LOOK_AGAIN_S = 5.0
 _RECONNECT_AFTER_S = 1.0
 _RETRY_AFTER_S = 30.0
-_LISTENERS = ""  # stands where endpoints' names do
 _RETRY_AT_MOST_EVERY_S = 600.0
 
 
@@ -66,14 +57,6 @@ class _Retry:
 
     at_s: float
     pause_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Routed:
-    """What Envoy was told about an endpoint, for which revision of it. `routing` None: that it is gone."""
-
-    routing: Routing | None
-    revision: int
 
 
 class Reconciler:
@@ -89,8 +72,7 @@ class Reconciler:
         waiting_room: WaitingRoom,
     ) -> None:
         self._desired = desired
-        self._data_plane = data_plane
-        self._store = store
+        self._last_known = LastKnown(store, events)
         self._events = events
         self._ray_address = ray_address
         self._ray_trouble = "not connected yet"
@@ -101,25 +83,21 @@ class Reconciler:
         self._apps: tuple[RunningApp, ...] = ()
         self._kept: dict[AppKey, int] = {}  # how many replicas Ray keeps of an application
         self._deployed_scales: dict[AppKey, Scale] = {}
-        self._routed: dict[str, _Routed] = {}
-        self._confirmed: dict[str, _Routed] = {}
-        self._errors: dict[str, str] = {}
-        self._in_force: dict[str, Traffic] = {}  # by endpoint; survives restarts, unlike what was confirmed
         self._refused: dict[AppKey, str] = {}
         self._troubles: dict[AppKey, str] = {}  # what is wrong, in Ray's words
         self._failed_starts: dict[AppKey, _Retry] = {}
-        self._confirming: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._work = asyncio.Event()
         self._dormitory = Dormitory(desired, waiting_room, events, self._work.set)
+        self._routing = RoutingInForce(desired, data_plane, self._last_known, events, self._let_go, self._settled)
 
     # -- life
 
     async def start_routing(self) -> None:
         """Give Envoy what is known from before a restart, so that it need not wait for Ray."""
         self.gateway_changed()
-        self._in_force = self._store.load_in_force()
-        known = self._store.load_replicas()
+        self._routing.restore()
+        known = self._last_known.replicas()
         await self._dormitory.restore(known)
         self._tritons = tuple(r for r in known if is_found(r))
         self._note_replicas([r for r in known if r.state is not ReplicaState.ASLEEP and may_live(r)])
@@ -153,8 +131,7 @@ class Reconciler:
             self._events.publish("ray_lost", f"Ray does not answer: {reason}; replicas that live keep serving")
 
     def close(self) -> None:
-        for task in self._confirming.values():
-            task.cancel()
+        self._routing.close()
 
     # -- Changes
 
@@ -163,16 +140,13 @@ class Reconciler:
         self._work.set()
 
     def gateway_changed(self) -> None:
-        self._data_plane.set_listeners(self._desired.offers)
-        if (waiting := self._confirming.pop(_LISTENERS, None)) is not None:
-            waiting.cancel()
-        self._confirming[_LISTENERS] = asyncio.create_task(self._confirm_listeners(), name="confirm listeners")
+        self._routing.listen()
 
     # -- Observer
 
     def endpoint_status(self, name: str) -> EndpointStatus:
         state = self._desired.state(name)
-        confirmed = self._confirmed.get(name)
+        confirmed = self._routing.confirmed(name)
         routing = confirmed.routing if confirmed is not None else None
         return EndpointStatus(
             traffic=routing.traffic if routing is not None else Traffic(),
@@ -182,7 +156,7 @@ class Reconciler:
                 for _, deployed in sorted(state.deployments.items())
             ),
             revision=confirmed.revision if confirmed is not None else 0,
-            error=self._errors.get(name, ""),
+            error=self._routing.error(name),
         )
 
     async def wait_settled(self, name: str, revision: int, timeout_s: float) -> Settlement:
@@ -194,13 +168,7 @@ class Reconciler:
         return result
 
     async def wait_listening(self, timeout_s: float) -> Settlement:
-        match await self._data_plane.applied(_LISTENERS, timeout_s):
-            case Acknowledged():
-                return InForce()
-            case Rejected(proxy, reason):
-                return Failed(f"Envoy {proxy} refused it: {reason}")
-            case Unconfirmed(reason):
-                return Pending(reason)
+        return await self._routing.wait_listening(timeout_s)
 
     async def status_changed(self) -> None:
         await self._changed.wait()
@@ -223,83 +191,19 @@ class Reconciler:
             if state.revision < revision:
                 return Pending("the change has not arrived yet")
             return settlement(state, self.endpoint_status(name))
-        is_gone = name not in self._routed or self._confirmed.get(name) == self._routed[name]
-        return InForce() if is_gone else Pending("waiting for Envoy to forget the endpoint")
+        return InForce() if self._routing.is_forgotten(name) else Pending("waiting for Envoy to forget the endpoint")
 
     # -- routing
 
     def _route(self, name: str) -> None:
-        """Tell Envoy what is to be true of one endpoint, when that is anything new."""
-        before = self._routed.get(name)
-        state = self._desired.states.get(name)
-        if state is None:
-            after = _Routed(None, 0)
-            if before is None or before == after:
-                return
-            self._data_plane.remove_endpoint(name)
-            self._in_force.pop(name, None)
-        else:
-            after = _Routed(self._routing(state), state.revision)
-            if before == after:
-                return
-            if before is None or before.routing != after.routing:
-                assert after.routing is not None
-                self._data_plane.set_endpoint(after.routing)
-        self._routed[name] = after
-        self._errors.pop(name, None)
-        if (waiting := self._confirming.pop(name, None)) is not None:
-            waiting.cancel()
-        self._confirming[name] = asyncio.create_task(self._confirm(name, after), name=f"confirm {name}")
+        self._routing.route(name, self._replicas_of.get(name, ()))
 
-    def _routing(self, state: EndpointState) -> Routing:
-        in_force = self._in_force.get(state.endpoint.name, Traffic()).restricted_to(state.deployments)
-        replicas = self._replicas_of.get(state.endpoint.name, ())
-        traffic = traffic_to_apply(state.endpoint.traffic, in_force, ready_deployments(state, replicas))
-        name = state.endpoint.name
-        desired = self._desired
-        return routing_for(state, traffic, replicas, desired.shield(name), desired.keys(name), desired.key_set(name))
+    def _let_go(self, routing: Routing) -> None:
+        self._dormitory.let_go(routing, self._running)
 
-    async def _confirm(self, name: str, routed: _Routed) -> None:
-        """Wait until Envoy has what it was told; only then is it in force."""
-        while True:
-            outcome = await self._data_plane.applied(name, _CONFIRM_TIMEOUT_S)
-            match outcome:
-                case Acknowledged():
-                    self._note_in_force(name, routed)
-                    break
-                case Rejected(proxy, reason):
-                    self._errors[name] = reason
-                    self._events.publish(
-                        "configuration_rejected", f"Envoy {proxy} refused {name!r}: {reason}", endpoint=name
-                    )
-                    break
-                case _:
-                    continue
-        self._confirming.pop(name, None)
+    def _settled(self) -> None:
         self._notify()
         self._work.set()
-
-    async def _confirm_listeners(self) -> None:
-        """Tell when an Envoy cannot listen where it should."""
-        while isinstance(outcome := await self._data_plane.applied(_LISTENERS, _CONFIRM_TIMEOUT_S), Unconfirmed):
-            pass
-        if isinstance(outcome, Rejected):
-            self._events.publish("configuration_rejected", f"Envoy {outcome.proxy} refused: {outcome.reason}")
-        self._confirming.pop(_LISTENERS, None)
-
-    def _note_in_force(self, name: str, routed: _Routed) -> None:
-        if routed.routing is None:
-            self._confirmed.pop(name, None)
-            self._routed.pop(name, None)
-            return
-        self._confirmed[name] = routed
-        self._dormitory.let_go(routed.routing, self._running)
-        traffic = routed.routing.traffic
-        if self._in_force.get(name) != traffic:
-            self._in_force[name] = traffic
-            self._remember(lambda: self._store.save_in_force(name, traffic))
-            shares = " ".join(f"{deployment}={percent}" for deployment, percent in traffic.shares)
-            self._events.publish("traffic_in_force", f"{name}: {shares or 'no traffic'}", endpoint=name)
 
     def _notify(self) -> None:
         self._changed.set()
@@ -333,7 +237,7 @@ class Reconciler:
         self._replicas_of = replicas_by_endpoint(self._replicas)
         for name in _endpoints_touched(before, self._replicas) & self._desired.states.keys():
             self._route(name)
-        self._remember(lambda: self._store.save_replicas(self._replicas))
+        self._last_known.save_replicas(self._replicas)
 
     async def _keep_apps(self, runtime: Runtime) -> None:
         while True:
@@ -348,7 +252,7 @@ class Reconciler:
                 await self._deploy(runtime, deployed)
             self._troubles = {(a.endpoint, a.deployment, a.generation): a.trouble for a in self._apps} | self._refused
             await self._retry_failed(runtime, wanted)
-            in_use = self._addresses_in_use()
+            in_use = self._routing.addresses_in_use()
             if released := replicas_to_release(self._replicas, in_use):
                 await runtime.release(released)
             for app in apps_to_delete(wanted, self._apps, self._running, in_use):
@@ -395,18 +299,6 @@ class Reconciler:
         self._deployed_scales.pop(key, None)
         self._kept.pop(key, None)
         self._dormitory.note_stopped(self._kept)
-
-    def _remember(self, save: Callable[[], None]) -> None:
-        """What is saved here only makes a restart smoother: a full disk must not end what runs."""
-        try:
-            save()
-        except StoreFailed as error:
-            self._events.publish("state_not_saved", f"cannot save what is in force: {error}")
-
-    def _addresses_in_use(self) -> frozenset[Address]:
-        """Where any Envoy may still send requests: what it was told last, and what it last acknowledged."""
-        told = (*self._routed.values(), *self._confirmed.values())
-        return frozenset(address for routed in told for address in addresses_of(routed.routing))
 
     def _report(self, before: Iterable[Replica], after: Iterable[Replica]) -> None:
         states = {replica.id: replica.state for replica in before}

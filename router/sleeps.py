@@ -14,7 +14,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from router.decisions import AppKey, app_key, failure_of
-from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.deployment import DeployedModel
+from router.domain.endpoint import EndpointState
 from router.domain.routing import Address, Replica, ReplicaState
 
 Name = tuple[str, str]  # endpoint, deployment

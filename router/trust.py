@@ -13,10 +13,6 @@ _NOT_YET_VALID, _EXPIRED = 9, 10
 _OTHER_NAME = (62, 64)  # a host name, an IP address
 
 
-def is_https(url: str) -> bool:
-    return url.lower().startswith("https:")
-
-
 def trusted_context(
     ca_option: str, ca: str | None, data_dir: str, certificate: str | None = None, key: str | None = None
 ) -> ssl.SSLContext:

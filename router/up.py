@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 
+from router.admin_identity import caller
 from router.children import children
 from router.cli.pulling import line, references_in
-from router.client import caller
 from router.config import GatewayConfig, OwnPort, Ports, kept_secret
 from router.domain.errors import CrossfadeError
 from router.domain.listening import DEFAULT

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from tritonclient.grpc import service_pb2
 
-from router.domain.endpoint import MAX_REQUEST_BYTES, DeployedModel
+from router.domain.deployment import DeployedModel
+from router.domain.deployment_settings import MAX_REQUEST_BYTES
 from router.domain.routing import Address, UnixAddress
 from router.xds.gateway import NO_RETRY_HEADER
 from serving.errors import NotStarted, Overloaded, ScoringError, Unavailable

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from adapters.onnx.backend import OnnxBackend
 from adapters.onnx.options import options_for
 from adapters.triton.bridge import TritonBridge
-from router.domain.endpoint import DeployedModel
+from router.domain.deployment import DeployedModel
 from router.domain.triton import RunningTriton
 from serving.model import Model, ModelSettings
 from serving.ports import Backend

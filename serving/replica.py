@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from router.domain.endpoint import DeployedModel
+from router.domain.deployment import DeployedModel
 from router.domain.errors import CrossfadeError
 from router.domain.routing import Address, Replica, ReplicaState, TcpAddress, UnixAddress
 from serving.directory import ANNOUNCE_EVERY_S

@@ -11,7 +11,7 @@ from adapters.triton.model_config import wanted_of
 from adapters.triton.program import checked_program
 from adapters.triton.repository import write_repository
 from adapters.triton.server import TritonHomeOnDisk, TritonSettings
-from router.domain.endpoint import DeployedModel
+from router.domain.deployment import DeployedModel
 from router.domain.errors import ModelUnavailable
 from serving.replica import ReplicaConfig
 from serving.triton_ports import TriedModel, TritonHome

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 
 from router.decisions import app_key
-from router.domain.endpoint import DeployedModel
+from router.domain.deployment import DeployedModel
 from router.domain.listening import Offer
 from router.domain.routing import Address, Replica, ReplicaState, Routing, UnixAddress
 from router.ports import Acknowledged, Outcome, Presence, ProxyStatus, RunningApp, RuntimeUnavailable, Unconfirmed

@@ -29,7 +29,8 @@ from router.desired import Desired
 from router.domain.access import Token
 from router.domain.audit import Link, Record, linked
 from router.domain.callers import ApiKey, KeySlot
-from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.deployment import DeployedModel
+from router.domain.endpoint import EndpointState
 from router.domain.errors import Conflict, ModelUnavailable
 from router.domain.evidence import Evidence
 from router.domain.listening import GatewaySpec, Premises

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from router.domain.endpoint import DeployedModel, Endpoint, EndpointState
+from router.domain.deployment import DeployedModel
+from router.domain.endpoint import Endpoint, EndpointState
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.traffic import Traffic

@@ -30,7 +30,7 @@ from adapters.onnx.providers import (
 from adapters.onnx.session import open_session, session_settings
 from adapters.onnx.signature import read_signature
 from adapters.onnx.staging import DeviceMemory
-from router.domain.endpoint import Provider
+from router.domain.deployment_settings import Provider
 from router.domain.errors import ModelUnavailable
 from serving.signature import Signature
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from router.domain.endpoint import DeployedModel, Provider
+from router.domain.deployment import DeployedModel
+from router.domain.deployment_settings import Provider
 from router.domain.model_ref import ResolvedModel
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adapters.onnx.options import GpuSettings
-from router.domain.endpoint import Provider
+from router.domain.deployment_settings import Provider
 from router.domain.errors import ModelUnavailable
 from serving.signature import Signature
 

@@ -27,7 +27,7 @@ from ray.serve.schema import DeploymentStatusOverview, LoggingConfig
 from adapters.ray.directory import NAMESPACE, Watch, start_directory
 from adapters.ray.names import app_name, app_parts
 from adapters.ray.scaling import autoscaling_config
-from router.domain.endpoint import DeployedModel, Deployment
+from router.domain.deployment import DeployedModel, Deployment
 from router.domain.routing import Replica
 from router.ports import DeployRefused, RunningApp, RuntimeUnavailable
 from serving.directory import LEASE_S

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb2
 
-from router.domain.endpoint import DeployedModel, Provider
+from router.domain.deployment import DeployedModel
+from router.domain.deployment_settings import Provider
 from router.domain.errors import ModelUnavailable
 from router.domain.triton_managed import ManagedTriton
 from serving.signature import Signature, TensorSpec

@@ -12,6 +12,7 @@ from router.cli.pulling import fetch_first
 from router.cli.session import Output, Session, command
 from router.cli.sources import spec_source
 from router.cli.waiting import DEFAULT_TIMEOUT_S, Timeout, Wait
+from router.client_errors import Refused
 
 Files = Annotated[
     list[str], typer.Option("--file", "-f", metavar="SPEC", help="A spec file, or - for stdin. May be repeated.")
@@ -47,7 +48,6 @@ def apply(
       crossfade apply -f filetype.yaml --dry-run
       crossfade apply -f blue.yaml -f green.yaml
     """
-    from router.client import Refused
     from router.spec import OutOfReach, Problem, SpecProblems, read_specs, written_plain
 
     documents = read_specs([spec_source(file) for file in files])

@@ -15,8 +15,10 @@ import typer
 
 from router.cli.output import listing, say
 from router.cli.session import Session, command
+from router.client_errors import Refused, Unreachable
 from router.domain.errors import CrossfadeError, Invalid
-from router.trust import is_https, tls_fault, trusted_context
+from router.trust import tls_fault, trusted_context
+from router.urls import is_https, is_loopback
 
 if TYPE_CHECKING:
     import httpx
@@ -97,8 +99,6 @@ def invoke(
       crossfade endpoint invoke filetype --request-file r.json --deployment green
       crossfade endpoint invoke filetype --sample --key-file filetype.key
     """
-    from router.client import Unreachable, is_loopback
-
     if sample == (request_file is not None):
         raise Invalid("", "what shall be sent?", "give either --request-file FILE or --sample")
     import httpx
@@ -147,8 +147,6 @@ def _key(file: str | None) -> str:
 
 def _scoring_url(session: Session) -> str:
     """What the control plane says; without one, the default port."""
-    from router.client import Refused, Unreachable
-
     try:
         with session.client() as client:
             return str(client.status()["addresses"]["scoring_url"])

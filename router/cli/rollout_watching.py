@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from router.cli.output import say
 from router.cli.rollout_text import entry_line, outcome_sentence, overview, state_sentence, verdict_sentence, what_to_do
 from router.cli.session import ExitCode, TimedOut
+from router.client_errors import Unreachable
 
 if TYPE_CHECKING:
     from router.client import AdminClient
@@ -68,8 +69,6 @@ def follow(client: AdminClient, rollout: Json, display: Display, timeout_s: floa
 
 
 def _changed(client: AdminClient, endpoint: str, seen: str, timeout_s: float) -> Json:
-    from router.client import Unreachable
-
     give_up_s, has_told = time.monotonic() + _PATIENCE_S, False
     while True:
         try:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli.output import print_json, say
+from router.client_errors import Refused, Unreachable
 from router.domain.errors import CrossfadeError, Invalid
+from router.urls import UNIX, is_https, is_on_a_network
 
 if TYPE_CHECKING:
     import ssl
@@ -56,14 +58,14 @@ class Session:
 
     def client(self) -> AdminClient:
         """Raises `Unreachable` when there is no token to ask with, `Invalid` for options that cannot be used."""
-        from router.client import AdminClient, caller, find_token
+        from router.admin_identity import caller, find_token
+        from router.client import AdminClient
 
         url = self.admin_url or self._nearest()
         return AdminClient(url, find_token(self.token_file, self.data_dir), caller(), self._trust(url))
 
     def _nearest(self) -> str:
         """The gateway that this user runs with the data directory, else whoever has the usual port."""
-        from router.client import UNIX
         from router.config import admin_socket_in, run_dir_for
 
         socket = admin_socket_in(run_dir_for(Path(self.data_dir).resolve()))
@@ -71,8 +73,7 @@ class Session:
 
     def _trust(self, url: str) -> ssl.SSLContext | None:
         """What an https URL is asked with; None for plain text, which no other machine may hear."""
-        from router.client import is_on_a_network
-        from router.trust import is_https, trusted_context
+        from router.trust import trusted_context
 
         if is_https(url):
             return trusted_context("--ca", self.ca, self.data_dir, self.client_certificate, self.client_key)
@@ -183,7 +184,6 @@ def _run(session: Session, function: Command, arguments: dict[str, Any]) -> int:
 
 def report(session: Session, error: CrossfadeError) -> int:
     """Say the error on stderr (and, for programs, as JSON on stdout) and return its exit code."""
-    from router.client import Refused, Unreachable
     from router.spec import OutOfReach, Problem, SpecProblems
 
     facts: dict[str, Any] = {"code": "failed", "message": str(error)}

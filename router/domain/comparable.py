@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from router.domain.endpoint import Deployment
+from router.domain.deployment import Deployment
 from router.domain.strategy import Analyze, Strategy
 
 COMPARABLE_HINT = "set min_pairs: 0, or put it behind replicas with triton: {mode: bridge}"

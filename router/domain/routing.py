@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from router.domain.callers import Access, Anyone, ApiKey, access_of
-from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.deployment import DeployedModel
+from router.domain.endpoint import EndpointState
 from router.domain.limits import NO_LIMITS, Limits
 from router.domain.listening import Clients
 from router.domain.sticky import Sticky

@@ -6,7 +6,7 @@ found for the old spec would be asked for what the new one says from one moment 
 
 from __future__ import annotations
 
-from router.domain.endpoint import DeployedModel
+from router.domain.deployment import DeployedModel
 from router.domain.triton import RunningTriton
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from datetime import datetime
 
 from router.domain import plain
-from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.deployment import DeployedModel
+from router.domain.endpoint import EndpointState
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.provenance import Approved

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from router.desired import Desired
 from router.domain.access import Operator
-from router.domain.endpoint import DeployedModel
+from router.domain.deployment import DeployedModel
 from router.domain.errors import Conflict, NotFound
 from router.domain.model_ref import ModelRef
 from router.domain.provenance import Approved, History, Pulled, latest_digests

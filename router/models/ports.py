@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from router.domain.endpoint import Deployment
+from router.domain.deployment import Deployment
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef
 from router.domain.model_tree import ModelTree

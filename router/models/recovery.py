@@ -18,7 +18,8 @@ from functools import partial
 
 from router.admin_ports import DeploymentCondition, Observer
 from router.commits import Commits
-from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.deployment import DeployedModel
+from router.domain.endpoint import EndpointState
 from router.domain.errors import Conflict, CrossfadeError, Invalid, ModelUnavailable
 from router.domain.model_ref import ResolvedModel
 from router.domain.provenance import Served

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from router.domain.endpoint import DeployedModel, Deployment, EndpointState
+from router.domain.deployment import DeployedModel, Deployment
+from router.domain.endpoint import EndpointState
 from router.domain.errors import Conflict, Invalid
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.names import checked_name

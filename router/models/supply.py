@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from router.domain.endpoint import DeployedModel
+from router.domain.deployment import DeployedModel
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.models.cache_ports import NoRoom

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from router.domain.endpoint import Deployment, EndpointState
+from router.domain.deployment import Deployment
+from router.domain.endpoint import EndpointState
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.watching import Consent, News, Terms, Watched

@@ -24,7 +24,7 @@ from router.domain.rollout_commands import commands_of, wake_at
 from router.domain.rollout_transitions import advance
 from router.domain.routing import Shield
 from router.domain.strategy import Analyze
-from router.plan import Rules, plan_scale, plan_traffic
+from router.plan_commands import plan_scale, plan_traffic
 from router.ports import Meter
 from router.rollout_ports import Comparer, Measures, RolloutStore
 from router.rollouts.clock import Clock
@@ -38,6 +38,7 @@ from router.rollouts.observation import (
     split_asked,
 )
 from router.rollouts.telling import Teller
+from router.rules import Rules
 from router.spec.changes import TrafficChange
 
 _EVIDENCE_SAVED_EVERY = timedelta(seconds=1)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from router.domain.endpoint import Deployment, Endpoint
+from router.domain.deployment import Deployment
+from router.domain.endpoint import Endpoint
 from router.domain.listening import GatewaySpec
 from router.domain.rollout import RolloutSpec
 from router.spec.nodes import MapNode, Node, ScalarNode, describe, documents_of, from_plain

@@ -11,18 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from router.domain.endpoint import (
-    MIB,
-    AuthMode,
-    Backend,
-    Batching,
-    Deployment,
-    Endpoint,
-    Execution,
-    Provider,
-    RequestSettings,
-    Resources,
-)
+from router.domain.deployment import Backend, Deployment
+from router.domain.deployment_settings import MIB, Batching, Execution, Provider, RequestSettings, Resources
+from router.domain.endpoint import AuthMode, Endpoint
 from router.domain.names import RESERVED_ENDPOINT_NAMES
 from router.domain.scaling import ScaleSettings
 from router.spec.gateway_tables import ALLOW_CLIENTS, DENY_CLIENTS, GATEWAY

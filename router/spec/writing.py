@@ -8,7 +8,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from router.domain.endpoint import Deployment, Endpoint
+from router.domain.deployment import Deployment
+from router.domain.endpoint import Endpoint
 from router.domain.listening import GatewaySpec
 from router.domain.rollout import RolloutSpec
 from router.spec.documents import Document

@@ -13,7 +13,7 @@ from envoy.type.v3 import percent_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
-from router.domain.endpoint import MIB
+from router.domain.deployment_settings import MIB
 from router.domain.routing import Routing, Shield, Upstream
 from router.domain.triton_tls import TritonTls
 from router.xds.gateway import TOKEN_HEADER, Gateway

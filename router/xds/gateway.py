@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from router.domain.endpoint import MIB
+from router.domain.deployment_settings import MIB
 from router.domain.tls import ListenerTls
 from router.xds.client_limits import ClientLimits
 

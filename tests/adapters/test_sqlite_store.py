@@ -22,7 +22,8 @@ import sys
 from types import MappingProxyType
 from adapters.sqlite_store import SqliteStore
 from pathlib import Path
-from router.domain.endpoint import DeployedModel, Deployment, Endpoint, EndpointState
+from router.domain.deployment import DeployedModel, Deployment
+from router.domain.endpoint import Endpoint, EndpointState
 from router.domain.model_ref import ModelRef, ResolvedModel
 
 store = SqliteStore(Path(sys.argv[1]))

@@ -11,7 +11,7 @@ from adapters.candidate_files import CandidateFiles
 from adapters.model_signatures import KeyVerifier
 from adapters.onnx.trial_process import TrialProcess
 from adapters.triton_config import TritonConfigs
-from router.domain.endpoint import Deployment
+from router.domain.deployment import Deployment
 from router.domain.model_ref import ModelRef
 from router.domain.model_tree import ModelTree, TreeFile
 from router.models.admission import AdmissionRules, Eyes, ModelAdmission

@@ -18,7 +18,8 @@ import httpx
 import pytest
 
 from router.cli.checks import Finding, Verdict, cuda_finding, examine, port_finding
-from router.client import AdminClient, Refused
+from router.client import AdminClient
+from router.client_errors import Refused
 from router.domain.rollout import Phase
 from tests.cli.conftest import Terminal
 from tests.cli.test_commands import SPEC

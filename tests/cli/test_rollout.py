@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from router.cli.rollout_watching import Lines, follow
-from router.client import AdminClient, Unreachable
+from router.client import AdminClient
+from router.client_errors import Unreachable
 from router.domain.rollout import Replicas, ReplicasObserved
 from tests.cli.conftest import Terminal
 from tests.cli.test_commands import SPEC, applied

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from router.domain.endpoint import DeployedModel, Deployment
+from router.domain.deployment import DeployedModel, Deployment
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.routing import Address, UnixAddress, Upstream
 from router.domain.scaling import ScaleSettings

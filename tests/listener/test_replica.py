@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tritonclient.grpc import service_pb2
 
-from router.domain.endpoint import DeployedModel, Deployment
+from router.domain.deployment import DeployedModel, Deployment
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.routing import Replica, ReplicaState, UnixAddress
 from router.domain.scaling import ScaleSettings

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from router.domain.endpoint import Backend, DeployedModel, Deployment
+from router.domain.deployment import Backend, DeployedModel, Deployment
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.routing import Replica, ReplicaState, TritonAddress

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router.domain.endpoint import DeployedModel, Deployment
+from router.domain.deployment import DeployedModel, Deployment
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.routing import UnixAddress
 from router.domain.scaling import ScaleSettings

@@ -21,7 +21,7 @@ from adapters.onnx.options import CpuSettings, GpuSettings, OnnxOptions
 from adapters.onnx.providers import CPU, CUDA, TENSORRT, ProviderRequest
 from adapters.onnx.session import open_session, session_settings
 from benchmarks.models import save, tiny_mlp
-from router.domain.endpoint import Provider
+from router.domain.deployment_settings import Provider
 from router.domain.errors import ModelUnavailable
 from serving.signature import Signature
 from tests.unit.onnx.cudart import HostCudart

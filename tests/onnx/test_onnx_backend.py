@@ -19,7 +19,7 @@ from adapters.onnx.nvidia import tensorrt_version
 from adapters.onnx.options import GpuSettings, OnnxOptions
 from adapters.onnx.signature import has_batch_axis
 from benchmarks.models import save, tiny_mlp
-from router.domain.endpoint import Provider
+from router.domain.deployment_settings import Provider
 from router.domain.errors import ModelUnavailable
 from serving.errors import BadRequest, ModelFailed
 

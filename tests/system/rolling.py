@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from router.client import Unreachable
+from router.client_errors import Unreachable
 from tests.system.gateway import Gateway, deployment, endpoint
 
 ENDPOINT = "rolling"

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.payloads import Payload
 from benchmarks.steady import SteadyLoad
-from router.client import Unreachable
+from router.client_errors import Unreachable
 from tests.system.asking import over_grpc, over_http
 from tests.system.gateway import Gateway
 

@@ -19,7 +19,7 @@ import pytest
 from benchmarks.payloads import payload_for
 from benchmarks.steady import SteadyLoad
 from benchmarks.triton_home import triton_home
-from router.client import Refused
+from router.client_errors import Refused
 from tests.system.gateway import Gateway, deployment, endpoint
 
 ENDPOINT, PER_SECOND, WITHIN_S = "managed", 40, 120.0

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.load import INFER_METHOD
 from benchmarks.payloads import Payload
-from router.client import Refused
+from router.client_errors import Refused
 from tests.system.asking import over_grpc, over_http
 from tests.system.gateway import SETTLE_TIMEOUT_S, Gateway, deployment, eventually, write_spec
 

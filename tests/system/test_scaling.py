@@ -16,7 +16,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from benchmarks.payloads import Payload, payload_for
-from router.client import Unreachable
+from router.client_errors import Unreachable
 from tests.system.gateway import Gateway, deployment, endpoint
 
 WITHIN_S = 120.0  # Ray starts replicas one after the other, each in seconds, on two busy cores

@@ -18,7 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
-from router.client import AdminClient, Refused
+from router.client import AdminClient
+from router.client_errors import Refused
 from router.tls_folder import TlsFolder
 from tests.registries.http_server import Asked, Behaviour, HttpServer, http_server_in_thread, reply
 from tests.system.canaries import Canaries, of_admin, of_envoy, of_processes

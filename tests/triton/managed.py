@@ -11,7 +11,8 @@ from adapters.model_folder import file_sha256, read_tree
 from adapters.triton.model_config import wanted_of
 from adapters.triton.repository import write_repository
 from adapters.triton.server import TritonHomeOnDisk, TritonProcess, TritonSettings
-from router.domain.endpoint import Backend, Batching, DeployedModel, Deployment
+from router.domain.deployment import Backend, DeployedModel, Deployment
+from router.domain.deployment_settings import Batching
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.triton_managed import ManagedTriton

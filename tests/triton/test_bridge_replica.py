@@ -15,7 +15,8 @@ import pytest_asyncio
 import tritonclient.grpc.aio as triton_grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from router.domain.endpoint import Backend, DeployedModel, Deployment, RequestSettings
+from router.domain.deployment import Backend, DeployedModel, Deployment
+from router.domain.deployment_settings import RequestSettings
 from router.domain.routing import Replica, ReplicaState, UnixAddress, Upstream
 from router.domain.triton import RunningTriton, TritonMode, TritonServer
 from serving.loading import load_model

@@ -8,7 +8,9 @@ from types import MappingProxyType
 import pytest
 
 from router.domain.access import Operator, Role, Token, hash_of, new_secret
-from router.domain.endpoint import DeployedModel, Deployment, Endpoint, EndpointState, Resources
+from router.domain.deployment import DeployedModel, Deployment
+from router.domain.deployment_settings import Resources
+from router.domain.endpoint import Endpoint, EndpointState
 from router.domain.errors import Invalid
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.quota import Quota, Usage, in_words, overdrawn, usage_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from router.domain.comparable import why_not_compared
-from router.domain.endpoint import Backend, Deployment
+from router.domain.deployment import Backend, Deployment
 from router.domain.model_ref import ModelRef
 from router.domain.strategy import Analyze, SetMirror, canary, shadow
 from router.domain.triton import RunningTriton, TritonMode, TritonServer

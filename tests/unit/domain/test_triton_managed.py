@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from router.domain.endpoint import Backend, Batching, DeployedModel, Deployment, Execution, Resources
+from router.domain.deployment import Backend, DeployedModel, Deployment
+from router.domain.deployment_settings import Batching, Execution, Resources
 from router.domain.errors import Invalid
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.routing import Address, Replica, ReplicaState, TritonAddress, UnixAddress, routing_for

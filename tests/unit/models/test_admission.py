@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from router.domain.endpoint import Deployment
+from router.domain.deployment import Deployment
 from router.domain.model_ref import ModelRef
 from router.domain.model_tree import ModelTree, TreeFile
 from router.models.admission import AdmissionRules, Eyes, ModelAdmission

@@ -18,7 +18,8 @@ from adapters.onnx.providers import (
     tensorrt_request,
     wants_graphs,
 )
-from router.domain.endpoint import MIB, Batching, DeployedModel, Deployment, Execution, Provider, Resources
+from router.domain.deployment import DeployedModel, Deployment
+from router.domain.deployment_settings import MIB, Batching, Execution, Provider, Resources
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from serving.signature import Signature, TensorSpec

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from router.domain.endpoint import DeployedModel, Deployment, Endpoint, EndpointState
+from router.domain.deployment import DeployedModel, Deployment
+from router.domain.endpoint import Endpoint, EndpointState
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.scaling import ScaleSettings
 from router.domain.traffic import Mirror, Traffic

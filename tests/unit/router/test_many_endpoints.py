@@ -16,7 +16,8 @@ import pytest
 from router.admin_ports import DeploymentCondition, EndpointStatus
 from router.conditions import deployment_status
 from router.decisions import replicas_by_endpoint
-from router.domain.endpoint import Batching, DeployedModel, Execution
+from router.domain.deployment import DeployedModel
+from router.domain.deployment_settings import Batching, Execution
 from router.domain.routing import Replica, ReplicaState
 from router.domain.traffic import Traffic
 from router.metrics import gateway_metrics

@@ -12,18 +12,10 @@ from router.domain.listening import DEFAULT, Offer
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.scaling import ScaleSettings
 from router.domain.traffic import Mirror, Traffic
-from router.plan import (
-    Action,
-    FieldChange,
-    Models,
-    Plan,
-    Rules,
-    plan_apply,
-    plan_deployment_removal,
-    plan_endpoint_removal,
-    plan_scale,
-    plan_traffic,
-)
+from router.plan import Action, FieldChange, Plan
+from router.plan_commands import plan_deployment_removal, plan_endpoint_removal, plan_scale, plan_traffic
+from router.plan_documents import Models, plan_apply
+from router.rules import Rules
 from router.spec import Document, SpecProblems, read_documents
 from router.spec.changes import TrafficChange
 

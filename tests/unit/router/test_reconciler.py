@@ -9,7 +9,8 @@ from types import MappingProxyType
 
 from router.admin_ports import DeploymentCondition, Failed, InForce, Pending
 from router.desired import Desired
-from router.domain.endpoint import DeployedModel, Deployment, Endpoint, EndpointState
+from router.domain.deployment import DeployedModel, Deployment
+from router.domain.endpoint import Endpoint, EndpointState
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.routing import ReplicaState, Routing
 from router.domain.scaling import ScaleSettings

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from router.admin_ports import DeploymentCondition
-from router.domain.endpoint import Backend, DeployedModel, Deployment
+from router.domain.deployment import Backend, DeployedModel, Deployment
 from router.domain.errors import Conflict, NotFound, StoreFailed
 from router.domain.rollout import PauseCause, Phase, RolloutSpec
 from router.domain.routing import Shield

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from router.decisions import app_key
-from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.deployment import DeployedModel
+from router.domain.endpoint import EndpointState
 from router.domain.routing import Replica, ReplicaState, UnixAddress
 from router.domain.scaling import ScaleSettings
 from router.sleeps import Sleeps, falling_asleep

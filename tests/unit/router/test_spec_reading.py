@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router.domain.endpoint import Batching, Deployment, Endpoint, Execution, Provider, RequestSettings, Resources
+from router.domain.deployment import Deployment
+from router.domain.deployment_settings import Batching, Execution, Provider, RequestSettings, Resources
+from router.domain.endpoint import Endpoint
 from router.domain.model_ref import ModelRef
 from router.domain.traffic import Mirror, Traffic
 from router.spec import SpecProblems, SpecSource, read_documents, read_specs

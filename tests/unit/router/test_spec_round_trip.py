@@ -13,17 +13,9 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from router.domain.endpoint import (
-    AuthMode,
-    Backend,
-    Batching,
-    Deployment,
-    Endpoint,
-    Execution,
-    Provider,
-    RequestSettings,
-    Resources,
-)
+from router.domain.deployment import Backend, Deployment
+from router.domain.deployment_settings import Batching, Execution, Provider, RequestSettings, Resources
+from router.domain.endpoint import AuthMode, Endpoint
 from router.domain.errors import Invalid
 from router.domain.limits import Limits, Rate
 from router.domain.model_ref import ModelRef

@@ -10,7 +10,9 @@ from types import MappingProxyType
 import pytest
 
 from adapters.sqlite_store import SqliteStore
-from router.domain.endpoint import Backend, DeployedModel, Deployment, Endpoint, EndpointState, Resources
+from router.domain.deployment import Backend, DeployedModel, Deployment
+from router.domain.deployment_settings import Resources
+from router.domain.endpoint import Endpoint, EndpointState
 from router.domain.errors import Conflict
 from router.domain.evidence import Evidence
 from router.domain.listening import DEFAULT, GatewaySpec, Listener, Place, Selected

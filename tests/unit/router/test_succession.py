@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.deployment import DeployedModel
+from router.domain.endpoint import EndpointState
 from router.domain.errors import Conflict
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.scaling import ScaleSettings

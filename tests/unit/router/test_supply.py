@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from router.desired import Desired
-from router.domain.endpoint import DeployedModel, EndpointState
+from router.domain.deployment import DeployedModel
+from router.domain.endpoint import EndpointState
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef
 from router.events import EventLog

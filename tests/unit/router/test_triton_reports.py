@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from router.domain.endpoint import DeployedModel
+from router.domain.deployment import DeployedModel
 from router.domain.routing import Replica, ReplicaState, TritonAddress, UnixAddress
 from router.domain.triton import RunningTriton
 from router.domain.triton_report import TritonAnswer, TritonCounts

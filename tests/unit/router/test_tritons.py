@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from router.decisions import AppKey, wanted_apps
-from router.domain.endpoint import Backend, DeployedModel, Deployment
+from router.domain.deployment import Backend, DeployedModel, Deployment
 from router.domain.routing import Replica, ReplicaState, TritonAddress
 from router.domain.triton import RunningTriton, TritonMode, TritonServer
 from router.domain.triton_tls import TritonTls

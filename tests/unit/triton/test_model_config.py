@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as pb2
 
 from adapters.triton.model_config import Wanted, adapted, backend_named, wanted_of, written
-from router.domain.endpoint import Backend, Batching, DeployedModel, Deployment, Execution, Provider, Resources
+from router.domain.deployment import Backend, DeployedModel, Deployment
+from router.domain.deployment_settings import Batching, Execution, Provider, Resources
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.triton_managed import ManagedTriton
