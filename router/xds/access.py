@@ -30,9 +30,11 @@ from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as filter_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.type.matcher.v3 import string_pb2
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.wrappers_pb2 import BoolValue
 
 from router.domain.callers import Access, Anyone, CertificateHolders, KeyHolders, TokenHolders
 from router.xds.gateway import ADMITTED_HEADER
+from router.xds.hot_path import without
 from router.xds.resources import packed
 from router.xds.tokens import BACK as TOKEN_BACK
 from router.xds.tokens import FRONT as TOKEN_FRONT
@@ -42,6 +44,7 @@ _FRONT, _BACK = "crossfade.key.front", "crossfade.key.back"
 _FRONT_GATE, _GATE = "crossfade.gate.front", "crossfade.gate"
 _SCRIPT_NAME = "key"
 _UNREADY_NAME = "unready"
+_NUM_REMEMBERED = 1000
 _KEY_LENGTH = 47  # router/keys.py: a prefix of 4, and 32 bytes in base64
 
 # SHA-256 (FIPS 180-4) of exactly _KEY_LENGTH bytes, which with their padding are one block.
@@ -92,6 +95,20 @@ end
 """
 
 _CHECK = """
+-- The hashes of keys that were let in, so many at the most: whoever is refused adds none.
+local HASHES, num_hashes = {}, 0
+local WRONG = ', error="invalid_token"'
+
+local function remember(key, hash)
+  if HASHES[key] then
+    return
+  end
+  if num_hashes == @REMEMBERED@ then
+    HASHES, num_hashes = {}, 0
+  end
+  HASHES[key], num_hashes = hash, num_hashes + 1
+end
+
 local function shown(headers)
   local key = headers:get("x-api-key")
   if key then
@@ -111,10 +128,15 @@ function envoy_on_request(handle)
   if not key then
     return refuse(handle, "", "this endpoint needs a key: send it as x-api-key, or as Authorization: Bearer")
   end
-  local admitted = #key == @LENGTH@ and handle:filterContext():get(sha256(key))
-  if not admitted then
-    return refuse(handle, ', error="invalid_token"', "the key is not valid for this endpoint")
+  if #key ~= @LENGTH@ then
+    return refuse(handle, WRONG, "the key is not valid for this endpoint")
   end
+  local hash = HASHES[key] or sha256(key)
+  local admitted = handle:filterContext():get(hash)
+  if not admitted then
+    return refuse(handle, WRONG, "the key is not valid for this endpoint")
+  end
+  remember(key, hash)
   headers:replace("@ADMITTED@", admitted)
 end
 """
@@ -145,10 +167,14 @@ def nobody_filter() -> Any:
 
 
 def access_config(endpoint: str, access: Access) -> Mapping[str, Any]:
-    """What an endpoint's routes say to these filters. They leave a route alone that says nothing to them."""
+    """What an endpoint's routes say to these filters."""
+    return {**without(_FRONT, TOKEN_FRONT, _FRONT_GATE, _BACK, TOKEN_BACK), **_checks(endpoint, access)}
+
+
+def _checks(endpoint: str, access: Access) -> Mapping[str, Any]:
     match access:
         case Anyone():
-            return {}
+            return without(_GATE)
         case KeyHolders(keys):
             hashes = Struct()
             hashes.update({sha256: f"{endpoint}/{slot}" for slot, sha256 in keys})
@@ -168,10 +194,17 @@ def access_config(endpoint: str, access: Access) -> Mapping[str, Any]:
 
 def _scripts() -> Any:
     check = _CHECK
-    for mark, text in {"LENGTH": str(_KEY_LENGTH), "ADMITTED": ADMITTED_HEADER}.items():
+    for mark, text in {
+        "LENGTH": str(_KEY_LENGTH),
+        "ADMITTED": ADMITTED_HEADER,
+        "REMEMBERED": str(_NUM_REMEMBERED),
+    }.items():
         check = check.replace(f"@{mark}@", text)
     scripts = {_SCRIPT_NAME: _HASH + check, _UNREADY_NAME: _UNREADY}
-    return lua_pb2.Lua(source_codes={name: base_pb2.DataSource(inline_string=text) for name, text in scripts.items()})
+    return lua_pb2.Lua(
+        source_codes={name: base_pb2.DataSource(inline_string=text) for name, text in scripts.items()},
+        clear_route_cache=BoolValue(value=False),  # no route depends on the note
+    )
 
 
 def _gate(name: str) -> Any:

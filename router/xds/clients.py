@@ -20,6 +20,7 @@ from envoy.extensions.http.original_ip_detection.xff.v3 import xff_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from router.domain.listening import Clients, Offer
+from router.xds.hot_path import without
 from router.xds.resources import packed
 
 _OF_LISTENER, _FRONT, _BACK = "crossfade.address.listener", "crossfade.address.front", "crossfade.address.back"
@@ -48,7 +49,7 @@ def back_clients_filter() -> Any:
 def clients_config(clients: Clients) -> Mapping[str, Any]:
     """What an endpoint's routes say to these filters."""
     if clients.is_everybody:
-        return {}
+        return without(_FRONT, _BACK)
     config = packed(filter_rbac_pb2.RBACPerRoute(rbac=_refusing(clients)))
     return {_FRONT: config, _BACK: config}
 

@@ -33,6 +33,9 @@ ROUTED_PATH_HEADER = "x-crossfade-routed-path"
 ADMITTED_HEADER = "x-crossfade-admitted"  # whose key opened the endpoint: `<endpoint>/<which key>`
 # On a call that is a stream. Never accepted from clients.
 STREAM_HEADER = "x-crossfade-stream"
+# translation.py puts this before the path of a server-level call, so that scoped routing finds it; it is taken off
+# again before the call is answered.
+SERVER_PREFIX = "/-/server/-"
 # The listener that a request came in by, when that is not the default one. Never accepted from clients.
 LISTENER_HEADER = "x-crossfade-listener"
 # The sequence that a request belongs to. Never accepted from clients.

@@ -39,6 +39,7 @@ from router.domain.callers import Access, TokenHolders
 from router.domain.limits import Limits, Rate
 from router.domain.routing import Upstream
 from router.xds.gateway import ADMITTED_HEADER, BOUND_KEY, LIMITS_METADATA
+from router.xds.hot_path import without
 from router.xds.resources import packed
 from router.xds.tokens import subject_of
 
@@ -90,7 +91,7 @@ def rate_config(endpoint: str, limits: Limits, access: Access) -> Mapping[str, A
     """What an endpoint's routes say to the filter."""
     rates = [rate for rate in (limits.rate, limits.per_caller) if rate is not None]
     if not rates:
-        return {}
+        return without(_FILTER)
     always = base_pb2.RuntimeFractionalPercent(default_value=percent_pb2.FractionalPercent(numerator=100))
     config = local_rate_limit_pb2.LocalRateLimit(
         stat_prefix=_FILTER_STATS,

@@ -7,14 +7,13 @@ from typing import Any
 from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
 from envoy.config.core.v3 import address_pb2, extension_pb2, protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
-from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2 as filter_mutation_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
 from envoy.extensions.request_id.uuid.v3 import uuid_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
-from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+from google.protobuf.wrappers_pb2 import BoolValue
 
 from router.domain.listening import DEFAULT, Offer
 from router.domain.tls import ListenerTls
@@ -45,16 +44,17 @@ from router.xds.gateway import (
     UPSTREAM_HEADER,
     Gateway,
 )
+from router.xds.hot_path import buffers
 from router.xds.limits import rate_filter, refusal_logs
 from router.xds.local_replies import local_reply_config
 from router.xds.names import Key, listener_name, view_name
 from router.xds.resources import Resource, overwritten, packed, resource, seconds
 from router.xds.revocation import REVOCATIONS, peer_note, revocation_filters
-from router.xds.routes import BUFFER_FILTER, SHIELD_FILTER
+from router.xds.routes import SHIELD_FILTER
 from router.xds.scopes import scoped_routes
 from router.xds.secrets import secret_keys, tls_socket
 from router.xds.sequences import sequence_filter
-from router.xds.translation import if_translated, translation_filters, unless_streaming
+from router.xds.translation import if_translated, translation_filters
 from router.xds.triton import withheld_headers
 
 STAT_PREFIX = "scoring"  # statistics are called http.scoring.…
@@ -158,22 +158,21 @@ def _connection_manager(gateway: Gateway, offer: Offer) -> Any:
 
 
 def _http_filters(gateway: Gateway, offer: Offer) -> list[Any]:
-    """Strangers are turned away first. Then the buffer: a replica never waits for a slow client, and limits are kept
-    before it sees a byte."""
-    whole_request = buffer_pb2.Buffer(max_request_bytes=UInt32Value(value=gateway.max_request_bytes))
+    """Strangers are turned away first. Then the whole request is gathered. All of these do what a route says; what its
+    requests need not pass, an endpoint's routes switch off (hot_path.py). None but buffers and the decompression are
+    `disabled` until then: that is decided before a gRPC call has found its route."""
     return [
         *listener_clients_filter(offer.clients),
         *(revocation_filters() if _verifies_clients(gateway, offer) else []),
         front_clients_filter(),
         *front_filters(),
         decompression_filter(),
-        unless_streaming(BUFFER_FILTER, packed(whole_request)),
+        *buffers(gateway),
         *translation_filters(),
         back_clients_filter(),
         *back_filters(if_translated),
         rate_filter(),
         sequence_filter(),
-        # Does what a route says. Not `disabled` until then: that is decided before a gRPC call has found its route.
         hcm_pb2.HttpFilter(name=SHIELD_FILTER, typed_config=packed(filter_mutation_pb2.HeaderMutation())),
         hcm_pb2.HttpFilter(
             name="envoy.filters.http.router", typed_config=packed(router_pb2.Router(upstream_log=attempt_logs()))

@@ -23,7 +23,6 @@ from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2 as rc
 from envoy.config.route.v3 import route_pb2
-from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
 from envoy.type.v3 import range_pb2
@@ -48,6 +47,7 @@ from router.xds.gateway import (
     STREAM_HEADER,
     Gateway,
 )
+from router.xds.hot_path import buffering, without
 from router.xds.limits import limits_metadata, rate_config
 from router.xds.names import (
     CLUSTER,
@@ -63,8 +63,8 @@ from router.xds.resources import Resource, milliseconds, overwritten, packed, re
 from router.xds.retries import retry_policy
 from router.xds.scopes import scope
 from router.xds.sequences import sequence_config
+from router.xds.translation import EXTRACTION_FILTER
 
-BUFFER_FILTER = "crossfade.buffer"
 SHIELD_FILTER = "crossfade.shield"
 
 # The names of the routes whose requests are drawn by chance: the only ones that can be compared.
@@ -142,11 +142,8 @@ class _Routes:
             # Retries and mirrors replay the body, so all of it is kept.
             request_body_buffer_limit=UInt64Value(value=self._max_request_bytes),
             typed_per_filter_config={
-                BUFFER_FILTER: packed(
-                    buffer_pb2.BufferPerRoute(
-                        buffer=buffer_pb2.Buffer(max_request_bytes=UInt32Value(value=self._max_request_bytes))
-                    )
-                ),
+                **without(EXTRACTION_FILTER, *([] if self._has_own_attempts else [SHIELD_FILTER])),
+                **buffering(self._max_request_bytes),
                 **access_config(self._endpoint, self._routing.access),
                 **(decompressing() if self._routing.has_triton else {}),
                 **sequence_config(self._routing.upstreams),
@@ -162,6 +159,11 @@ class _Routes:
             response_headers_to_remove=[RETRY_HEADER],
         )
 
+    @property
+    def _has_own_attempts(self) -> bool:
+        """Whether some of the routes say how long an attempt takes (`_target`)."""
+        return self._routing.shield is not None or self._routing.has_triton
+
     def _refusals(self) -> list[Any]:
         by_hand = rc.RouteMatch(
             safe_regex=_BY_HAND,
@@ -176,7 +178,7 @@ class _Routes:
         return [
             refusal(by_hand, 404, f"no such path under model '{self._endpoint}'"),
             refusal(
-                rc.RouteMatch(prefix="/", headers=[too_large]),
+                self._under(self._prefix, too_large),
                 413,
                 "the request body is too large",  # local_replies.py says it in full
             ),

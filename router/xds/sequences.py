@@ -17,6 +17,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 
 from router.domain.routing import Upstream
 from router.xds.gateway import NO_RETRY_HEADER, SEQUENCE_HEADER
+from router.xds.hot_path import without
 from router.xds.resources import packed
 
 _FILTER = "crossfade.sequence"
@@ -36,5 +37,5 @@ def sequence_filter() -> Any:
 def sequence_config(upstreams: tuple[Upstream, ...]) -> dict[str, Any]:
     """What a virtual host says."""
     if not any(upstream.keeps_sequences for upstream in upstreams):
-        return {}
+        return without(_FILTER)
     return {_FILTER: packed(lua_pb2.LuaPerRoute(name=_SCRIPT_NAME))}

@@ -8,17 +8,14 @@ from envoy.config.route.v3 import route_components_pb2 as rc
 from envoy.config.route.v3 import route_pb2
 
 from router.xds.clusters import token_header
-from router.xds.gateway import CREDENTIAL_HEADERS, ORIGINAL_PATH_HEADER, RETRY_HEADER, Gateway
+from router.xds.gateway import CREDENTIAL_HEADERS, ORIGINAL_PATH_HEADER, RETRY_HEADER, SERVER_PREFIX, Gateway
+from router.xds.hot_path import MAX_SERVER_BYTES, buffering
 from router.xds.names import SERVER_CLUSTER, SERVER_ROUTES, Key, at_view
 from router.xds.resources import Resource, milliseconds
 from router.xds.resources import resource as make_resource
 from router.xds.retries import retry_policy_with_standby
 from router.xds.routes import cluster_keys
 from router.xds.scopes import scope
-
-# translation.py puts this before the path of a server-level call, so that scoped routing finds it; it is taken off
-# again before the call is answered.
-SERVER_PREFIX = "/-/server/-"
 
 
 def server_routes(gateway: Gateway, view: str = "") -> Resource:
@@ -41,6 +38,7 @@ def server_routes(gateway: Gateway, view: str = "") -> Resource:
                 domains=["*"],
                 routes=[translated, statistics],
                 retry_policy=retry_policy_with_standby(gateway),
+                typed_per_filter_config=buffering(MAX_SERVER_BYTES),
             )
         ],
         request_headers_to_add=[token_header(gateway)],

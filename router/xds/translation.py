@@ -33,9 +33,8 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from xds.core.v3 import extension_pb2 as xds_extension_pb2
 from xds.type.matcher.v3 import matcher_pb2, regex_pb2, string_pb2
 
-from router.xds.gateway import MODEL_HEADER, ORIGINAL_PATH_HEADER, SERVICE, STREAM_HEADER
+from router.xds.gateway import MODEL_HEADER, ORIGINAL_PATH_HEADER, SERVER_PREFIX, SERVICE, STREAM_HEADER
 from router.xds.resources import packed
-from router.xds.server_routes import SERVER_PREFIX
 
 STREAMING_PATH = f"/{SERVICE}/ModelStreamInfer"
 
@@ -49,7 +48,7 @@ MODEL_METHODS = {
     "ModelStatistics": ("name", "version"),
 }
 
-_EXTRACTION = "envoy.filters.http.grpc_field_extraction"
+EXTRACTION_FILTER = "envoy.filters.http.grpc_field_extraction"
 _HOT_PREFIX = "/v2/models/"
 
 _LUA = """
@@ -119,7 +118,7 @@ def translation_filters() -> list[Any]:
     The extraction waits for a message, also when the request ended with its headers: such a one it must not see.
     """
     return [
-        _unless(_any(_is_hot(), _is_empty_call()), _EXTRACTION, packed(_extraction())),
+        _unless(_any(_is_hot(), _is_empty_call()), EXTRACTION_FILTER, packed(_extraction())),
         _unless(
             _is_hot(),
             "crossfade.translation",
@@ -128,22 +127,30 @@ def translation_filters() -> list[Any]:
     ]
 
 
-def unless_streaming(name: str, config: Any) -> Any:
-    """The filter, except for calls whose request need not end before the reply begins."""
-    return _unless(_path("exact", STREAMING_PATH), name, config)
+def for_named_calls(name: str, config: Any) -> Any:
+    """The filter, for calls alone that name their endpoint elsewhere than scoped routing looks, streams excepted: their
+    request need not end before the reply begins."""
+    return _unless(_not(_is_named_call()), name, config)
+
+
+def for_server_calls(name: str, config: Any) -> Any:
+    """The filter, for calls alone that are about the server, or whose query is in the way."""
+    beginnings = ("/v2", f"/{SERVICE}/", "/grpc.health.v1.Health/")
+    is_known = _any(*(_path("prefix", beginning) for beginning in beginnings))
+    is_other = _any(_is_hot(), _is_named_call(), _path("exact", STREAMING_PATH))
+    return _unless(_any(_not(is_known), is_other), name, config)
 
 
 def if_translated(name: str, config: Any) -> Any:
     """The filter, for calls alone whose path was translated; it stands behind these filters."""
-    predicate = matcher_pb2.Matcher.MatcherList.Predicate
-    return _unless(predicate(not_matcher=_path("prefix", "/", ORIGINAL_PATH_HEADER)), name, config)
+    return _unless(_not(_path("prefix", "/", ORIGINAL_PATH_HEADER)), name, config)
 
 
 def _script() -> str:
     fields = ", ".join(f'{method} = {{"{name}", "{version}"}}' for method, (name, version) in MODEL_METHODS.items())
     marks = {
         "@FIELDS@": fields,
-        "@EXTRACTION@": _EXTRACTION,
+        "@EXTRACTION@": EXTRACTION_FILTER,
         "@MODEL@": MODEL_HEADER,
         "@ORIGINAL@": ORIGINAL_PATH_HEADER,
         "@SERVICE@": SERVICE.replace(".", "%."),
@@ -190,10 +197,14 @@ def _unless(predicate: Any, name: str, config: Any) -> Any:
 def _is_hot() -> Any:
     predicate = matcher_pb2.Matcher.MatcherList.Predicate
     return predicate(
-        and_matcher=predicate.PredicateList(
-            predicate=[_path("prefix", _HOT_PREFIX), predicate(not_matcher=_path("contains", "?"))]
-        )
+        and_matcher=predicate.PredicateList(predicate=[_path("prefix", _HOT_PREFIX), _not(_path("contains", "?"))])
     )
+
+
+def _is_named_call() -> Any:
+    predicate = matcher_pb2.Matcher.MatcherList.Predicate
+    is_named = _any(_path("prefix", f"/{SERVICE}/Model"), _path("prefix", "/endpoints/"))
+    return predicate(and_matcher=predicate.PredicateList(predicate=[is_named, _not(_path("exact", STREAMING_PATH))]))
 
 
 def _is_empty_call() -> Any:
@@ -204,11 +215,15 @@ def _is_empty_call() -> Any:
     return predicate(
         and_matcher=predicate.PredicateList(
             predicate=[
-                predicate(not_matcher=_header("content-length", length)),
-                predicate(not_matcher=_path("exact", STREAMING_PATH)),
+                _not(_header("content-length", length)),
+                _not(_path("exact", STREAMING_PATH)),
             ]
         )
     )
+
+
+def _not(predicate: Any) -> Any:
+    return matcher_pb2.Matcher.MatcherList.Predicate(not_matcher=predicate)
 
 
 def _any(*predicates: Any) -> Any:
