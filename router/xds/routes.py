@@ -47,7 +47,7 @@ from router.xds.gateway import (
     STREAM_HEADER,
     Gateway,
 )
-from router.xds.hot_path import buffering, without
+from router.xds.hot_path import BUFFER_FILTER, buffering, without
 from router.xds.limits import limits_metadata, rate_config
 from router.xds.names import (
     CLUSTER,
@@ -325,6 +325,7 @@ def refusal(match: Any, status: int, text: str) -> Any:
     return rc.Route(
         match=match,
         direct_response=rc.DirectResponseAction(status=status, body_format={"text_format_source": template}),
+        typed_per_filter_config=without(BUFFER_FILTER),  # nobody needs the body
     )
 
 
