@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from router.domain.listening import Offer
+from router.domain.listening import DEFAULT, Offer
 from router.domain.routing import Routing
 from router.xds.clusters import deployment_clusters, reached_by, shield_clusters
 from router.xds.endpoints import addresses_of
@@ -35,14 +35,7 @@ class Snapshot:
         self._routings: dict[str, Routing] = {}
         self._offers: tuple[Offer, ...] = ()
         self._views: dict[str, View] = {}
-        self._replace(
-            GATEWAY_GROUP,
-            [
-                mirror_cluster(gateway),
-                mirror_listener(),
-                *([redirect_listener(gateway)] if gateway.redirect_port else []),
-            ],
-        )
+        self._replace(GATEWAY_GROUP, [mirror_cluster(gateway), mirror_listener()])
         self.set_listeners((default_offer(gateway),))
 
     @property
@@ -83,6 +76,8 @@ class Snapshot:
 
     def _put_listeners(self) -> frozenset[Key]:
         resources = [scoring_listener(self._gateway, offer) for offer in self._offers]
+        if self._gateway.redirect_port:
+            resources += [redirect_listener(self._gateway, offer) for offer in self._offers if offer.name == DEFAULT]
         for view in self._views.values():
             resources += view.resources()
         changed = self._replace(_LISTENERS, resources)

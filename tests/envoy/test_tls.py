@@ -7,6 +7,7 @@ import contextlib
 import ssl
 import warnings
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -16,6 +17,7 @@ import pytest_asyncio
 import tritonclient.grpc.aio as triton_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from router.domain.listening import DEFAULT, Clients, Offer
 from router.domain.tls import ListenerTls
 from router.ports import Acknowledged
 from router.xds.names import GATEWAY_GROUP
@@ -161,6 +163,23 @@ async def test_the_redirecting_port_sends_clients_to_tls_and_scores_nothing(plan
     assert reply.status_code == 308
     assert reply.headers["location"] == f"{plane.url}/v2/models/scored/infer?a=b"
     assert reply.content == b""
+
+
+async def test_the_redirecting_port_takes_no_more_clients_than_where_it_leads(plane: DataPlane) -> None:
+    gateway = plane.gateway
+    usual = Offer(DEFAULT, gateway.bind, (gateway.http_port, gateway.grpc_port), is_tls=True)
+    url = f"http://127.0.0.1:{gateway.redirect_port}/v2"
+
+    async def status() -> int:
+        async with httpx.AsyncClient() as plain:  # on a connection of its own: those that are open may go on for one
+            return (await plain.get(url)).status_code
+
+    try:
+        await plane.offered(replace(usual, clients=Clients(deny=("127.0.0.0/8",))))
+        await eventually(status, 403)
+    finally:
+        await plane.offered(usual)
+    await eventually(status, 308)
 
 
 async def test_a_clients_certificate_of_another_ca_is_turned_away(plane: DataPlane, ca: TestCa, tmp_path: Path) -> None:
