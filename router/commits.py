@@ -27,7 +27,7 @@ ITSELF = "crossfade"  # who asks when nobody did
 class Done:
     """What was done, or with a dry run would be. `revisions`: endpoint → its revision afterwards (0: it is gone).
 
-    `notes`: what is not as asked, and why, in words for the operator.
+    `notes`: what is not as asked, and why, and what to beware of, in words for the operator.
     """
 
     changes: tuple[Change, ...]

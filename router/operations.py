@@ -7,7 +7,7 @@ rollout is refused, or ends it first.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from router.admin_ports import EndpointStatus, Observer, Settlement
@@ -25,7 +25,7 @@ from router.plan_documents import Models, plan_apply, plan_gateway
 from router.ports import ModelSource
 from router.quotas import Quotas
 from router.rollout_ports import MakesWay
-from router.rules import Rules
+from router.rules import Rules, overheard
 from router.spec import Document, Problem, SpecProblems, read_documents, to_plain
 from router.spec.changes import Scale, TrafficChange
 
@@ -96,14 +96,24 @@ class Operations:
         if is_dry_run:
             self._check_revisions(expected or {})
             plan = decide()
+            notes += self._warnings(plan, names)
             self._quotas.check(plan)
             if not is_forced:
                 self._check_rollouts(plan)
             return replace(self._commits.done(plan, names), notes=tuple(notes))
         self._check_revisions(expected or {})
-        await self._approve(decide(), documents, is_signature_change_allowed)
+        plan = decide()
+        notes += self._warnings(plan, names)
+        await self._approve(plan, documents, is_signature_change_allowed)
         done = await self._commit(decide, names, expected or {}, is_forced, by)
         return replace(done, notes=tuple(notes))
+
+    def _warnings(self, plan: Plan, names: Collection[str]) -> list[str]:
+        """About what the plan leads to: the endpoints of these names, or all where listeners change."""
+        states = {**self.desired.states, **{state.endpoint.name: state for state in plan.changed}}
+        offers = plan.gateway.offers if plan.gateway else self.desired.offers
+        concerned = [state.endpoint for name, state in sorted(states.items()) if plan.gateway or name in names]
+        return [text for it in concerned for text in overheard(offers, it.name, it.group, it.auth_mode)]
 
     async def deploy(self, deployment: Deployment, model: ResolvedModel, *, by: str) -> Done:
         """Make the deployment run this very model, whatever its reference names by now.

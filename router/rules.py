@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from router.domain.endpoint import AuthMode, Endpoint, EndpointState
@@ -32,6 +33,20 @@ class Rules:
                 "start it with --tls-client-ca FILE",
             )
         return None
+
+
+def overheard(offers: Iterable[Offer], endpoint: str, group: str, auth_mode: AuthMode) -> list[str]:
+    """Warnings, one for each listener where callers would say their credentials aloud."""
+    credentials = {AuthMode.KEY: "keys", AuthMode.JWT: "tokens"}.get(auth_mode)
+    if credentials is None:
+        return []
+    return [
+        f"endpoint {endpoint!r} takes {credentials} in clear text at listener {offer.name!r} ({offer.address}): whoever "
+        "can read along on that network can use them; give the listener TLS (crossfade tls init, --tls-certificate), or "
+        "keep the endpoint from it (kind: Gateway)"
+        for offer in offers
+        if offer.is_overheard and offer.shows(endpoint, group)
+    ]
 
 
 def stopped_with_traffic(state: EndpointState) -> list[str]:

@@ -50,7 +50,7 @@ class DoneView(Shape):
     dry_run: bool
     changes: list[ChangeView]
     revisions: dict[str, int] = Field(description="Endpoint to its revision now; 0: it does not exist.")
-    notes: list[str] = Field(description="What was asked for and is not so, and why, in words.")
+    notes: list[str] = Field(description="What was asked for and is not so, why, and what to beware of, in words.")
 
 
 class DeploymentView(Shape):
@@ -235,6 +235,7 @@ class StatusView(Shape):
     key_sets: list[KeySetView] = Field(description="Keys of identity providers, of endpoints with auth_mode jwt.")
     endpoints: list[EndpointView]
     sources: list[AskedView] = Field(description="How well the sources of the deployments' models can be asked.")
+    warnings: list[str] = Field(description="What an operator should know of how endpoints are offered.")
 
 
 class LiveView(Shape):

@@ -22,7 +22,7 @@ from router.api.visibility import visible_names
 from router.applying import Applied, latest_of
 from router.commits import Done
 from router.domain.access import Operator
-from router.domain.endpoint import EndpointState
+from router.domain.endpoint import AuthMode, EndpointState
 from router.domain.listening import Offer
 from router.domain.rollout import Rollout
 from router.domain.tls import CertificateStatus
@@ -34,6 +34,7 @@ from router.models.freshness import Asked
 from router.operations import Operations
 from router.plan import Change
 from router.ports import ProxyStatus
+from router.rules import overheard
 from router.rollout_ports import Rollouts
 from router.spec import to_plain
 
@@ -192,6 +193,11 @@ def status_view(
         certificates=[_certificate_view(status, now) for status in info.certificates],
         key_sets=_key_set_views(info.key_sets, {endpoint.name for endpoint in endpoints}),
         endpoints=endpoints,
+        warnings=[
+            text
+            for endpoint in endpoints
+            for text in overheard(info.offers, endpoint.name, endpoint.group, AuthMode(endpoint.auth_mode))
+        ],
         sources=[asked_view(item) for item in asked],
     )
 

@@ -61,6 +61,7 @@ def _text(reply: Mapping[str, Any]) -> str:
         ("ray", f"connected ({ray['address']})" if ray["is_connected"] else f"not connected: {ray['reason']}"),
     ]
     facts += [("listener", _listener(item)) for item in reply["listeners"]]
+    facts += [("WARNING", text) for text in reply["warnings"]]
     for item in reply["certificates"]:
         until = f"valid until {item['not_after'][:10]}" if item["not_after"] else item["file"]
         warning = f"; WARNING: {item['warning']}" if item["warning"] else ""

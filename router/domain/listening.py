@@ -137,6 +137,11 @@ class Offer:
         return is_ours and not self.trusted_proxies
 
     @property
+    def is_overheard(self) -> bool:
+        """Plain text at an address of a network: whoever is on the way can read what passes, credentials too."""
+        return not self.is_tls and not ipaddress.ip_address(self.address).is_loopback
+
+    @property
     def shows_everything(self) -> bool:
         return self.visible == Everything()
 

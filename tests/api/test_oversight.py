@@ -226,6 +226,12 @@ async def test_only_an_admin_says_where_scoring_is_offered(admin: Admin) -> None
     assert failed == {"outcome": "failed", "reason": "cannot bind"}
 
 
+async def test_status_warns_of_keys_in_clear_text(admin: Admin) -> None:
+    await admin.apply({"kind": "Endpoint", "name": "fraud", "auth_mode": "key"}, GATEWAY)
+    (warning,) = (await admin.http.get("/api/v1/status")).json()["warnings"]
+    assert "endpoint 'fraud' takes keys in clear text at listener 'inside'" in warning
+
+
 async def test_listeners_are_shown_to_who_sees_every_endpoint(admin: Admin) -> None:
     await admin.apply(GATEWAY)
     async with await token(admin, "looks", "viewer") as viewer:

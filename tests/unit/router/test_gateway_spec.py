@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from router.domain.endpoint import AuthMode
 from router.domain.errors import Invalid
-from router.domain.listening import DEFAULT, Clients, Everything, GatewaySpec, Listener, Place, Premises, Selected
+from router.domain.listening import (
+    DEFAULT,
+    Clients,
+    Everything,
+    GatewaySpec,
+    Listener,
+    Offer,
+    Place,
+    Premises,
+    Selected,
+)
 from router.plan import Action
+from router.rules import overheard
 from router.server_state import server_calls, server_view, visible_at
 from router.spec import Document, SpecProblems, SpecSource, read_documents, read_specs, to_plain, to_yaml
 from serving.exchange import HttpRequest, HttpResponse
@@ -146,6 +159,37 @@ async def test_what_everybody_may_call_is_not_offered_to_others_by_mistake() -> 
     await bench.operations.apply(documents(endpoint("n", allow_anonymous=True)))
     with pytest.raises(SpecProblems, match="everybody on the network could call 'k'"):
         await bench.operations.apply(documents(endpoint("k")))
+
+
+async def test_keys_in_clear_text_on_a_network_are_warned_of_whenever_they_are_applied() -> None:
+    bench = Bench()
+    keyed = documents(endpoint("k", auth_mode="key"))
+    assert (await bench.operations.apply(keyed)).notes == ()
+    offered = documents(gateway(ALL, inside()))
+    planned = await bench.operations.apply(offered, is_dry_run=True)
+    done = await bench.operations.apply(offered)
+    (warning,) = done.notes
+    assert planned.notes == done.notes == (await bench.operations.apply(keyed)).notes
+    assert "endpoint 'k' takes keys in clear text at listener 'inside' (10.0.0.5)" in warning
+
+
+@pytest.mark.parametrize(
+    ("mode", "address", "is_tls", "warnings"),
+    [
+        (AuthMode.KEY, "10.0.0.5", False, 1),
+        (AuthMode.JWT, "0.0.0.0", False, 1),
+        (AuthMode.KEY, "10.0.0.5", True, 0),
+        (AuthMode.KEY, "127.0.0.1", False, 0),  # also behind a proxy of this machine, which may speak TLS
+        (AuthMode.NONE, "10.0.0.5", False, 0),
+        (AuthMode.MTLS, "10.0.0.5", False, 0),  # nobody gets in there
+    ],
+)
+def test_only_credentials_that_others_could_read_are_warned_of(
+    mode: AuthMode, address: str, is_tls: bool, warnings: int
+) -> None:
+    offer = Offer("inside", address, (9000,), is_tls, trusted_proxies=("127.0.0.1/32",))
+    hidden = replace(offer, visible=Selected(("other",)))
+    assert len(overheard([offer, hidden], "k", "", mode)) == warnings
 
 
 async def test_a_gateway_and_its_endpoints_are_judged_as_they_are_together_and_refused_together() -> None:
