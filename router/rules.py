@@ -41,9 +41,9 @@ def overheard(offers: Iterable[Offer], endpoint: str, group: str, auth_mode: Aut
     if credentials is None:
         return []
     return [
-        f"endpoint {endpoint!r} takes {credentials} in clear text at listener {offer.name!r} ({offer.address}): whoever "
-        "can read along on that network can use them; give the listener TLS (crossfade tls init, --tls-certificate), or "
-        "keep the endpoint from it (kind: Gateway)"
+        f"endpoint {endpoint!r} takes {credentials} in clear text at listener {offer.name!r} ({offer.address}): "
+        "whoever can read along on that network can use them; give the listener TLS (crossfade tls init, or "
+        "--tls-certificate), or keep the endpoint from it (kind: Gateway)"
         for offer in offers
         if offer.is_overheard and offer.shows(endpoint, group)
     ]

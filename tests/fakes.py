@@ -33,7 +33,7 @@ from router.domain.deployment import DeployedModel
 from router.domain.endpoint import EndpointState
 from router.domain.errors import Conflict, ModelUnavailable
 from router.domain.evidence import Evidence
-from router.domain.listening import GatewaySpec, Premises
+from router.domain.listening import GatewaySpec, Offer, Premises
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.quota import Quota
 from router.domain.rollout import Announce, Rollout
@@ -347,12 +347,13 @@ class FixedGateway:
     scoring_url: str = "http://127.0.0.1:8000"
     proxies: tuple[ProxyStatus, ...] = (ProxyStatus("envoy-1", is_up_to_date=True),)
     ray: RayStatus = field(default_factory=lambda: RayStatus(is_connected=True, address="127.0.0.1:6379"))
+    offers: tuple[Offer, ...] = ()
 
     def info(self) -> GatewayInfo:
         addresses = Addresses(
             self.scoring_url, "127.0.0.1:8001", "http://127.0.0.1:8002/metrics", "http://127.0.0.1:8003"
         )
-        return GatewayInfo("0.1.0", NOON, addresses, self.proxies, self.ray)
+        return GatewayInfo("0.1.0", NOON, addresses, self.proxies, self.ray, offers=self.offers)
 
 
 class Bench:

@@ -34,8 +34,8 @@ from router.models.freshness import Asked
 from router.operations import Operations
 from router.plan import Change
 from router.ports import ProxyStatus
-from router.rules import overheard
 from router.rollout_ports import Rollouts
+from router.rules import overheard
 from router.spec import to_plain
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from router.api.guards import role_needed
 from router.domain.access import Role
+from router.domain.listening import Offer
 from tests.api.admin import SPECS, Admin, error_of
 from tests.fakes import NOON
 
@@ -227,7 +228,8 @@ async def test_only_an_admin_says_where_scoring_is_offered(admin: Admin) -> None
 
 
 async def test_status_warns_of_keys_in_clear_text(admin: Admin) -> None:
-    await admin.apply({"kind": "Endpoint", "name": "fraud", "auth_mode": "key"}, GATEWAY)
+    admin.gateway.offers = (Offer("inside", "10.0.0.5", (9000,), is_tls=False),)
+    await admin.apply({"kind": "Endpoint", "name": "fraud", "auth_mode": "key"})
     (warning,) = (await admin.http.get("/api/v1/status")).json()["warnings"]
     assert "endpoint 'fraud' takes keys in clear text at listener 'inside'" in warning
 
