@@ -22,6 +22,7 @@ from router.domain.triton_tls import TritonTls
 from router.ports import Acknowledged, Outcome, ProxyStatus, Rejected, Unconfirmed
 from router.xds.gateway import Gateway
 from router.xds.names import GATEWAY_GROUP, LISTENER, SCOPE, SEND_ORDER, Key, group_of
+from router.xds.refusals import Refusals
 from router.xds.revocation import revocation_list
 from router.xds.secrets import certificate_secret, trust_secret
 from router.xds.snapshot import Snapshot
@@ -45,7 +46,6 @@ _OPTIONS = (
 
 # How long the connections of a listener that is gone still find what it showed.
 _LINGER_S = 10.0
-_LISTEN_AGAIN_S = 5.0
 
 
 @dataclass(slots=True)
@@ -62,20 +62,31 @@ class _Connection:
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.proxy = "unknown"
+        self.refusals = Refusals()
         self._is_due = asyncio.Event()
         self._trying: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
         self._is_due.set()
 
-    def try_again_later(self) -> None:
-        """Whether a listener can have its address is not in its configuration alone."""
-        if self._trying is None:
-            self._trying = asyncio.get_running_loop().call_later(_LISTEN_AGAIN_S, self._try_again)
+    def listeners_answered(self) -> None:
+        """Those that it refused are tried again (refusals.py)."""
+        if not any(key.type_url == LISTENER for key in self.stream.rejections()):
+            self.refusals.forget()
+            self.close()
+        elif self._trying is None:
+            self._trying = asyncio.get_running_loop().call_later(self.refusals.next_pause_s(), self._try_again)
+
+    def listeners_changed(self) -> None:
+        """What it refused before is news again, and tried again soon."""
+        self.refusals.forget()
+        self.close()
+        self.listeners_answered()
 
     def close(self) -> None:
         if self._trying is not None:
             self._trying.cancel()
+            self._trying = None
 
     def _try_again(self) -> None:
         self._trying = None
@@ -223,8 +234,11 @@ class XdsServer:
     def _changed(self, keys: frozenset[Key]) -> None:
         if not keys:
             return
+        has_new_listeners = any(key.type_url == LISTENER for key in keys)
         for connection in self._connections:
             connection.stream.changed(keys)
+            if has_new_listeners:
+                connection.listeners_changed()
             connection.wake()
 
     async def _serve(self, _requests: Any, context: Any) -> None:
@@ -251,13 +265,14 @@ class XdsServer:
                 log.warning("envoy asks for what is not served", extra={"type_url": message.type_url})
                 continue
             request = decoded(message)
-            if request.error is not None:
+            is_about_listeners = request.type_url == LISTENER
+            if request.error is not None and (not is_about_listeners or connection.refusals.is_news(request.error)):
                 log.error("envoy rejected", extra={"proxy": connection.proxy, "reason": request.error})
             connection.stream.receive(request)
             self._advanced()
             connection.wake()
-            if request.error is not None and request.type_url == LISTENER:
-                connection.try_again_later()
+            if is_about_listeners:
+                connection.listeners_answered()
 
     async def _write(self, connection: _Connection, context: Any) -> None:
         """One writer a stream: a slow Envoy delays only itself, and finds the changes since then merged."""
