@@ -257,7 +257,11 @@ class Stream:
 
     def _concerns_it(self, key: Key) -> bool:
         """Not so: routes that no scope leads to, for an endpoint that no listener shows, and secrets that nobody names.
-        The client has no reason to ask for them, so there is nothing to wait for."""
+        The client has no reason to ask for them, so there is nothing to wait for. Nor so: a secret that nobody can read
+        since the control plane started, while something that the client shall have names it. It keeps what it has.
+        """
+        if key.type_url == SECRET and key not in self._wanted and self._uses[key] > 0:
+            return False
         is_known = key.type_url in WILDCARD_TYPES or key in self._copies
         return is_known or self._is_asked_for(key) or self._uses[key] > 0
 

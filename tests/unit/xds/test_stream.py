@@ -340,3 +340,32 @@ def test_a_secret_that_no_listener_names_is_waited_for_by_nobody() -> None:
     stream.receive(Request(SECRET, subscribe=("certificate/0",)))
     ack(stream, *stream.responses())
     assert stream.is_settled("")
+
+
+def test_a_secret_that_nobody_can_read_after_a_restart_is_kept_and_holds_nobody_up() -> None:
+    trust = Key(SECRET, "triton/ca/1")
+    named = Resource(Key(CLUSTER, "fraud/blue"), "1", b"", keeps=frozenset({Key(ENDPOINTS, "fraud/blue"), trust}))
+    wanted = by_key(listener(), named, addresses("fraud/blue"))
+    stream = Stream(wanted)
+    held = {CLUSTER: "fraud/blue", ENDPOINTS: "fraud/blue", SECRET: trust.name, LISTENER: "gateway"}
+    for type_url, name in held.items():
+        names = () if type_url in (CLUSTER, LISTENER) else (name,)
+        stream.receive(Request(type_url, subscribe=names, initial_versions={name: "1"}))
+    for type_url in (SCOPE, ROUTES):
+        stream.receive(Request(type_url))
+
+    assert [response.removed for response in stream.responses()] == []
+    assert stream.is_settled("")
+    assert stream.is_up_to_date
+
+    change(stream, wanted, Resource(trust, "2", b""))
+    assert not stream.is_settled("")
+    (response,) = stream.responses()
+    assert sent([response]) == [("Secret", [trust.name], [])]
+    ack(stream, response)
+    assert stream.is_settled("")
+
+    change(stream, wanted, gone=[named.key, trust, Key(ENDPOINTS, "fraud/blue")])
+    while responses := stream.responses():
+        ack(stream, *responses)
+    assert stream.is_up_to_date
