@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from adapters.ray.home import with_a_home_of_its_own
 from router.config import EXIT_HOPELESS, LOOPBACK, GatewayConfig
 from router.machine import memory_bytes, open_files
 from router.premises import free_port
@@ -73,7 +74,10 @@ def children(config: GatewayConfig, run_id: str) -> dict[str, ChildSpec]:
         "envoy": ChildSpec("envoy", tuple(_envoy(config)), config.log_dir / "envoy.log", plain, stop_grace_s=5),
     }
     if config.is_ray_ours:
-        specs["ray"] = ChildSpec("ray", tuple(_ray_head(config)), config.log_dir / "ray.log", plain, stop_grace_s=8)
+        environment = with_a_home_of_its_own(plain, config.ray_home)
+        specs["ray"] = ChildSpec(
+            "ray", tuple(_ray_head(config)), config.log_dir / "ray.log", environment, stop_grace_s=8
+        )
     return specs
 
 

@@ -188,6 +188,10 @@ class GatewayConfig:
         return Path(self.run_dir, "ray")
 
     @property
+    def ray_home(self) -> Path:
+        return Path(self.run_dir, "ray-home")
+
+    @property
     def gateway_token(self) -> str:
         """What Envoy shows to replicas, so that they know a request came through it."""
         return self.gateway_token_file.read_text().strip()

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import uvloop
 
 from adapters.ray.directory import RayAnnouncer
+from adapters.ray.home import take_users_home_back
 from adapters.ray.loopback import keep_internal_server_local
 from adapters.ray.scaling import LOAD_METRIC
 from serving.loading import load_model
@@ -36,6 +37,7 @@ class ReplicaActor:
 
     def __init__(self, config: ReplicaConfig) -> None:
         _log_to_serve()
+        take_users_home_back(os.environ)
         keep_internal_server_local()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="scoring", daemon=True)
