@@ -3,7 +3,8 @@
 A key is hashed and looked up among the hashes of the endpoint's keys, which come with its routes: only hashes are in
 Envoy's configuration, and a revoked key stops as soon as Envoy acknowledges the routes without it. Envoy's own filter
 for keys wants them in clear, and its filter for passwords takes SHA-1 and `Basic` alone; so the hash is some Lua. It
-compares no key with a key: who measures how long a look-up takes learns of the hash of what he sent, no more.
+compares no key with a key: who measures how long a look-up takes learns of the hash of what he sent, no more. A worker
+remembers the hashes of the keys that it let in, and asks the routes each time whether they still let them in.
 
 The Lua stands twice. At the front, where the path names the endpoint, so that a stranger's body is never gathered. And
 behind the translation (translation.py), for calls that name their endpoint in another way, gRPC above all.
@@ -13,8 +14,9 @@ that is taken from no client, and a gate at the end, which is no Lua, lets nobod
 
 Certificates were verified by the handshake, so the gates alone judge their names. Tokens are in tokens.py.
 
-Measured (2-core machine, CPU of Envoy per JSON request, 32 connections of wrk): 37 to 40 µs to an open endpoint,
-46 to 50 with a key, of which the hash is 3; running the second script for every request would cost 3 more. TLS adds 1.
+Measured (2-core machine, not idle, CPU of Envoy per JSON request, 32 connections of wrk): TLS adds 4 µs, a key 9: to
+call any script at all 5, to ask the routes 3, the gate 1. Without the remembered hash it would be 3 more, and with the
+second script for every request another 3.
 """
 
 from __future__ import annotations
