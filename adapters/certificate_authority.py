@@ -1,4 +1,5 @@
-"""A certificate authority of one's own, for a start: `crossfade tls init` makes it, and the certificates that it signs.
+"""Certificate authorities of one's own, and the certificates that they sign: for a start that of `crossfade tls init`,
+and the gateway's internal one (internal_authority.py).
 
 ECDSA on P-256 throughout: every client takes it, and a handshake costs the gateway a tenth of what RSA costs.
 """
@@ -35,7 +36,7 @@ class Authority:
 def new_authority(common_name: str, now: datetime) -> Authority:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-    builder = _builder(name, name, key, now, CA_DAYS)
+    builder = _builder(name, name, key.public_key(), now, timedelta(days=CA_DAYS))
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
     return Authority(builder.sign(key, hashes.SHA256()), key)
@@ -69,19 +70,35 @@ def issued(
     `serial`: its number, which this CA has given to nobody else; 0: a random one.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
-    builder = _builder(subject, authority.certificate.subject, key, now, days, serial)
     purpose = ExtendedKeyUsageOID.CLIENT_AUTH if is_client else ExtendedKeyUsageOID.SERVER_AUTH
+    lives = timedelta(days=days)
+    certificate = signed(authority, key.public_key(), names, purpose, now, lives, serial=serial)
+    return pem(certificate), key_pem(key)
+
+
+def signed(
+    authority: Authority,
+    key: ec.EllipticCurvePublicKey,
+    names: Sequence[str],
+    purpose: x509.ObjectIdentifier,
+    now: datetime,
+    lives: timedelta,
+    *,
+    serial: int = 0,
+) -> x509.Certificate:
+    """A certificate of a key that somebody else may have. `names` and `serial`: as `issued` takes them."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
+    builder = _builder(subject, authority.certificate.subject, key, now, lives, serial)
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
     for extension, is_critical in (
-        (x509.SubjectAlternativeName([_general_name(name) for name in names]), False),
+        (x509.SubjectAlternativeName([general_name(name) for name in names]), False),
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (_usage(digital_signature=True), True),
         (x509.ExtendedKeyUsage([purpose]), False),
         (issuer, False),
     ):
         builder = builder.add_extension(extension, critical=is_critical)
-    return pem(builder.sign(authority.key, hashes.SHA256())), key_pem(key)
+    return builder.sign(authority.key, hashes.SHA256())
 
 
 def revocation_list(authority: Authority, revoked: Sequence[bytes], now: datetime, days: int = 365) -> bytes:
@@ -110,20 +127,20 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
+    key: ec.EllipticCurvePublicKey,
     now: datetime,
-    days: int,
+    lives: timedelta,
     serial: int = 0,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(serial or x509.random_serial_number())
         .not_valid_before(now - _CLOCKS_DIFFER)
-        .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .not_valid_after(now + lives)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 
@@ -141,7 +158,8 @@ def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_
     )
 
 
-def _general_name(name: str) -> x509.GeneralName:
+def general_name(name: str) -> x509.GeneralName:
+    """Of a DNS name, an IP address, or a URI such as spiffe://bank/app."""
     if "://" in name:
         return x509.UniformResourceIdentifier(name)
     try:

@@ -40,14 +40,14 @@ from router.agreement.collector import Agreement
 from router.agreement.metrics import agreement_metrics
 from router.api import Services, create_app
 from router.api.oversight import Oversight
-from router.assembly import admission, live_tls, measurer_over, model_sources, runtime_of
+from router.assembly import admission, live_tls, measurer_over, model_sources, replica_tls, runtime_of
 from router.certificates import Certificates, certificate_metrics
 from router.commits import Commits
 from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, GatewayConfig, kept_secret, reachable, scoring_url
 from router.desired import Desired
 from router.domain.errors import Invalid, StoreFailed
 from router.domain.listening import nearest
-from router.domain.tls import CertificateFiles, CertificateStatus
+from router.domain.tls import BadCertificate, CertificateFiles, CertificateStatus
 from router.events import EventLog
 from router.key_sets import KeySets, key_set_metrics
 from router.keys import Keys
@@ -116,8 +116,10 @@ class ControlPlane:
                 server_socket=str(config.server_socket),
                 tls=config.tls,
                 redirect_port=config.ports.redirect_http,
+                trust_domain="" if config.is_ray_ours else config.gateway_id,
             )
         )
+        self.replica_tls = replica_tls(config, self.xds, self.desired.states, _now)
         self.admin_tls, self.metrics_tls = (live_tls(port, self.events) for port in (config.admin, config.metrics))
         scoring = (Certificates(config.tls, PemFiles(), self.xds, self.events),) if config.tls else ()
         self.certificates = (*scoring, *self.admin_tls.certificates, *self.metrics_tls.certificates)
@@ -137,7 +139,7 @@ class ControlPlane:
         )
         commits = Commits(self.desired, self.store, self.reconciler, self.events)
         self.agreement = Agreement(
-            ReplicaAnswers(config.gateway_token),
+            ReplicaAnswers(self.replica_tls.client),
             lambda: self.reconciler.replicas,
             lambda endpoint: endpoint in self.desired.states,
         )
@@ -199,7 +201,7 @@ class ControlPlane:
         self.key_sets = KeySets(
             self.desired, ProviderKeys(self.transport), SqliteKeySets(self.store), self.reconciler, self.events
         )
-        replica_metrics = ReplicaMetrics(config.gateway_token, lambda: self.reconciler.replicas)
+        replica_metrics = ReplicaMetrics(self.replica_tls.client, lambda: self.reconciler.replicas)
         self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics, replica_metrics.gather)
 
     async def run(self) -> int:
@@ -217,6 +219,8 @@ class ControlPlane:
         await about_server.open_unix(str(config.server_socket))
         for certificates in self.certificates:
             certificates.look()
+        if (of_replicas := self.replica_tls.certificates) is not None:
+            of_replicas.look()
         self.tritons.look_at_certificates(self.tritons.wanted().values())
         await self.reconciler.start_routing()
         self.tritons.restore(self.reconciler.tritons)
@@ -236,6 +240,8 @@ class ControlPlane:
         trusting = _named(self.key_sets.run(), "key sets")
         vital = {rolling, comparing, asking, watching, counting, trusting}
         vital.update(_named(certificates.run(), "certificates") for certificates in self.certificates)
+        if of_replicas is not None:
+            vital.add(_named(of_replicas.run(), "certificates of replicas"))
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({serving, reconciling, *vital, stopped}, return_when=asyncio.FIRST_COMPLETED)
         code = 0
@@ -325,7 +331,7 @@ class ControlPlane:
         return self.reconciler.ray_status()
 
     async def _run_reconciler(self) -> None:
-        runtime = await asyncio.to_thread(runtime_of, self.config)
+        runtime = await asyncio.to_thread(runtime_of, self.config, self.replica_tls)
         await self.reconciler.run(runtime, Vigil(ConnectionLookout(), self.desired.is_rolling, SystemClock()))
 
     def _own_metrics(self) -> str:
@@ -340,7 +346,9 @@ class ControlPlane:
         return "".join(
             (
                 gateway,
-                certificate_metrics((*self._certificate_status(), *self.triton_certificates.status())),
+                certificate_metrics(
+                    (*self._certificate_status(), *self.triton_certificates.status(), *self.replica_tls.status)
+                ),
                 key_set_metrics(self.key_sets.status()),
                 agreement_metrics(self.agreement.all_pairs()),
                 freshness_metrics(self.catalogue.asked()),
@@ -370,7 +378,7 @@ def main() -> None:
     _log_our_own()
     try:
         control_plane = ControlPlane(config)
-    except (StoreFailed, Invalid, SpecProblems) as error:
+    except (StoreFailed, Invalid, SpecProblems, BadCertificate) as error:
         print(error, file=sys.stderr)  # the supervisor shows the last line of this log
         sys.exit(EXIT_HOPELESS)
     code = 1

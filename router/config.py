@@ -131,6 +131,11 @@ class GatewayConfig:
         return Path(self.data_dir, "gateway.token")
 
     @property
+    def internal_ca_dir(self) -> Path:
+        """The CA of this gateway's Envoy and of its replicas on other hosts; nobody else's business."""
+        return Path(self.data_dir, "internal-ca")
+
+    @property
     def log_dir(self) -> Path:
         return Path(self.data_dir, "logs")
 

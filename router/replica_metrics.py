@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 
 import httpx
 
-from router.domain.routing import Address, Replica, ReplicaState, TritonAddress, UnixAddress
-from serving.listener import GATEWAY_HEADER
+from router.domain.routing import Replica, ReplicaState, TcpAddress, UnixAddress
+from router.replica_client import ReplicaClient
 
 _AT_A_TIME = 16
 _ONE_S = 1.0
@@ -19,23 +19,18 @@ _ALL_S = 3.0
 
 
 class ReplicaMetrics:
-    """`token` opens the replicas' listeners."""
-
-    def __init__(self, token: str, replicas: Callable[[], Iterable[Replica]]) -> None:
-        self._headers = {GATEWAY_HEADER.decode(): token}
+    def __init__(self, client: ReplicaClient, replicas: Callable[[], Iterable[Replica]]) -> None:
+        self._client = client
         self._replicas = replicas
 
     async def gather(self) -> str:
         """Prometheus text; empty when no replica answers."""
-        ready = [
-            replica
-            for replica in self._replicas()
-            if replica.state is ReplicaState.READY and not isinstance(replica.address, TritonAddress)
-        ]
-        if not ready:
+        ready = sorted((replica for replica in self._replicas() if replica.state is ReplicaState.READY), key=_by_name)
+        asked = [address for replica in ready if isinstance(address := replica.address, UnixAddress | TcpAddress)]
+        if not asked:
             return ""
         slots = asyncio.Semaphore(_AT_A_TIME)
-        asking = [asyncio.create_task(self._ask(replica.address, slots)) for replica in sorted(ready, key=_by_name)]
+        asking = [asyncio.create_task(self._ask(address, slots)) for address in asked]
         try:
             await asyncio.wait(asking, timeout=_ALL_S)
         finally:
@@ -43,13 +38,10 @@ class ReplicaMetrics:
             await asyncio.gather(*late, return_exceptions=True)
         return merged(task.result() for task in asking if not task.cancelled())
 
-    async def _ask(self, address: Address, slots: asyncio.Semaphore) -> str:
-        path = address.path if isinstance(address, UnixAddress) else None
-        host = "replica" if isinstance(address, UnixAddress) else str(address)
-        transport = httpx.AsyncHTTPTransport(verify=False, uds=path)  # plain HTTP: nothing to verify
-        async with slots, httpx.AsyncClient(transport=transport, timeout=_ONE_S, headers=self._headers) as client:
+    async def _ask(self, address: UnixAddress | TcpAddress, slots: asyncio.Semaphore) -> str:
+        async with slots, self._client.at(address, _ONE_S) as client:
             try:
-                answer = await client.get(f"http://{host}/metrics")
+                answer = await client.get("/metrics")
             except httpx.HTTPError:
                 return ""
         return answer.text if answer.status_code == 200 else ""

@@ -274,11 +274,6 @@ class _Gateway:
             self._say(f"           plain HTTP on port {config.ports.redirect_http} is sent there")
         self._say(f"  metrics  {config.metrics_url}")
         self._say(f"  admin    {config.admin_url}/api/v1  (token: {config.admin_token_file})")
-        if not config.is_ray_ours:
-            self._say(
-                "  ! replicas on other hosts are reached in plain HTTP, with a token: use a network that only they"
-            )
-            self._say("    and this host share (SECURITY.md)")
         if endpoints:
             self._say("")
             self._say("  try it in another terminal:")

@@ -22,8 +22,11 @@ from adapters.ray.directory import RayAnnouncer
 from adapters.ray.home import take_users_home_back
 from adapters.ray.loopback import keep_internal_server_local
 from adapters.ray.scaling import LOAD_METRIC
+from adapters.replica_tls import ReplicaKeys
+from router.domain.replica_tls import ReplicaName
+from serving.certified import CertifiedReplica
 from serving.loading import load_model
-from serving.replica import Announcer, ReplicaConfig, ReplicaService
+from serving.replica import ReplicaConfig, ReplicaService
 from serving.triton_assembly import make_home
 from serving.triton_replica import TritonReplica
 
@@ -98,10 +101,15 @@ def _local_cache_dir() -> str:
     return os.path.join(home, "crossfade")
 
 
-def _service(replica_id: str, config: ReplicaConfig, announcer: Announcer) -> ReplicaService | TritonReplica:
+def _service(replica_id: str, config: ReplicaConfig, announcer: RayAnnouncer) -> ReplicaService | TritonReplica:
+    certified = None if config.socket_dir else _certified(replica_id, config, announcer)
     if config.deployed.spec.managed is None:
         load = partial(load_model, config.cache_dir or _local_cache_dir())
-        return ReplicaService(replica_id, config, announcer, load)
-    # Envoy on this host, or on another one: where replicas would listen.
-    ip = "127.0.0.1" if config.socket_dir else announcer.node_ip
-    return TritonReplica(replica_id, config, announcer, partial(asyncio.to_thread, make_home, config, ip))
+        return ReplicaService(replica_id, config, announcer, load, certified)
+    return TritonReplica(replica_id, config, announcer, partial(make_home, config, certified))
+
+
+def _certified(replica_id: str, config: ReplicaConfig, announcer: RayAnnouncer) -> CertifiedReplica:
+    spec = config.deployed.spec
+    name = ReplicaName(config.gateway_id, spec.endpoint, spec.name, replica_id, announcer.node_ip)
+    return CertifiedReplica(name, announcer, ReplicaKeys())

@@ -14,6 +14,7 @@ from typing import Protocol
 from router.domain.deployment import DeployedModel
 from router.domain.errors import CrossfadeError
 from router.domain.routing import Address, Replica, ReplicaState, TcpAddress, UnixAddress
+from serving.certified import CertifiedReplica
 from serving.directory import ANNOUNCE_EVERY_S
 from serving.listener import Listener
 from serving.load import IdleWatch, LoadMeter
@@ -36,7 +37,7 @@ _SERVING = (ReplicaState.READY, ReplicaState.TROUBLED)
 class ReplicaConfig:
     """What a replica needs to know.
 
-    `socket_dir`: listen on a unix socket in that folder (Envoy is on this host); when empty, listen on a free port of
+    `socket_dir`: listen on a unix socket in that folder (Envoy is on this host); when empty, over TLS on a free port of
     this node's private address. `cache_dir`: where to keep what is prepared for this machine; empty: the user's.
     """
 
@@ -51,8 +52,6 @@ class ReplicaConfig:
 class Announcer(Protocol):
     """The cluster, as a replica sees it. Never raises."""
 
-    node_ip: str  # this node's address on the cluster's private network
-
     async def announce(self, replica: Replica) -> bool:
         """Returns whether this replica has been released."""
 
@@ -65,13 +64,24 @@ LoadModel = Callable[[DeployedModel, Tell], Awaitable[Model]]
 
 
 class ReplicaService:
-    """Runs on one event loop. `start` returns when the replica is ready; `stop` drains it."""
+    """Runs on one event loop. `start` returns when the replica is ready; `stop` drains it.
 
-    def __init__(self, replica_id: str, config: ReplicaConfig, announcer: Announcer, load_model: LoadModel) -> None:
+    `certified`: by what it is known when it listens beyond this host.
+    """
+
+    def __init__(
+        self,
+        replica_id: str,
+        config: ReplicaConfig,
+        announcer: Announcer,
+        load_model: LoadModel,
+        certified: CertifiedReplica | None = None,
+    ) -> None:
         spec = config.deployed.spec
         self._config = config
         self._announcer = announcer
         self._load_model = load_model
+        self._certified = certified
         self._self = Replica(
             id=replica_id,
             endpoint=spec.endpoint,
@@ -133,12 +143,13 @@ class ReplicaService:
         return self._meter.sample(time.monotonic(), self._model.work_done, time.thread_time())
 
     async def _open(self, listener: Listener) -> Address:
-        if self._config.socket_dir:
+        if self._certified is None:
             path = os.path.join(self._config.socket_dir, f"{self._self.id}.sock")
             await listener.open_unix(path)
             return UnixAddress(path)
-        ip = self._announcer.node_ip
-        return TcpAddress(ip, await listener.open_tcp(ip))
+        await self._certified.start(self._wait_for)
+        ip = self._certified.name.ip
+        return TcpAddress(ip, await listener.open_tcp(ip, tls=self._certified.keys.context))
 
     async def _be_released(self) -> None:
         while not await self._announcer.announce(self._self):  # noqa: ASYNC110 (the directory is asked, it cannot call)
@@ -154,13 +165,17 @@ class ReplicaService:
 
     async def _fail(self, reason: str) -> None:
         await self._become(replace(self._self, state=ReplicaState.FAILED, reason=reason))
-        if self._announcing is not None:
-            self._announcing.cancel()
+        self._cancel_tasks()
 
     async def _withdraw(self) -> None:
+        self._cancel_tasks()
+        await self._announcer.withdraw(self._self.id)
+
+    def _cancel_tasks(self) -> None:
         if self._announcing is not None:
             self._announcing.cancel()
-        await self._announcer.withdraw(self._self.id)
+        if self._certified is not None:
+            self._certified.close()
 
     async def _keep_announcing(self) -> None:
         while True:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from dataclasses import replace
 
@@ -13,13 +15,34 @@ from adapters.triton.repository import write_repository
 from adapters.triton.server import TritonHomeOnDisk, TritonSettings
 from router.domain.deployment import DeployedModel
 from router.domain.errors import ModelUnavailable
+from serving.certified import CertifiedReplica
 from serving.replica import ReplicaConfig
 from serving.triton_ports import TriedModel, TritonHome
+from serving.triton_relay import RelayedHome
 from serving.warmup import are_rows_independent, first_that_runs
 
+log = logging.getLogger(__name__)
 
-def make_home(config: ReplicaConfig, ip: str) -> TritonHome:
-    """Try the model here, and prepare what a Triton needs to serve it. Raises `ModelUnavailable`."""
+_LOOPBACK = "127.0.0.1"
+
+
+async def make_home(config: ReplicaConfig, certified: CertifiedReplica | None) -> TritonHome:
+    """Try the model here, and prepare what a Triton needs to serve it. Raises `ModelUnavailable`.
+
+    `certified`: by what it is known when Envoy is on another host.
+    """
+    home = await asyncio.to_thread(_prepared, config)
+    if certified is None:
+        return home
+    try:
+        await certified.start(_log)
+    except BaseException:
+        await home.close()
+        raise
+    return RelayedHome(home, certified)
+
+
+def _prepared(config: ReplicaConfig) -> TritonHomeOnDisk:
     deployed, wanted = config.deployed, wanted_of(config.deployed)
     content = deployed.content
     repository = write_repository(config.socket_dir, content.path, content.folder, wanted, tried_model(deployed))
@@ -28,7 +51,11 @@ def make_home(config: ReplicaConfig, ip: str) -> TritonHome:
     except ModelUnavailable:
         repository.remove()
         raise
-    return TritonHomeOnDisk(TritonSettings(program, repository, ip, wanted.instances, wanted.gpus > 0))
+    return TritonHomeOnDisk(TritonSettings(program, repository, _LOOPBACK, wanted.instances, wanted.gpus > 0))
+
+
+async def _log(reason: str) -> None:
+    log.info("%s", reason)
 
 
 def tried_model(deployed: DeployedModel) -> TriedModel:

@@ -1,7 +1,8 @@
 """A replica that runs a Triton: starts it, watches it, starts it again, gives its address to Envoy, and drains it.
 
-No request passes through this process. To whoever looks at the directory, each life of the Triton is a replica of its
-own: one that died is withdrawn at once, and the next one has another address and another name.
+No request passes through this process, unless Envoy is on another host (triton_relay.py). To whoever looks at the
+directory, each life of the Triton is a replica of its own: one that died is withdrawn at once, and the next one has
+another address and another name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The directory of replicas as a small detached Ray actor, and the two ways to talk to it.
 
 Replicas announce themselves here, the control plane watches. The actor restarts by itself; it then knows nobody until
-they announce themselves again, which its watchers must allow for (see `Watch.age_s`).
+they announce themselves again, which its watchers must allow for (see `Watch.age_s`). Those on other hosts ask here for
+certificates, which the control plane signs; a request is kept for as long as somebody waits for its answer.
 """
 
 from __future__ import annotations
@@ -11,26 +12,32 @@ import contextlib
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import ray
 
+from router.domain.replica_tls import CertificateRequest, Certified, Declined
 from router.domain.routing import Replica
 from serving.directory import Directory
 
 NAMESPACE = "crossfade"
 
 _PATIENCE_S = 2.0
+_CERTIFICATE_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """One answer of the directory. `epoch` names the actor's life, `age_s` is how long that has lasted."""
+    """One answer of the directory. `epoch` names the actor's life, `age_s` is how long that has lasted.
+
+    `requests`: for certificates, each with what it is answered by.
+    """
 
     epoch: str
     age_s: float
     version: int
     replicas: tuple[Replica, ...]
+    requests: tuple[tuple[str, CertificateRequest], ...] = ()
 
 
 class DirectoryActor:
@@ -41,6 +48,7 @@ class DirectoryActor:
         self._epoch = secrets.token_hex(8)
         self._born_s = time.monotonic()
         self._changed = asyncio.Event()
+        self._asked: dict[str, tuple[CertificateRequest, asyncio.Future[Certified | Declined]]] = {}
 
     async def announce(self, replica: Replica) -> bool:
         released = self._directory.announce(replica, time.monotonic())
@@ -59,18 +67,39 @@ class DirectoryActor:
         self._wake_watchers()
 
     async def watch(self, seen: tuple[str, int] | None, patience_s: float) -> Watch:
-        """Answer when something differs from `seen` (epoch, version), or after `patience_s`."""
+        """Answer when something differs from `seen` (epoch, version) or waits for an answer, or after `patience_s`."""
         give_up_s = time.monotonic() + patience_s
         while True:
             self._directory.expire(time.monotonic())
             now_s = time.monotonic()
-            if seen != (self._epoch, self._directory.version) or now_s >= give_up_s:
-                return Watch(self._epoch, now_s - self._born_s, self._directory.version, self._directory.replicas())
+            requests = tuple((key, request) for key, (request, answer) in self._asked.items() if not answer.done())
+            if requests or seen != (self._epoch, self._directory.version) or now_s >= give_up_s:
+                age_s, replicas = now_s - self._born_s, self._directory.replicas()
+                return Watch(self._epoch, age_s, self._directory.version, replicas, requests)
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 # Leases end without an event, so look again now and then.
                 async with asyncio.timeout(min(0.5, give_up_s - now_s)):
                     await self._changed.wait()
+
+    async def certified(self, request: CertificateRequest, patience_s: float) -> Certified | Declined | None:
+        """What the control plane answers; None when it does not in time."""
+        key = secrets.token_hex(8)
+        answer: asyncio.Future[Certified | Declined] = asyncio.get_running_loop().create_future()
+        self._asked[key] = (request, answer)
+        self._wake_watchers()
+        try:
+            async with asyncio.timeout(patience_s):
+                return await answer
+        except TimeoutError:
+            return None
+        finally:
+            del self._asked[key]
+
+    async def answer(self, key: str, answer: Certified | Declined) -> None:
+        """Nobody waits for it any more, or it is there: then it changes nothing."""
+        if key in self._asked and not self._asked[key][1].done():
+            self._asked[key][1].set_result(answer)
 
     def _wake_watchers(self) -> None:
         self._changed.set()
@@ -118,6 +147,15 @@ class RayAnnouncer:
                 await _answer(self._actor.withdraw.remote(replica_id))
         except (ray.exceptions.RayError, TimeoutError):
             return
+
+    async def certified(self, request: CertificateRequest) -> Certified | Declined | None:
+        """Implements `serving.certified.Desk`."""
+        try:
+            async with asyncio.timeout(_CERTIFICATE_PATIENCE_S + _PATIENCE_S):
+                answered = await _answer(self._actor.certified.remote(request, _CERTIFICATE_PATIENCE_S))
+                return cast(Certified | Declined | None, answered)
+        except (ray.exceptions.RayError, TimeoutError):
+            return None
 
 
 def _answer(reference: Any) -> asyncio.Future[Any]:

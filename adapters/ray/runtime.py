@@ -28,6 +28,7 @@ from adapters.ray.directory import NAMESPACE, Watch, start_directory
 from adapters.ray.names import app_name, app_parts
 from adapters.ray.scaling import autoscaling_config
 from router.domain.deployment import DeployedModel, Deployment
+from router.domain.replica_tls import CertificateRequest, Certified, Declined
 from router.domain.routing import Replica
 from router.ports import DeployRefused, RunningApp, RuntimeUnavailable
 from serving.directory import LEASE_S
@@ -43,6 +44,7 @@ _ASK_TIMEOUT_S = 15.0
 _HEALTHY = ("RUNNING", "DEPLOYING", "DELETING")
 
 Result = TypeVar("Result")
+Certify = Callable[[CertificateRequest], Certified | Declined]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,14 @@ class ReplicaPlacement:
 
 
 class RayRuntime:
-    """`replica_class` is the class to run (serving.app.ReplicaActor); the composition root passes it in."""
+    """`replica_class` is the class to run (serving.app.ReplicaActor); the composition root passes it in. `certify`
+    answers the replicas that ask for certificates."""
 
-    def __init__(self, address: str, placement: ReplicaPlacement, replica_class: type) -> None:
+    def __init__(self, address: str, placement: ReplicaPlacement, replica_class: type, certify: Certify) -> None:
         self._address = address
         self._placement = placement
         self._replica_class = replica_class
+        self._certify = certify
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
         self._directory: Any = None
 
@@ -101,6 +105,8 @@ class RayRuntime:
             watch: Watch = await self._ask(
                 self._directory.watch.remote(seen, _WATCH_PATIENCE_S), timeout_s=_WATCH_PATIENCE_S + _ASK_TIMEOUT_S
             )
+            for key, request in watch.requests:
+                await self._ask(self._directory.answer.remote(key, self._certify(request)))
             announced = {replica.id: replica for replica in watch.replicas}
             is_young = watch.age_s <= LEASE_S
             present = {**present, **announced} if is_young else announced

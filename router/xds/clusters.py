@@ -14,15 +14,18 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from router.domain.deployment_settings import MIB
+from router.domain.replica_tls import deployment_prefix, replicas_prefix
 from router.domain.routing import Routing, Shield, Upstream
+from router.domain.triton_managed import ManagedModel
 from router.domain.triton_tls import TritonTls
 from router.xds.gateway import TOKEN_HEADER, Gateway
 from router.xds.limits import Bound
 from router.xds.names import ENDPOINTS, SERVER_CLUSTER, Key, at_view, cluster_name, shield_name, stat_name
+from router.xds.replica_tls import REPLICA_SECRETS, replica_tls_match
 from router.xds.resources import Resource, milliseconds, packed, resource
 from router.xds.retries import shield_policy
 from router.xds.triton import own_filters, readiness_check, shield_filters
-from router.xds.upstream_tls import protocol_of_check, upstream_secret_keys, upstream_tls_socket
+from router.xds.upstream_tls import HTTP1, HTTP2, protocol_of_check, upstream_secret_keys, upstream_tls_socket
 
 # Below the 3600 s after which a replica closes an idle connection, so that Envoy never writes into a closing one.
 UPSTREAM_IDLE_TIMEOUT_S = 1800
@@ -44,8 +47,9 @@ def deployment_clusters(endpoint: str, upstream: Upstream, gateway: Gateway) -> 
     touching connections.
     """
     name, bound = cluster_name(endpoint, upstream.deployment), Bound.of(upstream)
+    remote = _remote(gateway, deployment_prefix(gateway.trust_domain, endpoint, upstream.deployment))
     if upstream.triton is None:
-        return [_cluster(name, bound, _replica_check("/v2/health/ready", gateway), gateway)]
+        return [_cluster(name, bound, _replica_check("/v2/health/ready", gateway), gateway, remote=remote)]
     return [
         _cluster(
             cluster_name(endpoint, upstream.deployment, is_grpc_port=is_grpc_port),
@@ -59,6 +63,7 @@ def deployment_clusters(endpoint: str, upstream: Upstream, gateway: Gateway) -> 
             buffered_bytes=_buffered_bytes([upstream], gateway),
             # A cluster waits for its secrets, and may wait while it has nobody to talk to: then they may be missing.
             tls=upstream.tls if upstream.addresses else None,
+            remote=remote if isinstance(upstream.triton, ManagedModel) else "",
             is_http2=is_grpc_port,
             is_hashed=upstream.keeps_sequences,
         )
@@ -69,7 +74,8 @@ def deployment_clusters(endpoint: str, upstream: Upstream, gateway: Gateway) -> 
 def server_cluster(gateway: Gateway, view: str = "") -> Resource:
     """Who answers server-level calls. Asked whether it lives: a server that says "not ready" is right to say so."""
     name, check = at_view(SERVER_CLUSTER, view), _replica_check("/v2/health/live", gateway)
-    return _cluster(name, Bound(_SERVER_MAX_REQUESTS), check, gateway)
+    remote = _remote(gateway, replicas_prefix(gateway.trust_domain))
+    return _cluster(name, Bound(_SERVER_MAX_REQUESTS), check, gateway, remote=remote)
 
 
 def shield_clusters(routing: Routing, shield: Shield, gateway: Gateway) -> list[Resource]:
@@ -121,6 +127,11 @@ def reached_by(endpoint: str, upstream: Upstream, *, is_grpc: bool) -> str:
     return cluster_name(endpoint, upstream.deployment, is_grpc_port=is_grpc_port)
 
 
+def _remote(gateway: Gateway, prefix: str) -> str:
+    """How the name in the certificate of a replica on another host begins. Empty: there is none on another host."""
+    return prefix if gateway.trust_domain else ""
+
+
 def _with_filters(options: Any, filters: list[Any]) -> Any:
     options.http_filters.extend(filters)
     return options
@@ -143,6 +154,7 @@ def _cluster(
     options: Any = None,
     buffered_bytes: Any = None,
     tls: TritonTls | None = None,
+    remote: str = "",
     is_http2: bool = False,
     is_hashed: bool = False,
 ) -> Resource:
@@ -182,6 +194,10 @@ def _cluster(
         keeps |= upstream_secret_keys(tls)
         message.transport_socket.CopyFrom(upstream_tls_socket(tls, is_http2=is_http2))
         message.health_checks[0].tls_options.alpn_protocols.append(protocol_of_check(health))
+    if remote:
+        keeps |= REPLICA_SECRETS
+        message.transport_socket_matches.append(replica_tls_match(remote, HTTP2 if is_http2 else HTTP1))
+        message.health_checks[0].tls_options.alpn_protocols.append(HTTP1)
     return resource(name, message, keeps=keeps)
 
 

@@ -11,6 +11,8 @@ from envoy.config.core.v3 import address_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 
 from router.domain.routing import Address, TcpAddress, TritonAddress, UnixAddress, Upstream
+from router.domain.triton_managed import ManagedModel
+from router.xds.replica_tls import mark_as_remote
 from router.xds.resources import Resource, resource
 from router.xds.triton import served_metadata
 
@@ -29,6 +31,8 @@ def addresses_of(cluster: Resource, upstream: Upstream, *, is_grpc_port: bool = 
             member.endpoint.health_check_config.disable_active_health_check = True
         if isinstance(address, TritonAddress):
             member.metadata.CopyFrom(served_metadata(upstream))
+            if isinstance(upstream.triton, ManagedModel):
+                mark_as_remote(member.metadata)  # means nothing to a cluster whose Tritons are on this host
             if not upstream.is_grpc_only:  # there, whether it is ready is asked over HTTP
                 member.endpoint.health_check_config.port_value = address.http_port
     message = endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster.key.name, endpoints=[locality])
@@ -69,7 +73,8 @@ def _rank(address: Address) -> tuple[str, Address]:
 
 
 def _locality(addresses: Iterable[Address], priority: int, hostname: str = "", *, is_grpc_port: bool = False) -> Any:
-    return endpoint_components_pb2.LocalityLbEndpoints(
+    ordered = sorted(addresses, key=str)
+    locality = endpoint_components_pb2.LocalityLbEndpoints(
         priority=priority,
         lb_endpoints=[
             endpoint_components_pb2.LbEndpoint(
@@ -77,9 +82,13 @@ def _locality(addresses: Iterable[Address], priority: int, hostname: str = "", *
                     address=envoy_address(address, is_grpc_port=is_grpc_port), hostname=hostname
                 )
             )
-            for address in sorted(addresses, key=str)
+            for address in ordered
         ],
     )
+    for member, address in zip(locality.lb_endpoints, ordered, strict=True):
+        if isinstance(address, TcpAddress):
+            mark_as_remote(member.metadata)
+    return locality
 
 
 def envoy_address(address: Address, *, is_grpc_port: bool = False) -> Any:

@@ -60,6 +60,7 @@ class Gateway:
     `max_request_bytes`: no endpoint accepts more, whatever its deployments say.
     `tls`: of both ports; without it they speak plain text. `redirect_port`: sends plain HTTP there; 0: no such port.
     `clients`: what any one of them may do.
+    `trust_domain`: what certificates of the internal CA call this gateway; empty: no replica is on another host.
     """
 
     bind: str
@@ -77,3 +78,4 @@ class Gateway:
     tls: ListenerTls | None = None
     redirect_port: int = 0
     clients: ClientLimits = field(default_factory=ClientLimits)
+    trust_domain: str = ""

@@ -23,6 +23,7 @@ from router.ports import Acknowledged, Outcome, ProxyStatus, Rejected, Unconfirm
 from router.xds.gateway import Gateway
 from router.xds.names import GATEWAY_GROUP, LISTENER, SCOPE, SEND_ORDER, Key, group_of
 from router.xds.refusals import Refusals
+from router.xds.replica_tls import replica_secrets
 from router.xds.revocation import revocation_list
 from router.xds.secrets import certificate_secret, trust_secret
 from router.xds.snapshot import Snapshot
@@ -186,6 +187,11 @@ class XdsServer:
         kept = frozenset(key for tls in wanted for key in upstream_secret_keys(tls))
         self._changed(self._snapshot.remove_secrets(self._triton_secrets - kept))
         self._triton_secrets = kept
+
+    def set_replica_tls(self, pair: CertificatePair, trust: ClientTrust) -> None:
+        """Implements `router.replica_certificates.Secrets`."""
+        for secret in replica_secrets(pair, trust):
+            self._changed(self._snapshot.set_secret(secret))
 
     async def applied(self, endpoint: str, timeout_s: float) -> Outcome:
         try:

@@ -21,7 +21,7 @@ from router.xds.names import SECRET, Key
 from router.xds.resources import Resource, packed
 from router.xds.secrets import TLS_SOCKET, pair_secret, protocol_parameters, sds, validation_secret
 
-_HTTP2, _HTTP1 = "h2", "http/1.1"
+HTTP2, HTTP1 = "h2", "http/1.1"  # as ALPN has them
 
 
 def upstream_secret_keys(tls: TritonTls) -> frozenset[Key]:
@@ -47,7 +47,7 @@ def upstream_tls_socket(tls: TritonTls, *, is_http2: bool) -> Any:
     )
     common = tls_pb2.CommonTlsContext(
         tls_params=protocol_parameters(),
-        alpn_protocols=[_HTTP2 if is_http2 else _HTTP1],
+        alpn_protocols=[HTTP2 if is_http2 else HTTP1],
         tls_certificate_sds_secret_configs=[sds(_pair_name(tls))] if tls.shown else [],
         combined_validation_context=tls_pb2.CommonTlsContext.CombinedCertificateValidationContext(
             default_validation_context=common_pb2.CertificateValidationContext(match_typed_subject_alt_names=[name]),
@@ -62,7 +62,7 @@ def upstream_tls_socket(tls: TritonTls, *, is_http2: bool) -> Any:
 
 def protocol_of_check(check: Any) -> str:
     """The one that it is asked by, which need not be the cluster's."""
-    return _HTTP2 if check.codec_client_type == http_pb2.CodecClientType.HTTP2 else _HTTP1
+    return HTTP2 if check.codec_client_type == http_pb2.CodecClientType.HTTP2 else HTTP1
 
 
 def _pair_name(tls: TritonTls) -> str:

@@ -1,0 +1,92 @@
+"""TLS to replicas on other hosts: the gateway's own certificate is renewed at half of its life, and replicas that ask
+for one get one.
+
+Who may ask: whoever can talk to the directory of replicas, which takes the Ray cluster's token. That token runs any
+code on any of its machines, those of replicas as well, so no finer check could hold against its holder. What is
+checked bounds what a mistake can do: a certificate is for a deployment that is wanted, for the name and address that
+its key's holder signed for, to answer and never to ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Protocol
+
+from router.domain.endpoint import EndpointState
+from router.domain.replica_tls import CertificateRequest, Certified, Declined, renews_at
+from router.domain.tls import BadCertificate, CertificatePair, ClientTrust
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 30.0
+
+
+class Authority(Protocol):
+    """The internal CA. Implemented by adapters/internal_authority.py."""
+
+    @property
+    def trust(self) -> ClientTrust: ...
+
+    def for_envoy(self, now: datetime) -> CertificatePair: ...
+
+    def for_replica(self, request: CertificateRequest, now: datetime) -> Certified:
+        """Raises `BadCertificate`, which says why not."""
+
+
+class Secrets(Protocol):
+    """Who asks replicas. Implemented by router/xds/server.py and adapters/tls_client.py."""
+
+    def set_replica_tls(self, pair: CertificatePair, trust: ClientTrust) -> None:
+        """What is shown to replicas, and whom they must be certified by. Connections that are open stay."""
+
+
+class ReplicaCertificates:
+    """Belongs to one event loop. `states` is a live view."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        secrets: Iterable[Secrets],
+        states: Mapping[str, EndpointState],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._authority = authority
+        self._secrets = tuple(secrets)
+        self._states = states
+        self._now = now
+        self._renews_at: datetime | None = None
+
+    async def run(self) -> None:
+        while True:
+            self.look()
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def look(self) -> None:
+        """Renew the gateway's own certificate when that is due."""
+        now = self._now()
+        if self._renews_at is not None and now < self._renews_at:
+            return
+        pair = self._authority.for_envoy(now)
+        for secrets in self._secrets:
+            secrets.set_replica_tls(pair, self._authority.trust)
+        self._renews_at = renews_at(pair.facts.not_before, pair.facts.not_after)
+        log.info("the certificate that is shown to replicas is new", extra={"not_after": str(pair.facts.not_after)})
+
+    def answer(self, request: CertificateRequest) -> Certified | Declined:
+        name = request.name
+        state = self._states.get(name.endpoint)
+        if state is None or name.deployment not in state.deployments:
+            return self._declined(request, f"there is no deployment {name.endpoint}/{name.deployment}")
+        try:
+            certified = self._authority.for_replica(request, self._now())
+        except BadCertificate as error:
+            return self._declined(request, str(error))
+        log.info("certified a replica", extra={"replica": name.uri, "ip": name.ip})
+        return certified
+
+    def _declined(self, request: CertificateRequest, reason: str) -> Declined:
+        log.warning("a replica gets no certificate", extra={"replica": request.name.uri, "reason": reason})
+        return Declined(reason)
