@@ -48,8 +48,6 @@ LARGE = "wide"
 class Announcements:
     """Implements `Announcer`: tells on stdout that the replica is ready."""
 
-    node_ip = "127.0.0.1"
-
     async def announce(self, replica: Replica) -> bool:
         if replica.state is ReplicaState.READY:
             print(replica.address, flush=True)

@@ -54,7 +54,6 @@ instance_group { count: 1 kind: KIND_CPU }
 class Listener:
     """Implements `Announcer`: who was heard last."""
 
-    node_ip: str = "127.0.0.1"
     latest: Replica | None = None
 
     async def announce(self, replica: Replica) -> bool:

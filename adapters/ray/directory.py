@@ -23,7 +23,9 @@ from serving.directory import Directory
 NAMESPACE = "crossfade"
 
 _PATIENCE_S = 2.0
-_CERTIFICATE_PATIENCE_S = 10.0
+_LONG_PATIENCE_S = 10.0
+
+_Certificate = Certified | Declined | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class DirectoryActor:
                 async with asyncio.timeout(min(0.5, give_up_s - now_s)):
                     await self._changed.wait()
 
-    async def certified(self, request: CertificateRequest, patience_s: float) -> Certified | Declined | None:
+    async def certified(self, request: CertificateRequest, patience_s: float) -> _Certificate:
         """What the control plane answers; None when it does not in time."""
         key = secrets.token_hex(8)
         answer: asyncio.Future[Certified | Declined] = asyncio.get_running_loop().create_future()
@@ -148,12 +150,11 @@ class RayAnnouncer:
         except (ray.exceptions.RayError, TimeoutError):
             return
 
-    async def certified(self, request: CertificateRequest) -> Certified | Declined | None:
+    async def certified(self, request: CertificateRequest) -> _Certificate:
         """Implements `serving.certified.Desk`."""
         try:
-            async with asyncio.timeout(_CERTIFICATE_PATIENCE_S + _PATIENCE_S):
-                answered = await _answer(self._actor.certified.remote(request, _CERTIFICATE_PATIENCE_S))
-                return cast(Certified | Declined | None, answered)
+            async with asyncio.timeout(_LONG_PATIENCE_S + _PATIENCE_S):
+                return cast(_Certificate, await _answer(self._actor.certified.remote(request, _LONG_PATIENCE_S)))
         except (ray.exceptions.RayError, TimeoutError):
             return None
 

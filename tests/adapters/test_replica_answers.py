@@ -15,6 +15,7 @@ from serving.answers import Answer
 from serving.exchange import Cancel, Handler, HttpRequest, HttpResponse, Reply
 from serving.listener import Listener
 from serving.sampling import Order
+from tests.internal_ca import certified, client_of, client_without_tls, internal_ca
 from tests.unit.serving.scripted_model import ScriptedModel, handler_of, infer, x
 
 ORDER = Order(1.0, 60.0, 0, has_repeats=False)
@@ -33,13 +34,14 @@ async def listening(handler: Handler, token: bytes = b"the-token") -> AsyncItera
 @pytest.mark.parametrize("is_unix", [True, False])
 async def test_a_replica_is_ordered_to_sample_and_hands_out_its_records(tmp_path: Path, is_unix: bool) -> None:
     handler = handler_of(ScriptedModel())
-    source = ReplicaAnswers("the-token")
+    ca = internal_ca()
+    source = ReplicaAnswers(client_of(ca, "the-token"))
     async with listening(handler) as listener:
         if is_unix:
             address: UnixAddress | TcpAddress = UnixAddress(str(tmp_path / "s"))
             await listener.open_unix(address.path)
         else:
-            address = TcpAddress("127.0.0.1", await listener.open_tcp("127.0.0.1"))
+            address = TcpAddress("127.0.0.1", await listener.open_tcp("127.0.0.1", tls=certified(ca).context))
         assert (await source.collect(address, ORDER)).records == ()
         infer(handler, x(), MARKED)
 
@@ -57,7 +59,7 @@ async def test_whoever_does_not_know_the_token_gets_nothing(tmp_path: Path) -> N
         await listener.open_unix(address.path)
 
         with pytest.raises(ReplicaSilent, match="403"):
-            await ReplicaAnswers("another-token").collect(address, ORDER)
+            await ReplicaAnswers(client_without_tls("another-token")).collect(address, ORDER)
 
 
 async def test_a_replica_that_is_gone_or_speaks_another_format_is_silent(tmp_path: Path) -> None:
@@ -65,7 +67,7 @@ async def test_a_replica_that_is_gone_or_speaks_another_format_is_silent(tmp_pat
         reply(HttpResponse(200, [], [b'{"records": 3}']))
         return None
 
-    source = ReplicaAnswers("the-token")
+    source = ReplicaAnswers(client_without_tls("the-token"))
     address = UnixAddress(str(tmp_path / "s"))
     with pytest.raises(ReplicaSilent, match="gives no samples"):
         await source.collect(address, ORDER)

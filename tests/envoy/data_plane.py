@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 
 from adapters.certificates import PemFiles
+from adapters.internal_authority import InternalAuthority
 from router.certificates import Certificates
 from router.domain.callers import Access, Anyone
 from router.domain.limits import NO_LIMITS, Limits
@@ -37,6 +38,7 @@ from router.xds.reports import reports_service
 from router.xds.server import XdsServer
 from tests.envoy.replica import MAX_BODY_BYTES, TOKEN, Replica
 from tests.envoy.waiting import DEADLINE_S, eventually
+from tests.internal_ca import GATEWAY
 
 EVERYBODY = Anyone()
 ALL_CLIENTS = Clients()
@@ -68,8 +70,8 @@ class DataPlane:
     def xds_socket(self) -> str:
         return str(self.folder / "xds")
 
-    async def replica(self, name: str) -> Replica:
-        replica = await Replica(name, str(self.folder / f"r{len(self._replicas)}")).start()
+    async def replica(self, name: str, tls: ssl.SSLContext | None = None) -> Replica:
+        replica = await Replica(name, str(self.folder / f"r{len(self._replicas)}"), tls=tls).start()
         self._replicas.append(replica)
         return replica
 
@@ -231,12 +233,13 @@ async def data_plane(
     tls: ListenerTls | None = None,
     authority: Path | None = None,
     clients: ClientLimits | None = None,
+    internal: InternalAuthority | None = None,
     **bounds: int,
 ) -> AsyncIterator[DataPlane]:
     """Starts with `endpoints`, and with the replica that answers server-level calls.
 
     `bounds` are the process's. With `tls`, clients trust the CA in the file `authority`, and there is a port that
-    redirects plain HTTP.
+    redirects plain HTTP. `internal`: its CA, by which it knows replicas on other hosts.
     """
     async with contextlib.AsyncExitStack() as stack:
         folder = await stack.enter_async_context(short_folder())
@@ -245,11 +248,15 @@ async def data_plane(
             gateway = replace(gateway, tls=tls, redirect_port=free_ports(1)[0])
         if clients is not None:
             gateway = replace(gateway, clients=clients)
+        if internal is not None:
+            gateway = replace(gateway, trust_domain=GATEWAY)
         server = await Replica("control-plane", gateway.server_socket).start()
         stack.push_async_callback(server.kill)
         xds = XdsServer(gateway)
         for one in endpoints:
             xds.set_endpoint(one)
+        if internal is not None:
+            xds.set_replica_tls(internal.for_envoy(_now()), internal.trust)
         certificates = None
         if tls is not None:
             certificates = Certificates(tls, PemFiles(), xds, EventLog(_now))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tritonclient.grpc import service_pb2
 
-from router.domain.routing import Address, UnixAddress
+from router.domain.routing import Address, TcpAddress, UnixAddress
 from serving.exchange import Cancel, HttpRequest, HttpResponse, Reply
 from serving.listener import Listener
 
@@ -21,20 +22,29 @@ Answer = Callable[[HttpRequest], HttpResponse | None]  # None: never answers
 
 @dataclass(slots=True)
 class Replica:
-    """Answers every scoring request with its name; `answer` may be replaced to do something else."""
+    """Answers every scoring request with its name; `answer` may be replaced to do something else.
+
+    `tls`: as a replica on another host does, it listens at a port, over TLS.
+    """
 
     name: str
     path: str
     requests: list[HttpRequest] = field(default_factory=list)
+    checks: list[HttpRequest] = field(default_factory=list)
     cancelled: int = 0
     answer: Answer | None = None
     is_ready: bool = True
     holds_for_s: float = 0.0  # how long after a request its answer is sent
+    tls: ssl.SSLContext | None = None
+    _port: int = 0
     _listener: Listener | None = None
 
     async def start(self) -> Replica:
         self._listener = Listener(self._handle, token=TOKEN.encode(), max_body_bytes=64 * MAX_BODY_BYTES)
-        await self._listener.open_unix(self.path)
+        if self.tls is not None:
+            self._port = await self._listener.open_tcp("127.0.0.1", self._port, self.tls)
+        else:
+            await self._listener.open_unix(self.path)
         return self
 
     async def kill(self) -> None:
@@ -45,10 +55,11 @@ class Replica:
 
     @property
     def address(self) -> Address:
-        return UnixAddress(self.path)
+        return TcpAddress("127.0.0.1", self._port) if self.tls is not None else UnixAddress(self.path)
 
     def _handle(self, request: HttpRequest, reply: Reply) -> Cancel | None:
         if request.path.startswith(b"/v2/health/"):
+            self.checks.append(request)
             reply(HttpResponse(200 if self.is_ready else 503, [], [b"{}"]))
             return None
         self.requests.append(request)

@@ -26,8 +26,6 @@ WAIT_S = 30.0
 class Town:
     """Implements `Announcer`: remembers everything, and releases whoever drains."""
 
-    node_ip = "127.0.0.1"
-
     def __init__(self) -> None:
         self.heard: list[Replica] = []
 

@@ -30,8 +30,6 @@ LOADING, READY, DRAINING, FAILED = (
 class Town:
     """Implements `Announcer`: who is there, and everything that was heard. Releases whoever drains."""
 
-    node_ip = "127.0.0.1"
-
     def __init__(self) -> None:
         self.present: dict[str, Replica] = {}
         self.heard: list[tuple[ReplicaState, str]] = []

@@ -16,6 +16,7 @@ from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_store import SqliteStore
 from router.agreement.collector import Agreement
 from router.rollout_ports import Pairs
+from tests.internal_ca import client_without_tls
 from tests.statistics import assert_share
 from tests.system.gateway import Gateway, deployment, endpoint
 from tests.system.models import two_classes
@@ -50,7 +51,7 @@ def agreement_of(gateway: Gateway) -> Agreement:
     replicas = store.load_replicas()
     store.close()
     token = Path(gateway.data_dir, "gateway.token").read_text().strip()
-    return Agreement(ReplicaAnswers(token), lambda: replicas, lambda endpoint: True)
+    return Agreement(ReplicaAnswers(client_without_tls(token)), lambda: replicas, lambda endpoint: True)
 
 
 async def test_a_copy_agrees_always_and_another_model_differs_as_often_as_it_does(gateway: Gateway) -> None:

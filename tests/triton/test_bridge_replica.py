@@ -38,8 +38,6 @@ BAD = {"INPUT0": np.array([[-3, -4]], np.int32)}
 class Town:
     """Implements `Announcer`: remembers the last word of the replica."""
 
-    node_ip = "127.0.0.1"
-
     def __init__(self) -> None:
         self.last: Replica | None = None
 

@@ -8,6 +8,7 @@ from router.domain.routing import Replica, ReplicaState, TcpAddress, UnixAddress
 from router.replica_metrics import ReplicaMetrics, merged
 from serving.exchange import Cancel, HttpRequest, HttpResponse, Reply
 from serving.listener import GATEWAY_HEADER, Listener
+from tests.internal_ca import certified, client_of, client_without_tls, internal_ca
 
 HEAD = "# HELP a_total Things.\n# TYPE a_total counter\n"
 
@@ -44,9 +45,9 @@ async def test_every_ready_replica_is_asked_and_whoever_does_not_answer_is_left_
         replica(0, UnixAddress(paths[0])),
         replica(3, UnixAddress(str(tmp_path / "gone.sock"))),
     ]
-    text = await ReplicaMetrics("secret", lambda: replicas).gather()
+    text = await ReplicaMetrics(client_without_tls("secret"), lambda: replicas).gather()
     assert text == HEAD + 'a_total{r="0"} 0\na_total{r="1"} 1\n'
-    assert await ReplicaMetrics("wrong", lambda: replicas).gather() == ""
+    assert await ReplicaMetrics(client_without_tls("wrong"), lambda: replicas).gather() == ""
     for listener in listeners:
         await listener.close(grace_s=0)
 
@@ -54,12 +55,15 @@ async def test_every_ready_replica_is_asked_and_whoever_does_not_answer_is_left_
 async def test_replicas_on_other_hosts_are_asked_at_their_address(tmp_path: Path) -> None:
     listener = await serving(str(tmp_path / "unused"), HEAD + "a_total 7\n")
     other = Listener(listener.handler, b"secret", 1000)
-    port = await other.open_tcp("127.0.0.1")
-    text = await ReplicaMetrics("secret", lambda: [replica(1, TcpAddress("127.0.0.1", port))]).gather()
+    ca = internal_ca()
+    port = await other.open_tcp("127.0.0.1", tls=certified(ca).context)
+    replicas = [replica(1, TcpAddress("127.0.0.1", port))]
+    text = await ReplicaMetrics(client_of(ca, "secret"), lambda: replicas).gather()
+    assert await ReplicaMetrics(client_without_tls("secret"), lambda: replicas).gather() == ""
     assert text == HEAD + "a_total 7\n"
     await other.close(grace_s=0)
     await listener.close(grace_s=0)
 
 
 async def test_without_replicas_there_is_nothing_to_tell() -> None:
-    assert await ReplicaMetrics("secret", list).gather() == ""
+    assert await ReplicaMetrics(client_without_tls("secret"), list).gather() == ""
