@@ -1,0 +1,186 @@
+"""TLS before a program that has none: bytes both ways, ends that go, and who gets in. Sockets and TLS are real."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from router.domain.replica_tls import CertificateRequest, Certified
+from router.domain.routing import TritonAddress
+from serving.certified import CertifiedReplica
+from serving.tls_relay import TlsRelay
+from serving.triton_relay import RelayedHome, RelayedTriton
+from tests.internal_ca import BLUE, certified, context_of, internal_ca, now
+from tests.listener.test_triton_replica import FakeHome
+
+WAIT_S = 30.0
+LARGE = bytes(range(256)) * 32768  # 8 MiB, more than all buffers on the way hold
+
+Program = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+CA = internal_ca()
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+@asynccontextmanager
+async def relayed(program: Program) -> AsyncIterator[tuple[int, TlsRelay]]:
+    """The port that speaks TLS."""
+    server = await asyncio.start_server(program, "127.0.0.1", 0)
+    relay = TlsRelay(server.sockets[0].getsockname()[1])
+    try:
+        yield await relay.open("127.0.0.1", certified(CA).context), relay
+    finally:
+        relay.close()
+        server.close()
+
+
+async def connected(
+    port: int, context: ssl.SSLContext | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", port, ssl=context or context_of(CA))
+
+
+async def heard(reader: asyncio.StreamReader) -> bytes:
+    """The next of it; nothing when the connection has ended, however it did."""
+    try:
+        return await asyncio.wait_for(reader.read(100), WAIT_S)
+    except (ConnectionError, ssl.SSLError):
+        return b""
+
+
+async def answer_to(port: int, words: bytes, context: ssl.SSLContext | None = None) -> bytes:
+    try:
+        reader, writer = await connected(port, context)
+    except (ConnectionError, ssl.SSLError):
+        return b""
+    writer.write(words)
+    try:
+        return await heard(reader)
+    finally:
+        writer.transport.abort()
+
+
+async def test_what_goes_in_comes_out_whole_both_ways() -> None:
+    async with relayed(echo) as (port, _):
+        reader, writer = await connected(port)
+        writer.write(LARGE)
+        async with asyncio.timeout(WAIT_S):
+            assert await reader.readexactly(len(LARGE)) == LARGE
+        writer.close()
+
+
+async def test_a_reader_that_stands_still_stops_the_writer_and_loses_nothing() -> None:
+    written = 0
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        for start in range(0, len(LARGE), 65536):
+            writer.write(LARGE[start : start + 65536])
+            await writer.drain()
+            written += 65536
+        writer.close()
+
+    async with relayed(pour) as (port, _):
+        reader, writer = await connected(port)
+        before = -1
+        async with asyncio.timeout(WAIT_S):
+            while before != written or not written:  # until nothing moves any more
+                before = written
+                await asyncio.sleep(0.3)
+            assert await reader.readexactly(len(LARGE)) == LARGE
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_an_end_that_goes_takes_the_other_with_it() -> None:
+    gone = asyncio.Event()
+
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.read() == b"hello"
+        gone.set()
+        writer.close()
+
+    async with relayed(wait) as (port, _), asyncio.timeout(WAIT_S):
+        _, writer = await connected(port)
+        writer.write(b"hello")
+        await writer.drain()
+        writer.close()
+        await gone.wait()
+
+    async def answer_and_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"goodbye")
+        writer.close()
+
+    async with relayed(answer_and_go) as (port, _), asyncio.timeout(WAIT_S):
+        reader, writer = await connected(port)
+        assert await reader.read() == b"goodbye"
+        writer.close()
+
+
+async def test_where_nobody_listens_connections_end() -> None:
+    async with relayed(echo) as (dead, _):
+        pass
+    relay = TlsRelay(dead)
+    port = await relay.open("127.0.0.1", certified(CA).context)
+    assert await answer_to(port, b"hello") == b""
+    relay.close()
+
+
+async def test_closing_cuts_what_is_open() -> None:
+    async with relayed(echo) as (port, relay), asyncio.timeout(WAIT_S):
+        reader, writer = await connected(port)
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"x"
+        relay.close()
+        assert await heard(reader) == b""
+        writer.close()
+
+
+async def test_whoever_is_not_the_gateway_reaches_nothing() -> None:
+    reached: list[bytes] = []
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.append(await reader.read(10))
+        writer.write(b"welcome")
+        writer.close()
+
+    async with relayed(note) as (port, _):
+        assert await answer_to(port, b"hello") == b"welcome"
+        stranger = context_of(CA, internal_ca().for_envoy(now()))
+        assert await answer_to(port, b"hello", stranger) == b""
+    assert reached == [b"hello"]
+
+
+class Desk:
+    """Implements `Desk`: certifies everybody."""
+
+    async def certified(self, request: CertificateRequest) -> Certified:
+        return CA.for_replica(request, now())
+
+
+async def test_a_triton_is_reached_at_the_replicas_address_and_keeps_its_life() -> None:
+    home = FakeHome()
+    both = RelayedHome(home, CertifiedReplica(BLUE, Desk(), certified(CA)))
+    triton = await both.start()
+    assert isinstance(triton, RelayedTriton)
+    assert triton.address.ip == BLUE.ip
+    assert triton.address != home.started[0].address
+    assert isinstance(triton.address, TritonAddress)
+    await triton.loaded()
+    home.started[0].trouble = "out of memory"
+    assert await triton.why_not_ready() == "out of memory"
+    await triton.end()
+    assert (await triton.ended()).words == "ended 0"
+    with pytest.raises(ConnectionError):
+        await connected(triton.address.http_port)
+    await both.close()
+    assert home.story[-1] == "closed"
