@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -28,19 +28,31 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
-    writer.close()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def relayed(program: Program) -> AsyncIterator[tuple[int, TlsRelay]]:
     """The port that speaks TLS."""
-    server = await asyncio.start_server(program, "127.0.0.1", 0)
+    served: list[asyncio.Task[None]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await program(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(asyncio.create_task(serve(reader, writer)))
+
+    server = await asyncio.start_server(begin, "127.0.0.1", 0)
     relay = TlsRelay(server.sockets[0].getsockname()[1])
     try:
         yield await relay.open("127.0.0.1", certified(CA).context), relay
     finally:
         relay.close()
         server.close()
+        await asyncio.wait_for(asyncio.gather(*served), WAIT_S)
 
 
 async def connected(
@@ -87,7 +99,6 @@ async def test_a_reader_that_stands_still_stops_the_writer_and_loses_nothing() -
             writer.write(LARGE[start : start + 65536])
             await writer.drain()
             written += 65536
-        writer.close()
 
     async with relayed(pour) as (port, _):
         reader, writer = await connected(port)
@@ -107,7 +118,6 @@ async def test_an_end_that_goes_takes_the_other_with_it() -> None:
     async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert await reader.read() == b"hello"
         gone.set()
-        writer.close()
 
     async with relayed(wait) as (port, _), asyncio.timeout(WAIT_S):
         _, writer = await connected(port)
@@ -118,7 +128,6 @@ async def test_an_end_that_goes_takes_the_other_with_it() -> None:
 
     async def answer_and_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"goodbye")
-        writer.close()
 
     async with relayed(answer_and_go) as (port, _), asyncio.timeout(WAIT_S):
         reader, writer = await connected(port)
@@ -151,7 +160,6 @@ async def test_whoever_is_not_the_gateway_reaches_nothing() -> None:
     async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         reached.append(await reader.read(10))
         writer.write(b"welcome")
-        writer.close()
 
     async with relayed(note) as (port, _):
         assert await answer_to(port, b"hello") == b"welcome"
