@@ -18,6 +18,7 @@ from router.supervisor import processes_of_run
 
 UNKNOWN = "unknown"
 _TRITON = "tritonserver"
+_ENVOY = "envoy"
 
 
 class NotRunning(CrossfadeError):
@@ -104,6 +105,8 @@ def _why(item: Socket, config: GatewayConfig, scoring: Mapping[int, str]) -> str
         return known.get(port) or "Ray's own, which asks for its token"
     if path == config.ray_address:
         return "Ray"
+    if item.process == _ENVOY and not config.is_ray_ours:
+        return "scoring by replicas on other hosts, over mutual TLS; by Tritons that specs name"
     return "what specs name: models, metrics of rollouts, webhooks" if not _is_loopback_at(path) else "on this machine"
 
 
