@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from benchmarks.payloads import Payload, payload_for
+from router.cli.network import open_sockets
 from router.config import GatewayConfig
 from tests.system.asking import over_grpc, over_http
 from tests.system.gateway import SETTLE_TIMEOUT_S, Gateway, a_gateway, deployment, endpoint, eventually, write_spec
@@ -54,6 +55,7 @@ def test_its_replicas_are_reached_over_mutual_tls_and_by_nobody_else(
     assert 'crossfade_model_requests_total{endpoint="away",deployment="blue"' in metrics
     key = joined.data_dir / "internal-ca" / "ca.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert any("over mutual TLS" in item.why for item in open_sockets(joined.data_dir))
     assert "plain HTTP" not in joined.said
 
     # A control plane that starts again has the same CA, and a replica that starts again a certificate of it.

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -21,13 +22,21 @@ import pytest
 import pytest_asyncio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from adapters.internal_authority import InternalAuthority
+from adapters.replica_tls import ReplicaKeys
 from adapters.triton.server import TritonProcess
 from benchmarks.models import tiny_mlp
 from benchmarks.triton_home import triton_home
 from router.domain.errors import ModelUnavailable
+from router.domain.replica_tls import CertificateRequest, Certified
+from router.domain.triton_managed import ManagedModel
+from serving.certified import CertifiedReplica
+from serving.triton_relay import RelayedHome
+from tests.envoy.data_plane import data_plane, upstream
 from tests.envoy.waiting import DEADLINE_S, eventually
+from tests.internal_ca import BLUE, internal_ca, now
 from tests.system.models import slow, strings
-from tests.triton.asking import grpc_request, json_request
+from tests.triton.asking import answering, grpc_request, json_request
 from tests.triton.managed import cached, deployed_model, home_of, managed_triton
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -102,6 +111,55 @@ async def test_it_answers_as_onnx_runtime_does_over_both_protocols(triton: Trito
     async with grpc.aio.insecure_channel(address) as channel:
         reply = await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(grpc_request("mlp", ROW))
     assert np.frombuffer(reply.raw_output_contents[0], np.float32).shape == (10,)
+
+
+class Standing:
+    """Implements `TritonHome`: one runs already, and stays."""
+
+    def __init__(self, triton: TritonProcess) -> None:
+        self._triton = triton
+
+    async def start(self) -> TritonProcess:
+        return self._triton
+
+    async def close(self) -> None:
+        pass
+
+
+class Desk:
+    """Implements `serving.certified.Desk`."""
+
+    def __init__(self, ca: InternalAuthority) -> None:
+        self._ca = ca
+
+    async def certified(self, request: CertificateRequest) -> Certified:
+        return self._ca.for_replica(request, now())
+
+
+async def test_on_another_host_it_answers_an_envoy_over_tls_by_both_protocols(triton: TritonProcess) -> None:
+    ca = internal_ca()
+    replica = CertifiedReplica(replace(BLUE, endpoint="mlp"), Desk(ca), ReplicaKeys())
+    await replica.start(unheard)
+    relayed = await RelayedHome(Standing(triton), replica).start()
+    try:
+        async with data_plane(internal=ca) as plane:
+            managed = replace(upstream("blue"), addresses=(relayed.address,), triton=ManagedModel("mlp"))
+            await plane.endpoint("mlp", managed)
+            await answering(plane, "mlp", "blue")
+            answer = await plane.http.post("/v2/models/mlp/infer", json=json_request(ROW))
+            assert answer.json()["outputs"][0]["shape"] == [1, 10]
+            async with grpc.aio.insecure_channel(plane.grpc_address) as channel:
+                stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+                reply = await stub.ModelInfer(grpc_request("mlp", ROW), timeout=DEADLINE_S)
+            assert np.frombuffer(reply.raw_output_contents[0], np.float32).shape == (10,)
+    finally:
+        for relay in relayed.relays:
+            relay.close()
+        replica.close()
+
+
+async def unheard(_: str) -> None:
+    pass
 
 
 async def test_it_counts_its_work_the_warm_up_included(triton: TritonProcess) -> None:
