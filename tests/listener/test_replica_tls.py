@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -92,13 +93,19 @@ async def test_whoever_shows_no_certificate_is_turned_away(guarded: Guarded) -> 
     assert guarded.requests == []
 
 
+async def gone(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
 async def test_plain_text_gets_no_answer(guarded: Guarded) -> None:
     reader, writer = await asyncio.open_connection(guarded.address.ip, guarded.address.port)
     writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nx-crossfade-gateway: the-token\r\n\r\n")
     answer = await asyncio.wait_for(reader.read(), WAIT_S)
     assert b"HTTP" not in answer
     assert guarded.requests == []
-    writer.close()
+    await gone(writer)
 
 
 async def test_the_gateway_asks_nobody_else_than_who_is_certified_for_the_address(guarded: Guarded) -> None:
@@ -119,7 +126,7 @@ async def test_a_new_certificate_is_for_new_connections_and_open_ones_go_on(guar
     async def serial() -> str:
         _, writer = await asyncio.open_connection(guarded.address.ip, guarded.address.port, ssl=context_of(guarded.ca))
         found = str(writer.get_extra_info("peercert")["serialNumber"])
-        writer.close()
+        await gone(writer)
         return found
 
     async with client_of(guarded.ca, TOKEN).at(guarded.address, WAIT_S) as client:

@@ -55,10 +55,17 @@ async def relayed(program: Program) -> AsyncIterator[tuple[int, TlsRelay]]:
         await asyncio.wait_for(asyncio.gather(*served), WAIT_S)
 
 
+@contextlib.asynccontextmanager
 async def connected(
     port: int, context: ssl.SSLContext | None = None
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", port, ssl=context or context_of(CA))
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context or context_of(CA))
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 async def heard(reader: asyncio.StreamReader) -> bytes:
@@ -70,24 +77,17 @@ async def heard(reader: asyncio.StreamReader) -> bytes:
 
 
 async def answer_to(port: int, words: bytes, context: ssl.SSLContext | None = None) -> bytes:
-    try:
-        reader, writer = await connected(port, context)
-    except (ConnectionError, ssl.SSLError):
-        return b""
-    writer.write(words)
-    try:
-        return await heard(reader)
-    finally:
-        writer.transport.abort()
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        async with connected(port, context) as (reader, writer):
+            writer.write(words)
+            return await heard(reader)
+    return b""
 
 
 async def test_what_goes_in_comes_out_whole_both_ways() -> None:
-    async with relayed(echo) as (port, _):
-        reader, writer = await connected(port)
+    async with relayed(echo) as (port, _), connected(port) as (reader, writer), asyncio.timeout(WAIT_S):
         writer.write(LARGE)
-        async with asyncio.timeout(WAIT_S):
-            assert await reader.readexactly(len(LARGE)) == LARGE
-        writer.close()
+        assert await reader.readexactly(len(LARGE)) == LARGE
 
 
 async def test_a_reader_that_stands_still_stops_the_writer_and_loses_nothing() -> None:
@@ -100,39 +100,36 @@ async def test_a_reader_that_stands_still_stops_the_writer_and_loses_nothing() -
             await writer.drain()
             written += 65536
 
-    async with relayed(pour) as (port, _):
-        reader, writer = await connected(port)
+    async with relayed(pour) as (port, _), connected(port) as (reader, _), asyncio.timeout(WAIT_S):
         before = -1
-        async with asyncio.timeout(WAIT_S):
-            while before != written or not written:  # until nothing moves any more
-                before = written
-                await asyncio.sleep(0.3)
-            assert await reader.readexactly(len(LARGE)) == LARGE
-            assert await reader.read() == b""
-        writer.close()
+        while before != written or not written:  # until nothing moves any more
+            before = written
+            await asyncio.sleep(0.3)
+        assert await reader.readexactly(len(LARGE)) == LARGE
+        assert await reader.read() == b""
 
 
-async def test_an_end_that_goes_takes_the_other_with_it() -> None:
-    gone = asyncio.Event()
+async def test_a_client_that_goes_takes_the_programs_connection_with_it() -> None:
+    heard_last: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert await reader.read() == b"hello"
-        gone.set()
+        assert await reader.readexactly(5) == b"hello"
+        heard_last.set_result(await heard(reader))
 
-    async with relayed(wait) as (port, _), asyncio.timeout(WAIT_S):
-        _, writer = await connected(port)
+    async with relayed(wait) as (port, _), connected(port) as (_, writer):
         writer.write(b"hello")
         await writer.drain()
         writer.close()
-        await gone.wait()
+        assert await asyncio.wait_for(heard_last, WAIT_S) == b""
 
+
+async def test_what_a_program_says_before_it_goes_arrives() -> None:
     async def answer_and_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"goodbye")
 
-    async with relayed(answer_and_go) as (port, _), asyncio.timeout(WAIT_S):
-        reader, writer = await connected(port)
-        assert await reader.read() == b"goodbye"
-        writer.close()
+    async with relayed(answer_and_go) as (port, _), connected(port) as (reader, _):
+        assert await heard(reader) == b"goodbye"
+        assert await heard(reader) == b""
 
 
 async def test_where_nobody_listens_connections_end() -> None:
@@ -145,13 +142,11 @@ async def test_where_nobody_listens_connections_end() -> None:
 
 
 async def test_closing_cuts_what_is_open() -> None:
-    async with relayed(echo) as (port, relay), asyncio.timeout(WAIT_S):
-        reader, writer = await connected(port)
+    async with relayed(echo) as (port, relay), connected(port) as (reader, writer):
         writer.write(b"x")
-        assert await reader.readexactly(1) == b"x"
+        assert await heard(reader) == b"x"
         relay.close()
         assert await heard(reader) == b""
-        writer.close()
 
 
 async def test_whoever_is_not_the_gateway_reaches_nothing() -> None:
@@ -189,6 +184,6 @@ async def test_a_triton_is_reached_at_the_replicas_address_and_keeps_its_life() 
     await triton.end()
     assert (await triton.ended()).words == "ended 0"
     with pytest.raises(ConnectionError):
-        await connected(triton.address.http_port)
+        await asyncio.open_connection(triton.address.ip, triton.address.http_port)
     await both.close()
     assert home.story[-1] == "closed"
