@@ -17,19 +17,19 @@ from time import monotonic
 import grpc
 import numpy as np
 
+from adapters.triton.bridge_link import LONGEST_CALL_S
 from adapters.triton.bridge_memory import Region, Regions, left_over
 from adapters.triton.bridge_messages import Messages, Shared
 from adapters.triton.bridge_pool import Pool
-from adapters.triton.bridge_server import Server, why_not
+from adapters.triton.bridge_server import Server
 from adapters.triton.bridge_sharing import Layout, Sharing
 from adapters.triton.bridge_signature import ServedModel
-from adapters.triton.bridge_words import is_out_of_reach, is_region_unknown, scoring_error
+from adapters.triton.bridge_words import is_out_of_reach, is_region_unknown, scoring_error, why_not
 from router.domain.triton import RunningTriton
 from serving.errors import DeadlinePassed, ScoringError, Unavailable
 from serving.signature import Signature
 
 _MOST_AT_A_TIME = 16
-_LONGEST_S = 120.0  # a call without a deadline, as in the warm-up: an engine may be built at its first use
 
 
 class TritonBridge:
@@ -75,7 +75,7 @@ class TritonBridge:
         self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], deadline_s: float = inf
     ) -> list[np.ndarray]:
         """See `Backend`."""
-        deadline_s = min(deadline_s, monotonic() + _LONGEST_S)
+        deadline_s = min(deadline_s, monotonic() + LONGEST_CALL_S)
         tried: list[Server] = []
         failure: ScoringError | None = None
         while (server := self._pool.take(tried)) is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from adapters.triton.bridge_server import ASK_TIMEOUT_S, Server, why_not
+from adapters.triton.bridge_server import ASK_TIMEOUT_S, Server
 from adapters.triton.bridge_signature import ServedModel
 from router.domain.errors import ModelUnavailable
 
@@ -93,9 +93,12 @@ class Pool:
 
         Raises `ModelUnavailable` when no bridge can stand before what the first that answers serves.
         """
-        asked = [(server, server.ask_ready()) for server in self._servers]
-        for server, answer in asked:
-            trouble = self._trouble(server, answer)
+        obstacles = [server.renew() for server in self._servers]
+        answers = [
+            None if obstacle else server.ask_ready() for server, obstacle in zip(self._servers, obstacles, strict=True)
+        ]
+        for server, obstacle, answer in zip(self._servers, obstacles, answers, strict=True):
+            trouble = obstacle or self._trouble(server, answer)
             if trouble != server.trouble:
                 log.log(
                     logging.WARNING if trouble else logging.INFO,
@@ -117,7 +120,7 @@ class Pool:
                 if server.late < _PATIENCE and not server.trouble:
                     return ""
                 return f"no answer within {ASK_TIMEOUT_S:.0f} s"
-            return why_not(error)
+            return server.why_not(error)
 
     def _welcomed(self, server: Server) -> str:
         """One that was away: it must still serve the same."""

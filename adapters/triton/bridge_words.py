@@ -50,3 +50,7 @@ def scoring_error(code: grpc.StatusCode, words: str) -> ScoringError:
 def plain_words(words: str) -> str:
     """Without the id that Triton puts before its message: the batch's, not the request's."""
     return _REQUEST_ID.sub("", " ".join(words.split()))
+
+
+def why_not(error: grpc.RpcError) -> str:
+    return plain_words(error.details() or "") or error.code().name

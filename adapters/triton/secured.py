@@ -22,10 +22,29 @@ from router.domain.triton_tls import TritonTls
 
 def client_context(tls: TritonTls) -> ssl.SSLContext:
     """Raises `OSError` (of which `ssl.SSLError` is one) when the files cannot be used."""
-    context = ssl.create_default_context(cafile=tls.ca)
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+    except OSError as error:
+        raise OSError(f"{tls.ca}: {_words(error)}") from None
     if tls.shown:
-        context.load_cert_chain(tls.certificate, tls.key)
+        _show(context, tls)
     return context
+
+
+def _show(context: ssl.SSLContext, tls: TritonTls) -> None:
+    is_asked_for = False
+
+    def no_passphrase() -> str:  # without it, OpenSSL would ask at the terminal
+        nonlocal is_asked_for
+        is_asked_for = True
+        return ""
+
+    try:
+        context.load_cert_chain(tls.certificate, tls.key, no_passphrase)
+    except OSError as error:
+        if is_asked_for:
+            raise OSError(f"{tls.key} is encrypted: a key without a passphrase is needed") from None
+        raise OSError(f"{tls.certificate}, {tls.key}: {_words(error)}") from None
 
 
 @contextlib.asynccontextmanager
@@ -53,21 +72,28 @@ async def why_not_ready_over_grpc(
         return unusable(error)
     except grpc.aio.AioRpcError as error:
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-            return await _why_no_connection(address, tls, timeout_s)
+            return await why_no_connection(address.ip, address.grpc_port, tls, timeout_s)
         return f"Triton says of model {triton.model!r}: {error.details()}"
     return "" if answer.ready else f"Triton says of model {triton.model!r}: not ready"
 
 
 def unusable(error: OSError) -> str:
-    return f"the files of triton.tls cannot be used ({error.strerror or error})"
+    return f"the files of triton.tls cannot be used: {error.strerror or error}"
 
 
-def _credentials(tls: TritonTls) -> Any:
+def checked_credentials(tls: TritonTls) -> grpc.ChannelCredentials:
+    """Raises `OSError` when the files cannot be used, which gRPC itself tells nobody."""
+    client_context(tls)
+    return _credentials(tls)
+
+
+def _credentials(tls: TritonTls) -> grpc.ChannelCredentials:
     shown = (Path(tls.key).read_bytes(), Path(tls.certificate).read_bytes()) if tls.shown else (None, None)
     return grpc.ssl_channel_credentials(Path(tls.ca).read_bytes(), *shown)
 
 
-async def _why_no_connection(address: TritonAddress, tls: TritonTls, timeout_s: float) -> str:
+async def why_no_connection(host: str, port: int, tls: TritonTls, timeout_s: float) -> str:
+    """Why there is no connection over gRPC, in words for operators."""
     try:
         context = client_context(tls)
     except OSError as error:
@@ -75,7 +101,7 @@ async def _why_no_connection(address: TritonAddress, tls: TritonTls, timeout_s: 
     context.set_alpn_protocols(["h2"])
     try:
         async with asyncio.timeout(timeout_s):
-            return await _handshake(address, tls.server_name, context)
+            return await _handshake(host, port, tls.server_name, context)
     except ssl.SSLCertVerificationError as error:
         return f"its certificate is not trusted: {error.verify_message.rstrip('.')}"
     except ssl.SSLError as error:
@@ -84,8 +110,8 @@ async def _why_no_connection(address: TritonAddress, tls: TritonTls, timeout_s: 
         return f"no answer ({error or type(error).__name__})"
 
 
-async def _handshake(address: TritonAddress, name: str, context: ssl.SSLContext) -> str:
-    reader, writer = await asyncio.open_connection(address.ip, address.grpc_port, ssl=context, server_hostname=name)
+async def _handshake(host: str, port: int, name: str, context: ssl.SSLContext) -> str:
+    reader, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=name)
     try:
         # In TLS 1.3 a client's certificate is judged when the client believes that all is well.
         if await reader.read(1):
@@ -101,5 +127,7 @@ async def _handshake(address: TritonAddress, name: str, context: ssl.SSLContext)
             await writer.wait_closed()
 
 
-def _words(error: ssl.SSLError) -> str:
-    return (error.reason or str(error)).lower().replace("_", " ")
+def _words(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).lower().replace("_", " ")
+    return (error.strerror or str(error)).lower()

@@ -215,6 +215,8 @@ class DeployedModel:
         )
         if spec.managed is not None:
             facts = (*facts, spec.managed)
+        if isinstance(self.model, RunningTriton) and self.model.tls is not None:
+            facts = (*facts, self.model.tls)
         entry = spec.model.entry if isinstance(spec.model, ModelRef) else ""
         return (*facts, entry) if entry else facts  # another file of the same model
 

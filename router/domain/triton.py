@@ -85,8 +85,8 @@ class RunningTriton:
             self._check_tls(self.tls)
 
     def _check_tls(self, tls: TritonTls) -> None:
-        if self.mode is not TritonMode.DIRECT:
-            raise Invalid("triton.tls", f"does not go with mode {self.mode}", "use mode direct, or remove it")
+        if self.mode is TritonMode.BRIDGE and tls.has_http:
+            raise Invalid("triton.tls.http", "means nothing to a bridge, which asks over gRPC alone", "remove it")
         hosts = {server.host for server in self.servers}
         if not tls.server_name and len(hosts) == 1:
             object.__setattr__(self, "tls", replace(tls, server_name=hosts.pop()))

@@ -115,7 +115,12 @@ _TRITON = Section(
             Flag(),
             "Whether requests form sequences: those with the same sequence_id go to the same Triton, and never twice.",
         ),
-        Key("tls", "tls", Maybe(TRITON_TLS), "How to reach them by TLS. Left out: in plain text."),
+        Key(
+            "tls",
+            "tls",
+            Maybe(TRITON_TLS),
+            "How to reach them by TLS. Left out: in plain text. A bridge's files are read where its replicas run.",
+        ),
     ),
 )
 

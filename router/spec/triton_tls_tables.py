@@ -18,7 +18,7 @@ _PATH = LocalPath()
 
 @dataclass(frozen=True, slots=True)
 class FileReference:
-    """`{file: PATH}`, of a file on the gateway's machine. The value is the path."""
+    """`{file: PATH}`, of a file on the gateway's machine, or on those of replicas. The value is the path."""
 
     def read(self, node: Node, at: At) -> Any:
         if not isinstance(node, MapNode):
@@ -59,8 +59,8 @@ TRITON_TLS = Section(
             "http",
             "has_http",
             Flag(),
-            "Whether http_port speaks TLS as well: a proxy's before Triton, whose own cannot. Left out: the deployment "
-            "answers gRPC alone.",
+            "With mode direct, whether http_port speaks TLS as well: a proxy's before Triton, whose own cannot. Left "
+            "out: the deployment answers gRPC alone.",
         ),
     ),
 )

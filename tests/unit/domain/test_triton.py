@@ -89,6 +89,17 @@ def test_with_tls_the_name_in_the_certificate_is_the_host_if_there_is_one() -> N
     assert not replace(named, tls=TritonTls("/ca", has_http=True)).is_grpc_only
 
 
+def test_a_bridge_may_have_tls_and_no_http() -> None:
+    bridge = replace(TRITON, mode=TritonMode.BRIDGE)
+    secured = replace(bridge, tls=TritonTls("/ca", server_name="t"))
+    spec = replace(SPEC, model=bridge)
+
+    assert DeployedModel(replace(spec, model=secured), secured).generation != DeployedModel(spec, bridge).generation
+    with pytest.raises(Invalid) as refused:
+        replace(bridge, tls=TritonTls("/ca", server_name="t", has_http=True))
+    assert refused.value.key == "triton.tls.http"
+
+
 def test_with_tls_it_is_the_same_version_of_another_generation() -> None:
     plain = replace(TRITON, version=0)
     secured = replace(plain, tls=TritonTls("/ca", server_name="t"))

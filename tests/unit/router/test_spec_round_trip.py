@@ -223,7 +223,14 @@ bridged = st.builds(
     replica_numbers,
     name=names,
     endpoint=names,
-    model=tritons.map(lambda triton: replace(triton, mode=TritonMode.BRIDGE, tls=None, has_sequences=False)),
+    model=tritons.map(
+        lambda triton: replace(
+            triton,
+            mode=TritonMode.BRIDGE,
+            tls=triton.tls and replace(triton.tls, has_http=False),
+            has_sequences=False,
+        )
+    ),
     backend=st.just(Backend.TRITON),
     resources=st.builds(Resources, st.sampled_from([0.1, 2.0])),
     batching=st.builds(Batching, st.integers(1, 65536), st.integers(1, 600_000)),

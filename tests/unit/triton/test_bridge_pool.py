@@ -43,6 +43,7 @@ class Scripted:
     trouble: str = "it was not asked yet"
     in_flight: int = 0
     late: int = 0
+    obstacle: str = ""
     has_restarted: bool = False
     forgot: int = 0
     ready: bool = field(init=False, default=False)
@@ -50,8 +51,15 @@ class Scripted:
     def __str__(self) -> str:
         return self.name
 
+    def renew(self) -> str:
+        return self.obstacle
+
     def ask_ready(self) -> Any:
+        assert not self.obstacle
         return self
+
+    def why_not(self, error: Refused) -> str:
+        return error.details()
 
     def result(self) -> Any:
         if isinstance(self.says, Refused):
@@ -109,6 +117,17 @@ def test_when_none_answers_each_ones_reason_is_told() -> None:
     b.says = True
     pool.look()
     assert pool.trouble == ""
+
+
+def test_one_whose_files_cannot_be_used_is_not_asked_and_the_others_are() -> None:
+    one, other = Scripted("one", obstacle="/tls/key.pem is encrypted"), Scripted("other")
+    pool, _ = pool_of(one, other)
+    assert pool.take([]) is other
+    assert one.trouble == one.obstacle
+
+    one.obstacle = ""
+    pool.look()
+    assert one.trouble == ""
 
 
 def test_one_that_is_late_once_may_be_busy_and_twice_hangs() -> None:
