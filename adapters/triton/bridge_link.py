@@ -1,4 +1,5 @@
-"""The way from a bridge to one Triton: a channel in clear, or by TLS with what is in the files of `triton.tls` now.
+"""The way from a bridge to one Triton: a channel in clear, or by TLS with what is in the files of `triton.tls` now, and
+the key that opens its restricted calls.
 
 A replica is told where these files are, and reads them where it runs: no key passes through Ray.
 """
@@ -7,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from adapters.triton.bridge_words import why_not
+from adapters.triton.bridge_words import is_restricted, why_not
+from adapters.triton.restricted import restricted_metadata
 from adapters.triton.secured import checked_credentials, unusable, why_no_connection
 from router.certificates import WatchedFiles
-from router.domain.triton import TritonServer
+from router.domain.triton import RunningTriton, TritonServer
 from router.domain.triton_tls import TritonTls
 
 log = logging.getLogger(__name__)
@@ -40,20 +44,24 @@ _OPTIONS = (
 
 
 class Link:
-    """`stub` and `infer` (bytes in, bytes out) are there once `renew` has found nothing in the way.
+    """`stub` and `infer` (bytes in, bytes out) are there once `renew` has found nothing in the way. Whoever calls them
+    gives them `metadata`.
 
-    These two belong to everybody, the rest to one thread at a time.
+    These three belong to everybody, the rest to one thread at a time.
     """
 
-    def __init__(self, server: TritonServer, tls: TritonTls | None) -> None:
+    def __init__(self, server: TritonServer, triton: RunningTriton) -> None:
+        tls = triton.tls
         self._server = server
-        self._tls = tls
+        self._triton = triton
         self._files = WatchedFiles(*(path for path in (tls.ca, tls.certificate, tls.key) if path) if tls else ())
+        self._key_file = WatchedFiles(*((triton.restricted_key,) if triton.restricted_key else ()))
         self._channel: grpc.Channel | None = None
         self._retired: list[tuple[float, grpc.Channel]] = []  # when its last call has ended; the oldest first
         self._explained: tuple[str, str] = ("", "")
         self.stub: Any = None
         self.infer: Any = None
+        self.metadata: tuple[tuple[str, str], ...] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -65,20 +73,23 @@ class Link:
         Files that are broken change nothing: what was good before stays.
         """
         self._close_retired(monotonic())
-        if self._tls is None:
-            if self._channel is None:
-                self._open(grpc.insecure_channel(self._target, _OPTIONS))
-        elif self._files.is_new() or self._channel is None:
-            self._take(self._tls)
-        return "" if self._channel is not None else self._files.refused
+        if self._triton.tls is not None:
+            self._take(self._files, self._channel is None, partial(self._open_by_tls, self._triton.tls))
+        elif self._channel is None:
+            self._open(grpc.insecure_channel(self._target, _OPTIONS))
+        if self._triton.restricted_key:
+            self._take(self._key_file, self.metadata is None, self._take_key)
+        if self._channel is None:
+            return self._files.refused
+        return self._key_file.refused if self.metadata is None else ""
 
     def why_not(self, error: grpc.RpcError) -> str:
         """gRPC says nothing that an operator could use about a handshake that failed: it is made once more, once."""
         words = why_not(error)
-        if self._tls is None or error.code() is not grpc.StatusCode.UNAVAILABLE:
+        if self._triton.tls is None or error.code() is not grpc.StatusCode.UNAVAILABLE or is_restricted(words):
             return words
         if self._explained[0] != words:
-            found = why_no_connection(self._server.host, self._server.grpc_port, self._tls, _HANDSHAKE_S)
+            found = why_no_connection(self._server.host, self._server.grpc_port, self._triton.tls, _HANDSHAKE_S)
             self._explained = (words, asyncio.run(found))
         return self._explained[1]
 
@@ -91,21 +102,32 @@ class Link:
     def _target(self) -> str:
         return f"{self._server.host}:{self._server.grpc_port}"
 
-    def _take(self, tls: TritonTls) -> None:
+    def _take(self, files: WatchedFiles, is_missing: bool, take: Callable[[], None]) -> None:
+        if not files.is_new() and not is_missing:
+            return
+        try:
+            take()
+        except OSError as error:
+            # One of several files that are being replaced is no news; but nothing is worse than to be without any.
+            if is_missing or files.has_settled:
+                before = files.refused
+                files.take(str(error))
+                if files.refused != before:
+                    log.warning("%s: %s", self._target, files.refused)
+        else:
+            files.take()
+            self._explained = ("", "")
+
+    def _open_by_tls(self, tls: TritonTls) -> None:
         try:
             credentials = checked_credentials(tls)
         except OSError as error:
-            # One of several files that are being replaced is no news; but nothing is worse than to be without any.
-            if self._channel is None or self._files.has_settled:
-                before = self._files.refused
-                self._files.take(unusable(error))
-                if self._files.refused != before:
-                    log.warning("%s: %s", self._target, self._files.refused)
-            return
-        self._files.take()
-        self._explained = ("", "")
+            raise OSError(unusable(error)) from None
         override = ("grpc.ssl_target_name_override", tls.server_name)
         self._open(grpc.secure_channel(self._target, credentials, (*_OPTIONS, override)))
+
+    def _take_key(self) -> None:
+        self.metadata = restricted_metadata(self._triton.restricted_header, self._triton.restricted_key)
 
     def _open(self, channel: grpc.Channel) -> None:
         if self._channel is not None:

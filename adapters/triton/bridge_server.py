@@ -26,7 +26,7 @@ class Server:
 
     def __init__(self, server: TritonServer, triton: RunningTriton) -> None:
         self._triton = triton
-        self._link = Link(server, triton.tls)
+        self._link = Link(server, triton)
         self._version = str(triton.version) if triton.version else ""
         self._host = server.host
         self._name = f"{server.host}:{server.grpc_port}"
@@ -45,22 +45,26 @@ class Server:
         return self._link.renew()
 
     def infer(self, request: bytes, timeout_s: float) -> bytes:
-        reply: bytes = self._link.infer(request, timeout=timeout_s)
+        reply: bytes = self._link.infer(request, timeout=timeout_s, metadata=self._link.metadata)
         return reply
 
     def ask_ready(self) -> Any:
         """A future of a `ModelReadyResponse`."""
         request = service_pb2.ModelReadyRequest(name=self._triton.model, version=self._version)
-        return self._link.stub.ModelReady.future(request, timeout=ASK_TIMEOUT_S)
+        return self._link.stub.ModelReady.future(request, timeout=ASK_TIMEOUT_S, metadata=self._link.metadata)
 
     def model(self) -> ServedModel:
         """What it serves now. Raises `ModelUnavailable` too, when no bridge can stand before it."""
         name, version = self._triton.model, self._version
         metadata = self._link.stub.ModelMetadata(
-            service_pb2.ModelMetadataRequest(name=name, version=version), timeout=ASK_TIMEOUT_S
+            service_pb2.ModelMetadataRequest(name=name, version=version),
+            timeout=ASK_TIMEOUT_S,
+            metadata=self._link.metadata,
         )
         config = self._link.stub.ModelConfig(
-            service_pb2.ModelConfigRequest(name=name, version=version), timeout=ASK_TIMEOUT_S
+            service_pb2.ModelConfigRequest(name=name, version=version),
+            timeout=ASK_TIMEOUT_S,
+            metadata=self._link.metadata,
         )
         return read_model(metadata, config.config)
 
@@ -75,7 +79,9 @@ class Server:
             name=region.name, key=region.key, offset=0, byte_size=region.size
         )
         try:
-            self._link.stub.SystemSharedMemoryRegister(request, timeout=min(within_s, ASK_TIMEOUT_S))
+            self._link.stub.SystemSharedMemoryRegister(
+                request, timeout=min(within_s, ASK_TIMEOUT_S), metadata=self._link.metadata
+            )
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.ALREADY_EXISTS:  # it does, when an earlier try only seemed too late
                 self.shares_memory = error.code() in _AWAY
@@ -89,7 +95,9 @@ class Server:
         if not self._link.is_open:
             return
         request = service_pb2.SystemSharedMemoryUnregisterRequest(name=region)
-        call = self._link.stub.SystemSharedMemoryUnregister.future(request, timeout=ASK_TIMEOUT_S)
+        call = self._link.stub.SystemSharedMemoryUnregister.future(
+            request, timeout=ASK_TIMEOUT_S, metadata=self._link.metadata
+        )
         self._unregistering.add(call)
         call.add_done_callback(self._unregistering.discard)
 
@@ -98,7 +106,7 @@ class Server:
         if not self._regions:
             return True
         status = self._link.stub.SystemSharedMemoryStatus(
-            service_pb2.SystemSharedMemoryStatusRequest(), timeout=ASK_TIMEOUT_S
+            service_pb2.SystemSharedMemoryStatusRequest(), timeout=ASK_TIMEOUT_S, metadata=self._link.metadata
         )
         return not self._regions & set(status.regions)
 

@@ -12,6 +12,7 @@ from serving.errors import BadRequest, DeadlinePassed, ModelFailed, Overloaded, 
 # https://github.com/triton-inference-server/core/blob/main/src/scheduler_utils.cc
 _QUEUE_FULL = "Exceeds maximum queue size"
 _QUEUED_TOO_LONG = "Request timeout expired"
+_RESTRICTED = "protocol is restricted"
 
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 _NO_REGION = re.compile(r"[Uu]nable to find (?:system )?shared memory region|shared memory region .* not found", re.I)
@@ -27,6 +28,11 @@ def is_out_of_reach(code: grpc.StatusCode, words: str) -> bool:
 def is_region_unknown(words: str) -> bool:
     """Whether Triton has forgotten the shared memory, as one that was started again has."""
     return _NO_REGION.search(words) is not None
+
+
+def is_restricted(words: str) -> bool:
+    """Whether Triton wants to see a key before it answers. It says UNAVAILABLE then."""
+    return _RESTRICTED in words
 
 
 def scoring_error(code: grpc.StatusCode, words: str) -> ScoringError:

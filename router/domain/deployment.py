@@ -192,11 +192,8 @@ class DeployedModel:
     generation: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        facts: tuple[object, ...] = (self.model,)
-        if self.direct is None:
-            facts = self._facts_of_replicas()
-        elif self.direct.tls is not None:
-            facts = (self.direct, self.direct.tls)
+        direct = self.direct
+        facts = self._facts_of_replicas() if direct is None else (direct, *direct.secured_by)
         object.__setattr__(self, "generation", hashlib.sha256(repr(facts).encode()).hexdigest()[:8])
 
     def _facts_of_replicas(self) -> tuple[object, ...]:
@@ -215,8 +212,8 @@ class DeployedModel:
         )
         if spec.managed is not None:
             facts = (*facts, spec.managed)
-        if isinstance(self.model, RunningTriton) and self.model.tls is not None:
-            facts = (*facts, self.model.tls)
+        if isinstance(self.model, RunningTriton):
+            facts = (*facts, *self.model.secured_by)
         entry = spec.model.entry if isinstance(spec.model, ModelRef) else ""
         return (*facts, entry) if entry else facts  # another file of the same model
 

@@ -15,7 +15,7 @@ _NAME = re.compile("[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class TritonTls:
-    """Paths of PEM files on the gateway's machine, of a bridge on those of its replicas; what is in them is told nobody.
+    """Paths of PEM files on the gateway's machine, of a bridge on its replicas'; what is in them is told nobody.
 
     `ca`: who must have signed the Tritons' certificates. `certificate` and `key`: what is shown to a Triton that asks
     for one (mTLS); empty when none does. `server_name`: the name or address that must be in the Tritons' certificates.

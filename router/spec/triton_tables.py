@@ -10,6 +10,7 @@ from router.domain.triton import (
     HOST_PATTERN,
     MAX_SERVERS,
     MAX_VERSION,
+    RESTRICTED_HEADER_PATTERN,
     TRITON_MODEL_PATTERN,
     RunningTriton,
     TritonMode,
@@ -20,13 +21,14 @@ from router.spec.reading import WRONG, At
 from router.spec.rollout_values import ListOf, Maybe
 from router.spec.sections import Key, Section
 from router.spec.triton_modes import refused_mode
-from router.spec.triton_tls_tables import TRITON_TLS
+from router.spec.triton_tls_tables import TRITON_TLS, FileReference
 from router.spec.values import Flag, OneOf, Whole
 
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """Text of a certain form. `meaning` says what it is, `example` shows one."""
+    """Text of a certain form, which is never empty: that means that none is given. `meaning` says what it is, `example`
+    shows one."""
 
     pattern: str
     meaning: str
@@ -41,7 +43,7 @@ class Matching:
         return value
 
     def plain(self, value: str) -> Any:
-        return value
+        return value or None
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "pattern": f"^{self.pattern}$"}
@@ -120,6 +122,19 @@ _TRITON = Section(
             "tls",
             Maybe(TRITON_TLS),
             "How to reach them by TLS. Left out: in plain text. A bridge's files are read where its replicas run.",
+        ),
+        Key(
+            "restricted_header",
+            "restricted_header",
+            Matching(RESTRICTED_HEADER_PATTERN, "a header's name in small letters", "admin-key"),
+            "With mode bridge, what stands before the '=' in Triton's --grpc-restricted-protocol.",
+        ),
+        Key(
+            "restricted_key",
+            "restricted_key",
+            FileReference(),
+            "With mode bridge, the file with what stands behind the '=' and opens what is restricted. Read where its "
+            "replicas run.",
         ),
     ),
 )

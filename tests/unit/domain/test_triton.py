@@ -100,6 +100,31 @@ def test_a_bridge_may_have_tls_and_no_http() -> None:
     assert refused.value.key == "triton.tls.http"
 
 
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"restricted_header": ""}, "triton.restricted_header"),
+        ({"restricted_key": ""}, "triton.restricted_key"),
+        ({"restricted_key": "key"}, "triton.restricted_key"),
+        ({"restricted_header": "Gate"}, "triton.restricted_header"),
+        ({"restricted_header": "gate-bin"}, "triton.restricted_header"),
+        ({"mode": TritonMode.DIRECT}, "triton.restricted_key"),
+    ],
+)
+def test_a_key_that_opens_nothing_cannot_be_given(change: dict[str, Any], key: str) -> None:
+    given = replace(TRITON, mode=TritonMode.BRIDGE, restricted_header="gate", restricted_key="/keys/triton")
+    with pytest.raises(Invalid) as refused:
+        replace(given, **change)
+    assert refused.value.key == key
+
+
+def test_replicas_that_show_another_key_are_others() -> None:
+    bridge = replace(TRITON, mode=TritonMode.BRIDGE)
+    models = [bridge, *(replace(bridge, restricted_header="gate", restricted_key=path) for path in ("/a", "/b"))]
+    assert len({DeployedModel(replace(SPEC, model=model), model).generation for model in models}) == 3
+    assert len({str(model) for model in models}) == 1
+
+
 def test_with_tls_it_is_the_same_version_of_another_generation() -> None:
     plain = replace(TRITON, version=0)
     secured = replace(plain, tls=TritonTls("/ca", server_name="t"))

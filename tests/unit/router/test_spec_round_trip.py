@@ -229,6 +229,8 @@ bridged = st.builds(
             mode=TritonMode.BRIDGE,
             tls=triton.tls and replace(triton.tls, has_http=False),
             has_sequences=False,
+            restricted_header="gate" if triton.tls else "",
+            restricted_key="/keys/triton" if triton.tls else "",
         )
     ),
     backend=st.just(Backend.TRITON),

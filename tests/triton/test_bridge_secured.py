@@ -1,4 +1,4 @@
-"""TLS from a bridge to a real Triton that wants a certificate of its clients."""
+"""A bridge to a real Triton that speaks TLS, wants a certificate of its clients, and a key before it answers."""
 
 from __future__ import annotations
 
@@ -29,26 +29,36 @@ from tests.triton.server import Triton, started_triton
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MODEL = "identity_fp32"
+KEY = "a key of 256 bits, or so"
 NAME = "triton.example.com"
 ONE = {"INPUT0": np.array([[1.5, 2.5]], dtype=np.float32)}
 
 
 @dataclass(slots=True)
 class Secured:
-    """A Triton whose gRPC port speaks TLS with whom `ca` has signed."""
+    """A Triton whose gRPC port speaks TLS with whom `ca` has signed, and wants the key that is in `key`."""
 
     triton: Triton
     ca: TestCa
     other_ca: TestCa
+    key: Path
 
     def tls(self, shown: CertificateFiles | None = None, ca: TestCa | None = None, name: str = NAME) -> TritonTls:
         """By default what is right; `shown` has no key where nothing is to be shown."""
         files = shown or self.ca.client("bridge", ["bridge.example.com"])
         return TritonTls(str((ca or self.ca).file), files.certificate, files.key, name)
 
-    def bridge(self, tls: TritonTls) -> TritonBridge:
+    def bridge(self, tls: TritonTls, key: Path | None = None) -> TritonBridge:
         server = TritonServer("127.0.0.1", self.triton.ports.http, self.triton.ports.grpc)
-        return TritonBridge(RunningTriton((server,), MODEL, mode=TritonMode.BRIDGE, tls=tls))
+        running = RunningTriton(
+            (server,),
+            MODEL,
+            mode=TritonMode.BRIDGE,
+            tls=tls,
+            restricted_header="gate",
+            restricted_key=str(key or self.key),
+        )
+        return TritonBridge(running)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -63,9 +73,12 @@ async def secured(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sec
         f"--grpc-server-cert={shown.certificate}",
         f"--grpc-server-key={shown.key}",
         f"--grpc-root-cert={ca.file}",
+        f"--grpc-restricted-protocol=health,metadata,inference,shared-memory,model-config:gate={KEY}",
     )
+    key = folder / "key"
+    key.write_text(f"{KEY}\n")
     async with started_triton(write_repository(folder / "repository", MODEL), *options) as triton:
-        yield Secured(triton, ca, other_ca)
+        yield Secured(triton, ca, other_ca, key)
 
 
 @contextmanager
@@ -143,6 +156,26 @@ async def test_what_is_new_in_the_files_is_shown_without_losing_a_request_and_wh
         await eventually(lambda: bridge.trouble, "")
         assert len(bridge.run(ONE, ["OUTPUT0"])) == 1
     await eventually(lambda: connections(secured.triton), 0)
+
+
+async def test_with_another_key_it_is_said_what_triton_wants_and_the_right_one_in_its_place_is_taken(
+    secured: Secured, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    with closing(secured.bridge(secured.tls(), key)) as bridge:
+        assert f"{key}: no such file" in await asyncio.to_thread(bridge.connect)
+        shutil.copyfile(secured.ca.file, key)
+        trouble = await asyncio.to_thread(bridge.connect)
+        assert trouble.endswith(f"{key}: holds no key: one line of at most 4096 letters, digits and signs")
+        _write(key, "another")
+        assert "restricted" in await asyncio.to_thread(bridge.connect)
+        _write(key, KEY)
+        await connected(bridge)
+        assert len(bridge.run(ONE, ["OUTPUT0"])) == 1
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
 
 
 @contextmanager
