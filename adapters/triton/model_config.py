@@ -5,6 +5,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/user_guide/mode
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf import text_format
@@ -119,8 +120,10 @@ def _settle(config: pb2.ModelConfig, wanted: Wanted) -> None:
         config.instance_group.add(kind=pb2.ModelInstanceGroup.KIND_GPU, count=count, gpus=range(wanted.gpus))
     else:
         config.instance_group.add(kind=pb2.ModelInstanceGroup.KIND_CPU, count=wanted.instances)
-    if config.max_batch_size > 1 and not config.WhichOneof("scheduling_choice"):
-        _batch(config.dynamic_batching, wanted, config.max_batch_size)
+    if not config.WhichOneof("scheduling_choice"):
+        _check_sizes(wanted.triton.preferred_batch_sizes, config.max_batch_size)
+        if config.max_batch_size > 1:
+            _batch(config.dynamic_batching, wanted.triton)
     if backend_of(config) != ONNX:
         return
     for name, value in (("intra_op_thread_count", wanted.threads), ("inter_op_thread_count", 1)):
@@ -131,7 +134,14 @@ def _settle(config: pb2.ModelConfig, wanted: Wanted) -> None:
         accelerators.add(name="tensorrt")
 
 
-def _batch(batching: pb2.ModelDynamicBatching, wanted: Wanted, max_rows: int) -> None:
+def _check_sizes(preferred: Sequence[int], max_rows: int) -> None:
+    """Raises `ModelUnavailable` for batches that there cannot be."""
+    if preferred and preferred[-1] > max(max_rows, 1):
+        most = f"the model's own max_batch_size is {max_rows}" if max_rows else "the model's rows cannot be joined"
+        raise ModelUnavailable(f"triton.preferred_batch_sizes: there is no batch of {preferred[-1]} rows: {most}")
+
+
+def _batch(batching: pb2.ModelDynamicBatching, triton: ManagedTriton) -> None:
     """Without a delay, a batch is what waits when an instance is free: nobody waits for company.
 
     No queue policy: Envoy bounds how many requests are under way and for how long. With one, Triton 2.51 is slow where
@@ -139,8 +149,8 @@ def _batch(batching: pb2.ModelDynamicBatching, wanted: Wanted, max_rows: int) ->
     cores, three busy loops beside it).
     """
     batching.SetInParent()
-    batching.preferred_batch_size.extend(size for size in wanted.triton.preferred_batch_sizes if size <= max_rows)
-    batching.max_queue_delay_microseconds = wanted.triton.max_queue_delay_us
+    batching.preferred_batch_size.extend(triton.preferred_batch_sizes)
+    batching.max_queue_delay_microseconds = triton.max_queue_delay_us
 
 
 def _rows(wanted: Wanted, signature: Signature) -> int:

@@ -109,7 +109,7 @@ class Deployment:
     def _check_backend(self) -> None:
         """Who runs the model, and that nothing is said about replicas that there are not."""
         if self.managed is not None:
-            self._check_managed()
+            self._check_managed(self.managed)
             return
         if not isinstance(self.model, RunningTriton):
             if self.backend is Backend.TRITON:
@@ -132,7 +132,7 @@ class Deployment:
             if given != default:
                 raise Invalid(key, "is Triton's own matter here", "remove it, and set it in Triton's config.pbtxt")
 
-    def _check_managed(self) -> None:
+    def _check_managed(self, managed: ManagedTriton) -> None:
         """Nothing is said that a Triton of our own would not heed."""
         if self.backend is not Backend.TRITON:
             raise Invalid("backend", f"{self.backend} does not go with the key 'triton'", "set backend: triton")
@@ -140,6 +140,7 @@ class Deployment:
             raise Invalid("triton.mode", "managed does not go with servers that run already", "use mode direct")
         if self.can_sleep:
             raise Invalid("scale_settings.min_instances", "0 is not possible with a managed Triton", "use 1 or more")
+        managed.check_batches(self.batching.max_batch_size)
         for key, is_given in (
             ("execution.options", bool(self.execution.options)),
             ("execution.spinning", self.execution.is_spinning),

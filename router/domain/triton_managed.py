@@ -44,6 +44,16 @@ class ManagedTriton:
         if list(sizes) != sorted(set(sizes)):
             raise Invalid("triton.preferred_batch_sizes", "do not ascend", "name each size once, the smallest first")
 
+    def check_batches(self, max_batch_size: int) -> None:
+        """Raises `Invalid` where a size is preferred that no batch of so many rows at most can have."""
+        sizes = self.preferred_batch_sizes
+        if sizes and sizes[-1] > max_batch_size:
+            raise Invalid(
+                "triton.preferred_batch_sizes",
+                f"{sizes[-1]} rows are more than batching.max_batch_size, which is {max_batch_size}",
+                "raise that, or leave the size out",
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class ManagedModel:

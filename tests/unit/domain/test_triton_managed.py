@@ -49,6 +49,7 @@ def test_settings_that_triton_could_not_follow_cannot_be_built(change: dict[str,
         ({"resources": Resources(gpu=1), "execution": Execution(options=(("a", "b"),))}, "execution.options"),
         ({"execution": Execution(is_spinning=True)}, "execution.spinning"),
         ({"batching": Batching(padding_mask="mask")}, "batching.padding_mask"),
+        ({"managed": ManagedTriton(preferred_batch_sizes=(8, 65))}, "triton.preferred_batch_sizes"),
     ],
 )
 def test_nothing_is_said_that_it_would_not_heed(change: dict[str, Any], key: str) -> None:

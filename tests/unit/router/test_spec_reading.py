@@ -298,6 +298,13 @@ MISTAKES = [
         ],
     ),
     (
+        DEPLOYMENT + "backend: triton\ntriton: {mode: managed, preferred_batch_sizes: [8, 128]}\n",
+        [
+            "s.yaml:6:25: triton.preferred_batch_sizes: 128 rows are more than batching.max_batch_size, which is 64 "
+            "(raise that, or leave the size out)",
+        ],
+    ),
+    (
         DEPLOYMENT + "backend: triton\ntriton: {mode: managed, preferred_batch_sizes: [8, 4]}\n",
         [
             "s.yaml:6:25: triton.preferred_batch_sizes: do not ascend (name each size once, the smallest first)",

@@ -72,10 +72,19 @@ def test_any_other_keeps_all_its_axes_and_is_not_batched(wanted: Wanted, model: 
     assert not made.HasField("dynamic_batching")
 
 
-def test_the_delay_and_the_sizes_that_are_preferred_are_as_asked_up_to_the_largest_batch() -> None:
-    asked = ManagedTriton(max_queue_delay_us=200, preferred_batch_sizes=(8, 16, 128))
+def test_the_delay_and_the_sizes_that_are_preferred_are_as_asked() -> None:
+    asked = ManagedTriton(max_queue_delay_us=200, preferred_batch_sizes=(8, 64))
     batching = config(replace(WANTED, max_batch_size=64, triton=asked)).dynamic_batching
-    assert (list(batching.preferred_batch_size), batching.max_queue_delay_microseconds) == ([8, 16], 200)
+    assert (list(batching.preferred_batch_size), batching.max_queue_delay_microseconds) == ([8, 64], 200)
+
+
+def test_sizes_that_no_batch_of_the_model_has_are_refused() -> None:
+    wanted = replace(WANTED, triton=ManagedTriton(preferred_batch_sizes=(2, 8)))
+    with pytest.raises(ModelUnavailable, match="no batch of 8 rows: the model's rows cannot be joined"):
+        config(wanted, tried(is_batchable=False, x=(-1, 64)))
+    with pytest.raises(ModelUnavailable, match="no batch of 8 rows: the model's own max_batch_size is 4"):
+        own("max_batch_size: 4", wanted)
+    assert own("max_batch_size: 4 dynamic_batching { preferred_batch_size: 4 }", wanted).max_batch_size == 4
 
 
 def test_instances_are_on_the_cpu_each_with_its_threads() -> None:
