@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from router.domain.errors import Invalid
@@ -19,7 +20,7 @@ class Key:
 
     `instead_of`: an attribute of the same object. Its key may not be written beside this one, and is not shown when
     this attribute has a value (anything but None). Where both fill the same attribute, each shows its own kind of value
-    only, and when one of them is required, either will do.
+    only, and when one of them is required, either will do. `beside`: what to do when both are written.
     """
 
     name: str
@@ -28,14 +29,17 @@ class Key:
     description: str
     is_required: bool = False
     instead_of: str = ""
+    beside: str = "remove one of the two"
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A mapping that becomes the domain object `builds`."""
+    """A mapping that becomes the domain object `builds`. `foreign`: keys that people may write here and that belong
+    elsewhere, and what is said of them."""
 
     builds: type[Any]
     keys: tuple[Key, ...]
+    foreign: Mapping[str, str] = MappingProxyType({})
 
     def read(self, node: Node, at: At, ignored: frozenset[str] = frozenset()) -> Any:
         values = self._values(node, at, ignored)
@@ -61,7 +65,7 @@ class Section:
             if name in ignored:
                 continue
             if name not in known:
-                here.wrong(key_node, "is not a key here", did_you_mean(name, known))
+                here.wrong(key_node, "is not a key here", self.foreign.get(name) or did_you_mean(name, known))
             elif isinstance(value, ScalarNode) and value.value is None:
                 here.wrong(key_node, "has no value", "give it one, or remove the key")
             else:
@@ -71,7 +75,7 @@ class Section:
                 at.wrong(node, f"the key {key.name!r} is missing", key.description)
         for key, other in self._alternatives():
             if key.name in seen and other.name in seen:
-                at.key(other.name).wrong(seen[other.name], f"cannot stand beside {key.name!r}", "remove one of the two")
+                at.key(other.name).wrong(seen[other.name], f"cannot stand beside {key.name!r}", key.beside)
         return values if len(at.report.problems) == before else WRONG
 
     def _alternatives(self) -> Iterator[tuple[Key, Key]]:

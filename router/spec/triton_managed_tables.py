@@ -10,7 +10,7 @@ from router.spec.nodes import Node
 from router.spec.reading import WRONG, At
 from router.spec.rollout_values import ListOf
 from router.spec.sections import Key, Section
-from router.spec.triton_modes import refused_mode
+from router.spec.triton_modes import OF_RUNNING, refused_mode
 from router.spec.values import Flag, OneOf, Whole
 
 MANAGED_TRITON = Section(
@@ -48,6 +48,7 @@ MANAGED_TRITON = Section(
             "For how many seconds Triton may load the model before it is started anew.",
         ),
     ),
+    foreign=OF_RUNNING,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 from router.domain.triton import TritonMode
@@ -9,6 +10,21 @@ from router.domain.triton_managed import ManagedMode
 from router.spec.nodes import MapNode, Node, ScalarNode, describe
 from router.spec.problems import nearest
 from router.spec.reading import At
+
+# What is said of a key of one kind of block in the other.
+OF_MANAGED = MappingProxyType(
+    dict.fromkeys(
+        ("max_queue_delay_us", "preferred_batch_sizes", "warm_up", "start_timeout_s"),
+        "it goes with mode managed; Tritons that run already have their own config.pbtxt",
+    )
+)
+OF_RUNNING = MappingProxyType(
+    dict.fromkeys(
+        ("servers", "model", "version", "sequences", "tls", "restricted_header", "restricted_key"),
+        "it goes with modes direct and bridge, for Tritons that run already; what a managed one runs is named by the "
+        "deployment's own key 'model'",
+    )
+)
 
 _MODES = (*map(str, TritonMode), *map(str, ManagedMode))
 

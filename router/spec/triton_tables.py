@@ -20,7 +20,7 @@ from router.spec.nodes import Node, ScalarNode, describe
 from router.spec.reading import WRONG, At
 from router.spec.rollout_values import ListOf, Maybe
 from router.spec.sections import Key, Section
-from router.spec.triton_modes import refused_mode
+from router.spec.triton_modes import OF_MANAGED, refused_mode
 from router.spec.triton_tls_tables import TRITON_TLS, FileReference
 from router.spec.values import Flag, OneOf, Whole
 
@@ -137,6 +137,7 @@ _TRITON = Section(
             "replicas run.",
         ),
     ),
+    foreign=OF_MANAGED,
 )
 
 

@@ -11,6 +11,9 @@ from router.domain.model_ref import ModelRef
 from router.domain.traffic import Mirror, Traffic
 from router.spec import SpecProblems, SpecSource, read_documents, read_specs
 from router.spec.nodes import resolved
+from router.spec.triton_managed_tables import ManagedBlock
+from router.spec.triton_modes import OF_MANAGED, OF_RUNNING
+from router.spec.triton_tables import TritonBlock
 
 FULL = b"""\
 kind: Endpoint
@@ -284,8 +287,8 @@ MISTAKES = [
     (
         DEPLOYMENT + "backend: triton\ntriton: {mode: managed, servers: [], start_timeout_s: 0, warm_up: 1}\n",
         [
-            "s.yaml:6:25: triton.servers: is not a key here "
-            "(known: max_queue_delay_us, mode, preferred_batch_sizes, start_timeout_s, warm_up)",
+            "s.yaml:6:25: triton.servers: is not a key here (it goes with modes direct and bridge, for Tritons that run "
+            "already; what a managed one runs is named by the deployment's own key 'model')",
             "s.yaml:6:55: triton.start_timeout_s: 0 is out of range (use a whole number from 1 to 3600)",
             "s.yaml:6:67: triton.warm_up: must be true or false, not the number 1 "
             "(write true or false, without quotes)",
@@ -324,7 +327,10 @@ MISTAKES = [
     ),
     (
         DEPLOYMENT + "backend: triton\ntriton: {servers: [{host: a}], model: m}\n",
-        ["s.yaml:4:1: model: cannot stand beside 'triton' (remove one of the two)"],
+        [
+            "s.yaml:4:1: model: cannot stand beside 'triton' (where Triton runs already, remove it: triton.model is "
+            "Triton's name of its model; to have a Triton run for it, set triton: {mode: managed})"
+        ],
     ),
     (
         DEPLOYMENT + "backend: triton\ntriton: {mode: manged, warm_up: false}\n",
@@ -348,6 +354,13 @@ MISTAKES = [
             "s.yaml:5:46: triton.servers[0].prt: is not a key here (known: grpc_port, host, http_port)",
             "s.yaml:5:55: triton.servers[1]: the key 'host' is missing (Its name or IPv4 address.)",
             "s.yaml:5:67: triton.model: '../etc' is not the name of a model of Triton's (such as fraud)",
+        ],
+    ),
+    (
+        f"{REMOTE}triton: {{servers: [{{host: a}}], model: m, warm_up: false}}\n",
+        [
+            "s.yaml:5:42: triton.warm_up: is not a key here (it goes with mode managed; Tritons that run already have "
+            "their own config.pbtxt)"
         ],
     ),
     (
@@ -459,3 +472,8 @@ def test_bytes_that_are_no_text_are_told_with_their_line() -> None:
 def test_plain_scalars_follow_yaml_1_2(text: str, value: object) -> None:
     assert resolved(text) == value
     assert type(resolved(text)) is type(value)
+
+
+def test_every_key_of_one_kind_of_triton_block_is_known_in_the_other() -> None:
+    running, managed = (set(block.schema()["properties"]) - {"mode"} for block in (TritonBlock(), ManagedBlock()))
+    assert (running, managed) == (set(OF_RUNNING), set(OF_MANAGED))
