@@ -39,7 +39,7 @@ class Section:
 
     builds: type[Any]
     keys: tuple[Key, ...]
-    foreign: Mapping[str, str] = MappingProxyType({})
+    foreign: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
 
     def read(self, node: Node, at: At, ignored: frozenset[str] = frozenset()) -> Any:
         values = self._values(node, at, ignored)

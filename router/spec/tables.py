@@ -296,8 +296,8 @@ DEPLOYMENT = Section(
             "With backend triton: instead of model, where Triton runs already, and what it calls the model there; "
             "or, beside model, mode managed, which runs a Triton for it.",
             instead_of="model",
-            beside="where Triton runs already, remove it: triton.model is Triton's name of its model; to have a Triton run "
-            "for it, set triton: {mode: managed}",
+            beside="where Triton runs already, remove it: triton.model is Triton's name of its model; to have a Triton "
+            "run for it, set triton: {mode: managed}",
         ),
         Key(
             "golden_requests",

@@ -287,8 +287,8 @@ MISTAKES = [
     (
         DEPLOYMENT + "backend: triton\ntriton: {mode: managed, servers: [], start_timeout_s: 0, warm_up: 1}\n",
         [
-            "s.yaml:6:25: triton.servers: is not a key here (it goes with modes direct and bridge, for Tritons that run "
-            "already; what a managed one runs is named by the deployment's own key 'model')",
+            "s.yaml:6:25: triton.servers: is not a key here (it goes with modes direct and bridge, for Tritons that "
+            "run already; what a managed one runs is named by the deployment's own key 'model')",
             "s.yaml:6:55: triton.start_timeout_s: 0 is out of range (use a whole number from 1 to 3600)",
             "s.yaml:6:67: triton.warm_up: must be true or false, not the number 1 "
             "(write true or false, without quotes)",
