@@ -267,13 +267,14 @@ replicated = st.builds(
 
 
 managed = st.builds(
-    lambda numbers, cpu, instances, rows, **rest: Deployment(
+    lambda numbers, cpu, instances, rows, managed, **rest: Deployment(
         **numbers,
         **rest,
+        managed=managed,
         backend=Backend.TRITON,
         resources=Resources(cpu),
         execution=Execution(instances_per_replica=instances),
-        batching=Batching(rows),
+        batching=Batching(max(rows, *managed.preferred_batch_sizes, 1)),
     ),
     st.builds(lambda count: {"instance_count": count}, st.integers(0, 1000))
     | st.builds(lambda scaling: {"scale_settings": scaling}, scalings().filter(lambda it: not it.can_sleep)),
@@ -293,7 +294,7 @@ managed = st.builds(
     ),
 )
 
-deployments = replicated | remote | managed
+deployments = replicated | remote | bridged | managed
 
 
 @settings(max_examples=60, deadline=None)
