@@ -81,7 +81,10 @@ def adapted(own: str, wanted: Wanted, model: TriedModel, file: str) -> str:
     except text_format.ParseError as error:
         raise ModelUnavailable(f"the model's config.pbtxt is none of Triton's: {str(error)[:200]}") from None
     if backend_of(config) == "ensemble":
-        raise ModelUnavailable("the model is an ensemble of others, and a managed Triton serves one model")
+        raise ModelUnavailable(
+            "the model is an ensemble of others, and a managed Triton serves one model: ensembles are served by Tritons"
+            " that run already, with triton: {mode: direct}"
+        )
     if config.max_batch_size > 0 and not _has_batch_axis(model.signature):
         raise ModelUnavailable(
             f"the model's config.pbtxt says max_batch_size {config.max_batch_size}, and axis 0 of its tensors is not a "

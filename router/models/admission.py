@@ -15,13 +15,13 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from router.domain.model_tree import ModelTree
+from router.domain.model_tree import ModelTree, graph_of
 from router.models.formats import check_claims, check_formats, check_size, model_of
 from router.models.interface import changes
 from router.models.ports import AdmissionRefused, Admitted, Candidate, SourceLimits
 from router.models.signing import MAX_BUNDLE_BYTES, NotSigned, SignaturePolicy, Verifier, check_signed, signature_files
 from router.models.trial import Check, Finding, GraphFacts, Loaded, Ran, Trial, TrialJob, TrialLimits
-from router.models.triton_layout import CONFIG_SUFFIX, MAX_CONFIG_BYTES, TritonConfig, check_config
+from router.models.triton_layout import CONFIG_SUFFIX, MAX_CONFIG_BYTES, TritonConfig, check_config, check_no_ensemble
 from serving.signature import Signature
 
 log = logging.getLogger(__name__)
@@ -84,8 +84,11 @@ class ModelAdmission:
         notes[Check.FILES] = "regular files with one name each, every sha256 as published"
         signer, notes[Check.SIGNATURE] = await asyncio.to_thread(self._signed, candidate)
         graphs = check_formats(heads, self._rules.allow_python_models)
-        await asyncio.to_thread(self._check_configs, candidate)
-        model = model_of(graphs, candidate.deployment.reference.entry)
+        configs = await asyncio.to_thread(self._checked_configs, candidate)
+        chosen = candidate.deployment.reference.entry or graph_of(graphs)
+        if not chosen:
+            check_no_ensemble(configs)
+        model = model_of(graphs, chosen)
         notes[Check.FORMATS] = f"{model} is the model, and nothing else runs"
         if self._rules.allow_python_models and any(path.endswith(".py") for path in heads):
             notes[Check.FORMATS] = f"{model} is the model; Python code comes with it, as allow_python_models allows"
@@ -93,13 +96,16 @@ class ModelAdmission:
             signature = await self._tried(candidate, _job(candidate, graphs, model, self._rules.trial), heads, notes)
         return Admitted(tuple((str(check), note) for check, note in notes.items()), signature, signer)
 
-    def _check_configs(self, candidate: Candidate) -> None:
-        """Raises `AdmissionRefused`."""
+    def _checked_configs(self, candidate: Candidate) -> dict[str, TritonConfig]:
+        """By their paths. Raises `AdmissionRefused`."""
+        found = {}
         for file in candidate.tree.files:
             if file.path.lower().endswith(CONFIG_SUFFIX):
                 content = self._eyes.files.read(candidate.folder, file.path, MAX_CONFIG_BYTES)
                 config = self._eyes.configs.read(file.path, content)
                 check_config(file.path, config, self._rules.allow_python_models)
+                found[file.path] = config
+        return found
 
     def _signed(self, candidate: Candidate) -> tuple[str, str]:
         """The signer, and what to note. Raises `AdmissionRefused` where the policy says so."""

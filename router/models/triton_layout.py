@@ -5,6 +5,7 @@ A config.pbtxt is text, and yet it can make Triton load a library, run Python or
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.models.ports import AdmissionRefused
@@ -14,7 +15,8 @@ MAX_CONFIG_BYTES = 1024 * 1024
 CONFIG_SUFFIX = ".pbtxt"
 
 _BACKENDS = ("", "onnxruntime")
-_PLATFORMS = ("", "onnxruntime_onnx", "ensemble")
+_ENSEMBLE = "ensemble"
+_PLATFORMS = ("", "onnxruntime_onnx", _ENSEMBLE)
 _PYTHON = "python"
 
 
@@ -44,6 +46,17 @@ def check_config(path: str, config: TritonConfig, may_bring_code: bool) -> None:
     for name in config.files:
         if "/" in name or "\\" in name or name == "..":
             raise _refused(f"{path!r} names the file {name[:200]!r}, which lies elsewhere", "name a file beside it")
+
+
+def check_no_ensemble(configs: Mapping[str, TritonConfig]) -> None:
+    """Where none of several graphs was chosen. Raises `AdmissionRefused`."""
+    for path, config in configs.items():
+        if config.platform == _ENSEMBLE:
+            raise _refused(
+                f"{path!r} is an ensemble of other models, and a deployment serves one model",
+                "choose one of them after a '#' in the reference; ensembles are served by Tritons that run already, "
+                "with triton: {mode: direct}",
+            )
 
 
 def _refused(found: str, to_do: str) -> AdmissionRefused:

@@ -336,23 +336,28 @@ async def test_a_port_that_somebody_else_has_is_told_apart(program: Path, mlp: P
         await home.close()
 
 
-async def test_a_models_own_folder_with_weights_beside_the_graph_is_served_at_its_version(
+async def test_of_a_models_own_folder_the_version_that_is_deployed_is_served_whatever_its_policy_says(
     program: Path, mlp: Path, tmp_path: Path
 ) -> None:
     folder, run = tmp_path / "model", tmp_path / "run"
     (folder / "7").mkdir(parents=True)
+    (folder / "9").mkdir()
+    shutil.copy(mlp, folder / "9" / "model.onnx")  # newer, and not the one that is deployed
     run.mkdir()
     onnx.save(
         onnx.load(mlp), folder / "7" / "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0
     )
     (folder / "config.pbtxt").write_text(
         'name: "theirs"\nplatform: "onnxruntime_onnx"\nmax_batch_size: 2\n'
+        "version_policy { specific { versions: [7, 9] } }\n"
         'input { name: "x" data_type: TYPE_FP32 dims: 64 }\noutput { name: "y" data_type: TYPE_FP32 dims: 10 }\n'
     )
     folder = cached(folder)
     async with managed_triton(program, run, deployed_model(folder / "7" / "model.onnx", folder)) as triton:
         answer = await infer(triton, ROW)
         assert (answer.status_code, answer.json()["model_version"]) == (200, "7")
+        async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
+            assert (await client.get(f"{url_of(triton)}/models/mlp")).json()["versions"] == ["7"]
         too_many = await infer(triton, {"x": np.zeros((3, 64), np.float32)})
         assert too_many.status_code == 400
         assert "batch-size must be <= 2" in too_many.text

@@ -62,6 +62,11 @@ class NoConfigs:
         raise AssertionError("there are none")
 
 
+class Ensembles:
+    def read(self, path: str, content: bytes) -> TritonConfig:
+        return TritonConfig(platform="ensemble")
+
+
 FILES = {"model.onnx": b"\x08\x0a", "w.bin": b"", "model.sig": b"good"}
 
 
@@ -108,6 +113,17 @@ async def test_a_model_with_a_pickle_is_not_tried() -> None:
     world = World(files, [])
     assert await refused(world, candidate(files)) == Check.FORMATS
     assert world.seen == ["files", "signature"]
+
+
+async def test_an_ensemble_is_told_from_several_models_of_which_none_was_chosen() -> None:
+    graphs = {"a/1/model.onnx": b"\x08\x0a", "b/1/model.onnx": b"\x08\x0a"}
+    for files, found in (
+        ({**graphs, "both/config.pbtxt": b""}, "'both/config.pbtxt' is an ensemble of other models"),
+        (graphs, "there are 2 .onnx files"),
+    ):
+        world = World(files, [])
+        with pytest.raises(AdmissionRefused, match=found):
+            await ModelAdmission(AdmissionRules(), Eyes(world, Ensembles(), world, world)).admit(candidate(files))
 
 
 async def test_a_file_that_no_graph_names_ends_the_trial_before_the_model_is_loaded() -> None:
