@@ -30,9 +30,9 @@ def triton_of(gateway: Gateway) -> Path:
     return gateway.data_dir.parent / "triton"
 
 
-def green(models: Path, **more: Any) -> dict[str, Any]:
+def green(model: Path, **more: Any) -> dict[str, Any]:
     asked = {"backend": "triton", "triton": {"mode": "managed"}, "batching": {"max_batch_size": 8}}
-    return deployment(ENDPOINT, "green", models / "mlp.onnx", **asked, **more)
+    return deployment(ENDPOINT, "green", model, **asked, **more)
 
 
 @pytest.fixture
@@ -55,18 +55,18 @@ async def test_without_a_tritonserver_the_deployment_fails_and_says_what_is_miss
     stage: Gateway, models: Path
 ) -> None:
     assert not triton_of(stage).exists()
-    await asyncio.to_thread(stage.admin.apply, [green(models)])
+    await asyncio.to_thread(stage.admin.apply, [green(models / "mlp.onnx")])
     await until(lambda: stage.admin.deployment(ENDPOINT, "green")["state"] == "failed", "it has failed")
     reason = stage.admin.deployment(ENDPOINT, "green")["reason"]
     assert "CROSSFADE_TRITONSERVER names" in reason
     assert "no program that can be run here" in reason
 
 
-async def test_tritons_that_are_killed_and_hang_in_the_middle_of_a_rollout_fail_no_request(
+async def test_tritons_that_are_killed_hang_and_are_changed_under_load_fail_no_request(
     stage: Gateway, models: Path
 ) -> None:
     await asyncio.to_thread(triton_home, triton_of(stage))
-    await asyncio.to_thread(stage.apply, green(models, instance_count=2))
+    await asyncio.to_thread(stage.apply, green(models / "mlp.onnx", instance_count=2))
     first, second = stage.find("tritonserver")
     url, payload = f"{stage.url}/v2/models/{ENDPOINT}/infer", payload_for(models / "mlp.onnx", ENDPOINT)
 
@@ -99,6 +99,14 @@ async def test_tritons_that_are_killed_and_hang_in_the_middle_of_a_rollout_fail_
         await asyncio.to_thread(stage.scale, "green", 1, ENDPOINT)
         assert set(await load.split(2 * PER_SECOND)) == {"green"}
         await until(lambda: len(stage.find("tritonserver")) == 1, "the other Triton has ended")
+
+        # A new version, under the same name: its Triton is there before the old one goes.
+        (old,) = stage.find("tritonserver")
+        await asyncio.to_thread(stage.apply, green(models / "faulty.onnx"))
+        assert set(await load.split(2 * PER_SECOND)) == {"green"}
+        await until(lambda: old not in stage.find("tritonserver"), "the old version's Triton has ended")
+        assert set(await load.split(2 * PER_SECOND)) == {"green"}
+
         await asyncio.to_thread(stage.set_traffic, {"blue": 100}, endpoint=ENDPOINT)
         assert set(await load.split(PER_SECOND)) == {"blue"}
     assert not load.failures, load.failures[:10]

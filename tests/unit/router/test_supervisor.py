@@ -139,24 +139,25 @@ def test_children_end_with_a_killed_supervisor(tmp_path: Path) -> None:
     asyncio.run(until(lambda: not is_alive(pid)))
 
 
-async def test_a_sweep_ends_the_processes_of_its_run_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "grace_s", "ends_by"), [(PATIENT, DEADLINE_S, signal.SIGTERM), (STUBBORN, 0.2, signal.SIGKILL)]
+)
+async def test_a_sweep_ends_the_processes_of_its_run_alone(code: str, grace_s: float, ends_by: signal.Signals) -> None:
     run_id, other_id = secrets.token_hex(8), secrets.token_hex(8)
 
     def start(code: str, run: str) -> subprocess.Popen[bytes]:
         environment = {**os.environ, RUN_VARIABLE: run}
         return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
 
-    with start(PATIENT, run_id) as meek, start(STUBBORN, run_id) as stubborn, start(PATIENT, other_id) as other:
-        for process in (meek, stubborn, other):
+    with start(code, run_id) as left, start(PATIENT, other_id) as other:
+        for process in (left, other):
             assert process.stdout is not None
             process.stdout.readline()
-        assert sorted(processes_of_run(run_id)) == sorted([meek.pid, stubborn.pid])
-        sweeping = asyncio.create_task(sweep(run_id, grace_s=0.2))
-        # Their parent takes note that they ended, as init does with processes that a dead gateway left behind.
-        await asyncio.to_thread(meek.wait, DEADLINE_S)
-        await asyncio.to_thread(stubborn.wait, DEADLINE_S)
-        assert sorted(await sweeping) == sorted([meek.pid, stubborn.pid])
-        assert (meek.returncode, stubborn.returncode) == (-signal.SIGTERM, -signal.SIGKILL)
+        assert processes_of_run(run_id) == [left.pid]
+        sweeping = asyncio.create_task(sweep(run_id, grace_s))
+        # Its parent takes note that it ended, as init does with processes that a dead gateway left behind.
+        assert await asyncio.to_thread(left.wait, DEADLINE_S) == -ends_by
+        assert await sweeping == [left.pid]
         assert other.poll() is None
         other.kill()
     assert await sweep(run_id) == []
