@@ -85,9 +85,7 @@ async def test_a_triton_behind_tls_is_not_ready_until_its_certificate_is_trusted
 
     await asyncio.to_thread(shared.set_traffic, {"blue": 100})
     async with started_triton(write_repository(models / "mlp.onnx", tmp_path / "models"), *options) as triton:
-        refused = await asyncio.to_thread(shared.run, "apply", "-f", spec(other.file, triton), "--timeout", "4")
-        assert refused.returncode == 4
-        assert "its certificate is not trusted" in refused.stderr + refused.stdout
+        await not_ready(shared, spec(other.file, triton), "sealed", "its certificate is not trusted")
         applied = await asyncio.to_thread(shared.run, "apply", "-f", spec(ca.file, triton))
         assert applied.returncode == 0, applied.stderr
 
@@ -136,10 +134,15 @@ async def test_a_triton_that_is_not_there_gets_no_traffic_and_its_reason_is_show
     absent = {"kind": "Deployment", "name": "absent", "endpoint": "mlp", "backend": "triton"}
     spec = write_spec(tmp_path / "absent.yaml", [{**absent, "triton": {"servers": [server], "model": "mlp"}}])
 
-    applied = await asyncio.to_thread(shared.run, "apply", "-f", str(spec), "--no-wait")
-    assert applied.returncode == 0, applied.stderr
-    late = await asyncio.to_thread(shared.run, "apply", "-f", str(spec), "--timeout", "3")
-
-    assert late.returncode == 4
-    assert "127.0.0.1:9: no answer" in late.stderr + late.stdout
+    await not_ready(shared, str(spec), "absent", "127.0.0.1:9: no answer")
     await asyncio.to_thread(shared.delete, "absent")
+
+
+async def not_ready(gateway: Gateway, spec: str, deployment: str, reason: str) -> None:
+    """What is applied has its reason, and whoever waits for it is told."""
+    applied = await asyncio.to_thread(gateway.run, "apply", "-f", spec, "--no-wait")
+    assert applied.returncode == 0, applied.stderr
+    await eventually(lambda: reason in gateway.admin.deployment("mlp", deployment)["reason"])
+    late = await asyncio.to_thread(gateway.run, "apply", "-f", spec, "--timeout", "3")
+    assert late.returncode == 4
+    assert reason in late.stderr + late.stdout

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ async def test_every_datatype_comes_back_as_it_went(triton: Triton, rows: int) -
 async def test_batches_answer_as_single_requests_do_and_keep_to_tritons_own_limit(triton: Triton) -> None:
     model = Model(ModelSettings("sums", "1", max_batch_size=64))
     opened = TritonBridge(running("add_sub", triton))
-    assert await asyncio.to_thread(opened.connect) == ""
+    await asyncio.to_thread(eventually, opened.connect, "")
     await model.load(lambda: opened)
     try:
         assert model.max_batch_size == 8
@@ -153,7 +153,7 @@ async def test_batches_answer_as_single_requests_do_and_keep_to_tritons_own_limi
 async def test_of_a_batch_only_the_request_that_fails_gets_the_models_words(triton: Triton) -> None:
     model = Model(ModelSettings("failing", "1"))
     opened = TritonBridge(running("failing", triton))
-    assert await asyncio.to_thread(opened.connect) == ""
+    await asyncio.to_thread(eventually, opened.connect, "")
     await model.load(lambda: opened)
     try:
         numbers = [*range(12), -1000, *range(12)]
@@ -192,13 +192,13 @@ async def test_a_model_that_no_replica_can_stand_before_is_refused_with_the_way_
 ) -> None:
     opened = TritonBridge(running(model, triton))
     with pytest.raises(ModelUnavailable, match=f"{reason}.*use triton.mode: direct"):
-        opened.connect()
+        eventually(opened.connect, "")
     opened.close()
 
 
 async def test_a_model_that_is_not_there_is_waited_for(triton: Triton) -> None:
     opened = TritonBridge(running("nobody", triton))
-    assert opened.connect() == f"127.0.0.1:{triton.ports.grpc}: the model is not ready"
+    eventually(opened.connect, f"127.0.0.1:{triton.ports.grpc}: the model is not ready")
     opened.close()
 
 
@@ -222,10 +222,15 @@ async def test_memory_that_a_late_answer_may_still_be_written_to_is_not_used_aga
     before = files()
     with bridge("wide", triton) as opened:
         first = shared(opened, triton, before)
-        with pytest.raises(DeadlinePassed):
-            opened.run(wide(1.0), ["y"], time.monotonic() + 0.3)
-        np.testing.assert_array_equal(opened.run(wide(-2), ["y"])[0], wide(-1)["x"])
-        assert len(files() - before) == 2
+
+        def regions_after_a_late_call() -> int:
+            with suppress(DeadlinePassed):
+                opened.run(wide(1.0), ["y"], time.monotonic() + 0.3)
+            np.testing.assert_array_equal(opened.run(wide(-2), ["y"])[0], wide(-1)["x"])
+            return len(files() - before)
+
+        # One that had no time left to be sent, or whose answer came first after all, leaves the memory free.
+        eventually(regions_after_a_late_call, 2)
         assert first in files()
     assert files() == before
 

@@ -30,7 +30,7 @@ from tests.triton.server import Triton, started_triton
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-TIMEOUT_MS = 2000
+TIMEOUT_MS, SOON_MS = 20_000, 2000
 GOOD = {"INPUT0": np.array([[3, 4]], np.int32)}
 BAD = {"INPUT0": np.array([[-3, -4]], np.int32)}
 
@@ -57,11 +57,13 @@ async def triton(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Trit
 
 
 @asynccontextmanager
-async def replica_of(model: str, triton: Triton, plane: DataPlane) -> AsyncIterator[tuple[str, Town]]:
+async def replica_of(
+    model: str, triton: Triton, plane: DataPlane, timeout_ms: int = TIMEOUT_MS
+) -> AsyncIterator[tuple[str, Town]]:
     """The name of an endpoint that the replica answers for."""
     name = f"the-{model.replace('_', '-')}"
     running = RunningTriton((TritonServer("127.0.0.1", 1, triton.ports.grpc),), model, mode=TritonMode.BRIDGE)
-    settings = RequestSettings(request_timeout_ms=TIMEOUT_MS)
+    settings = RequestSettings(request_timeout_ms=timeout_ms)
     spec = Deployment("green", name, running, "1", Backend.TRITON, request_settings=settings)
     config = ReplicaConfig("g", DeployedModel(spec, running), TOKEN, "0", str(plane.folder))
     town = Town()
@@ -69,7 +71,7 @@ async def replica_of(model: str, triton: Triton, plane: DataPlane) -> AsyncItera
     await service.start()
     try:
         address = UnixAddress(str(Path(plane.folder, f"{model}.sock")))
-        await plane.endpoint(name, Upstream("green", "1", (address,), TIMEOUT_MS, 1000, 1 << 20))
+        await plane.endpoint(name, Upstream("green", "1", (address,), timeout_ms, 1000, 1 << 20))
         await answering(plane, name, "green")
         yield name, town
     finally:
@@ -120,7 +122,7 @@ async def test_a_triton_that_hangs_costs_clients_their_deadline_and_the_replica_
     plane: DataPlane, triton: Triton
 ) -> None:
     async with (
-        replica_of("failing", triton, plane) as (name, town),
+        replica_of("failing", triton, plane, SOON_MS) as (name, town),
         grpc.aio.insecure_channel(plane.grpc_address) as channel,
     ):
         infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
@@ -142,8 +144,11 @@ async def test_a_triton_that_hangs_costs_clients_their_deadline_and_the_replica_
         finally:
             triton.resume()
         await eventually(state_of(town), ReplicaState.READY)
-        reply = await plane.http.post(f"/v2/models/{name}/infer", json=json_request(GOOD))
-        assert reply.status_code == 200
+
+        async def status() -> int:
+            return (await plane.http.post(f"/v2/models/{name}/infer", json=json_request(GOOD))).status_code
+
+        await eventually(status, 200)
 
 
 def state_of(town: Town) -> Callable[[], object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -237,9 +238,11 @@ async def test_one_that_is_drained_finishes_what_is_under_way(program: Path, tmp
                 call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
                 return len((await call(grpc_request("mlp", steps))).raw_output_contents) == 1
 
-            asking = [asyncio.create_task(ask()) for ask in (over_http, over_grpc)]
+            asking: list[asyncio.Task[bool]] = []
 
             async def waiting() -> int:
+                if all(task.done() for task in asking):  # at first; and when nobody looked for so long
+                    asking[:] = [asyncio.create_task(ask()) for ask in (over_http, over_grpc)]
                 return (await triton.work_done()).pending
 
             await eventually(waiting, 1)  # and the other one is in the model
@@ -324,13 +327,21 @@ async def test_what_triton_says_against_a_model_is_told(program: Path, mlp: Path
 
 async def test_a_port_that_somebody_else_has_is_told_apart(program: Path, mlp: Path, tmp_path: Path) -> None:
     home = await asyncio.to_thread(home_of, program, tmp_path, deployed_model(mlp))
-    first = await home.start()
+
+    async def started_and_robbed(taken: socket.socket) -> TritonProcess:
+        """In the moment between choosing a port and opening it, for which we may be too late."""
+        while True:
+            triton = await home.start()
+            with contextlib.suppress(OSError):
+                taken.bind((triton.address.ip, triton.address.http_port))
+                taken.listen()
+                return triton
+            await triton.end()
+
     try:
-        with socket.socket() as taken:  # in the moment between choosing and opening
-            taken.bind((first.address.ip, first.address.http_port))
-            taken.listen()
+        with socket.socket() as taken:
             async with asyncio.timeout(2 * DEADLINE_S):
-                how = await first.ended()
+                how = await (await started_and_robbed(taken)).ended()
         assert how.is_port_taken, how
     finally:
         await home.close()
