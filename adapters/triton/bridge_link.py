@@ -6,7 +6,6 @@ A replica is told where these files are, and reads them where it runs: no key pa
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -90,7 +89,7 @@ class Link:
             return words
         if self._explained[0] != words:
             found = why_no_connection(self._server.host, self._server.grpc_port, self._triton.tls, _HANDSHAKE_S)
-            self._explained = (words, asyncio.run(found))
+            self._explained = (words, found)
         return self._explained[1]
 
     def close(self) -> None:

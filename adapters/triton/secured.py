@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -72,7 +73,7 @@ async def why_not_ready_over_grpc(
         return unusable(error)
     except grpc.aio.AioRpcError as error:
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-            return await why_no_connection(address.ip, address.grpc_port, tls, timeout_s)
+            return await asyncio.to_thread(why_no_connection, address.ip, address.grpc_port, tls, timeout_s)
         return f"Triton says of model {triton.model!r}: {error.details()}"
     return "" if answer.ready else f"Triton says of model {triton.model!r}: not ready"
 
@@ -92,39 +93,37 @@ def _credentials(tls: TritonTls) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(Path(tls.ca).read_bytes(), *shown)
 
 
-async def why_no_connection(host: str, port: int, tls: TritonTls, timeout_s: float) -> str:
-    """Why there is no connection over gRPC, in words for operators."""
+def why_no_connection(host: str, port: int, tls: TritonTls, timeout_s: float) -> str:
+    """Why there is no connection over gRPC, in words for operators. Blocks, for a few times `timeout_s` at most."""
     try:
         context = client_context(tls)
     except OSError as error:
         return unusable(error)
     context.set_alpn_protocols(["h2"])
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _handshake(host, port, tls.server_name, context)
+        return _handshake(host, port, tls.server_name, context, timeout_s)
     except ssl.SSLCertVerificationError as error:
         return f"its certificate is not trusted: {error.verify_message.rstrip('.')}"
     except ssl.SSLError as error:
         return f"TLS fails: {_words(error)}"
-    except (OSError, TimeoutError) as error:
+    except OSError as error:
         return f"no answer ({error or type(error).__name__})"
 
 
-async def _handshake(host: str, port: int, name: str, context: ssl.SSLContext) -> str:
-    reader, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=name)
-    try:
+def _handshake(host: str, port: int, name: str, context: ssl.SSLContext, timeout_s: float) -> str:
+    with (
+        socket.create_connection((host, port), timeout_s) as plain,
+        context.wrap_socket(plain, server_hostname=name) as secured,
+    ):
         # In TLS 1.3 a client's certificate is judged when the client believes that all is well.
-        if await reader.read(1):
-            return "no answer over gRPC, though TLS is fine"
-        return "it hangs up on our certificate"
-    except ssl.SSLError as error:
-        return f"it refuses our certificate: {_words(error)}"
-    except ConnectionError:
-        return "it hangs up on our certificate"
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        try:
+            if secured.recv(1):
+                return "no answer over gRPC, though TLS is fine"
+            return "it hangs up on our certificate"
+        except ssl.SSLError as error:
+            return f"it refuses our certificate: {_words(error)}"
+        except ConnectionError:
+            return "it hangs up on our certificate"
 
 
 def _words(error: OSError) -> str:
