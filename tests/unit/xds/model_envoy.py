@@ -48,6 +48,8 @@ class ModelEnvoy:
         errors = []
         before = {type_url: set(names) for type_url, names in self.asked.items()}
         for resource in response.resources:
+            if not self._asks_for(resource.key):
+                continue  # it was on its way when this stopped asking for it: Envoy does not even decode it
             if self.is_bad(resource):
                 errors.append(f"{resource.key.name} is bad")
             else:
@@ -56,6 +58,9 @@ class ModelEnvoy:
             self._drop(Key(response.type_url, name))
         answer = Request(response.type_url, nonce=response.nonce, error="; ".join(errors) or None)
         return [answer, *self._subscriptions(before)]
+
+    def _asks_for(self, key: Key) -> bool:
+        return key.type_url in WILDCARD_TYPES or key.name in self.asked.get(key.type_url, ())
 
     def _subscriptions(self, before: dict[str, set[str]]) -> list[Request]:
         requests = []
