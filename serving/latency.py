@@ -4,23 +4,32 @@ Between the measured sizes (1, 2, 4 … rows) the latency is taken to be a strai
 as the sizes do. Every batch nudges the two sizes around its own by a few percent, up or down, whatever the distance:
 such steps settle on a quantile, an outlier moves them no further than any other sample, and a model that became slower
 or faster for good is followed within some dozen batches. The median plans, the 90th percentile promises.
+
+Most of each step goes to the *pace*, which all sizes have in common: a busy neighbour slows every size down, also those
+that are not run at the time. (When it only made those slower that ran, the others looked cheap beside them: after a
+busy second, half batches in turns were the plan for good, or singles, at a third of what the model could do.) What is
+left goes to the size itself. A size that has not run for long is tried now and then, and its sample counts at once: as
+it is when it is faster than was thought, because neighbours make nothing faster, else half.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from math import sqrt
 
 JOINING_PAYS_BELOW = 0.75  # of the cost of a row alone
 _AS_GOOD_AS_BEST = 1.1
 
 # Steps whose ratio makes an estimate settle where half, or nine tenths, of the samples are below it.
-_MEDIAN_UP, _MEDIAN_DOWN = 1.04, 0.96
+_PACE_UP, _PACE_DOWN = 1.035, 1 / 1.035
+_MEDIAN_UP, _MEDIAN_DOWN = 1.005, 1 / 1.005
 _HIGH_UP, _HIGH_DOWN = 1.072, 0.992
 _HIGH_AT_MOST = 3.0  # times the median
 _HIGH_AT_FIRST = 1.25  # times the median: what nobody has measured yet
 _PLAN_EVERY = 16  # batches
 _TRY_EVERY = 128  # batches
+_DOUBT_EVERY = 8  # tries: then also a size that, by what is known, is worse
 _TRY_UP_TO = 8  # times the rows that are joined
 
 
@@ -34,10 +43,13 @@ class LatencyTable:
         "_can_join",
         "_high",
         "_in_time_for_s",
+        "_pace",
         "_places",
+        "_ran",
         "_rows",
         "_rows_in_time",
         "_tried",
+        "_tries",
         "_typical",
         "batch_s",
         "join_rows",
@@ -54,20 +66,25 @@ class LatencyTable:
             self._typical.append(self._typical[-1] * rows / self._rows[-1])
             self._rows.append(rows)
         self._places: dict[int, tuple[int, float]] = {}
+        self._pace = 1.0  # of which `_typical` and `_high` are multiples
+        self._ran = [0] * len(self._rows)  # when each size did so last, in batches
         self._high = [seconds * _HIGH_AT_FIRST for seconds in self._typical]
         self._batches = 0
-        self._tried = 0
+        self._tried = 0  # when, in batches
+        self._tries = 0
         self._in_time_for_s = -1.0
         self._rows_in_time = 0  # for `_in_time_for_s`
         self._plan()
 
     def __repr__(self) -> str:
-        known = ", ".join(f"{rows}: {s * 1e3:.3g}" for rows, s in zip(self._rows, self._typical, strict=True))
+        known = ", ".join(
+            f"{rows}: {s * self._pace * 1e3:.3g}" for rows, s in zip(self._rows, self._typical, strict=True)
+        )
         return f"<LatencyTable join={self.join_rows} ms={{{known}}}>"
 
     def scaled(self, factor: float) -> LatencyTable:
         """The first guess for a shape that has `factor` times as many elements."""
-        measured_s = {rows: s * factor for rows, s in zip(self._rows, self._typical, strict=True)}
+        measured_s = {rows: s * self._pace * factor for rows, s in zip(self._rows, self._typical, strict=True)}
         return LatencyTable(measured_s, self._rows[-1])
 
     def typical_s(self, rows: int) -> float:
@@ -100,29 +117,53 @@ class LatencyTable:
     def observe(self, rows: int, seconds: float) -> None:
         """One execution of `rows` rows took `seconds`."""
         at, share = self._places.get(rows) or self._place(rows)
-        typical, high = self._typical, self._high
-        if share == 1.0:
-            typical[at] *= _MEDIAN_UP if seconds > typical[at] else _MEDIAN_DOWN
-            high[at] *= _HIGH_UP if seconds > high[at] else _HIGH_DOWN
-        else:
-            self._nudge_two(typical, at, share, seconds, _MEDIAN_UP, _MEDIAN_DOWN)
-            self._nudge_two(high, at, share, seconds, _HIGH_UP, _HIGH_DOWN)
         self._batches += 1
+        is_slower = seconds > self.typical_s(rows)
+        pace_step = _PACE_UP if is_slower else _PACE_DOWN
+        sample = seconds / self._pace
+        typical, high = self._typical, self._high
+        if share != 1.0:
+            self._nudge_two(high, at, share, sample, _HIGH_UP / pace_step, _HIGH_DOWN / pace_step)
+            self._nudge_two(typical, at, share, sample, _MEDIAN_UP, _MEDIAN_DOWN)
+        elif self._batches - self._ran[at] > _TRY_EVERY:
+            self._remember(at, sample)
+            pace_step = 1.0
+        else:
+            high[at] *= (_HIGH_UP if sample > high[at] else _HIGH_DOWN) / pace_step
+            typical[at] *= _MEDIAN_UP if is_slower else _MEDIAN_DOWN
+        self._pace *= pace_step
+        self._ran[at] = self._batches
         if not self._batches % _PLAN_EVERY:
             self._plan()
 
     def rows_to_try(self, waiting: int) -> int:
-        """How many rows to join now, with `waiting` there: `join_rows`, and once in a while more, to see what it costs.
+        """How many rows to join now, with `waiting` there: `join_rows`, and once in a while more or fewer, to see what
+        they cost.
 
-        More only where it is not expected to make the rows that wait, taken together, slower than they would be.
+        More, only where it is not expected to make the rows that wait, taken together, slower than they would be; but
+        once in a longer while the next size in any case, because what is expected may be wrong.
         """
         if waiting <= self.join_rows or not self._can_join or self._batches - self._tried < _TRY_EVERY:
             return self.join_rows
         self._tried = self._batches
+        self._tries += 1
+        at = bisect_left(self._rows, self.join_rows)
+        if self._tries % _DOUBT_EVERY == 0:
+            following = self._rows[min(at + 1, len(self._rows) - 1)]
+            return following if following <= waiting else self.join_rows
+        if at and self._tries % 2 == 0:
+            return self._rows[self._tries // 2 % at]
         largest = min(waiting, self.join_rows * _TRY_UP_TO, self._rows[-1])
         rows = max((size for size in self._rows if size <= largest), default=self.join_rows)
         is_harmless = self.typical_s(rows) <= _AS_GOOD_AS_BEST * rows * self.row_s
         return rows if is_harmless and rows > self.join_rows else self.join_rows
+
+    def _remember(self, at: int, sample: float) -> None:
+        """`sample`, a multiple of the pace, is the first of this size for long."""
+        if sample > self._typical[at]:
+            sample = sqrt(sample * self._typical[at])
+        self._high[at] *= sample / self._typical[at]
+        self._typical[at] = sample
 
     def _plan(self) -> None:
         self.join_rows = rows_worth_joining(dict(zip(self._rows, self._typical, strict=True))) if self._can_join else 1
@@ -133,9 +174,9 @@ class LatencyTable:
     def _read(self, seconds: list[float], rows: int) -> float:
         at, share = self._places.get(rows) or self._place(rows)
         if share == 1.0:
-            return seconds[at]
+            return seconds[at] * self._pace
         below = seconds[at - 1]
-        return below + (seconds[at] - below) * share
+        return (below + (seconds[at] - below) * share) * self._pace
 
     def _place(self, rows: int) -> tuple[int, float]:
         """Which measured size is the next above `rows`, and how far `rows` is from the one below to it, 0 to 1. Beyond

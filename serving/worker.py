@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
@@ -11,7 +12,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 A = TypeVar("A")
 
-_Job = tuple[Callable[[Any], Any], Any, Callable[[Any], None]]
+_Step = Callable[[Any], tuple[Any, Any]]
+_Job = tuple[_Step, Any, Callable[[Any], None]]
 
 
 class Worker:
@@ -32,7 +34,15 @@ class Worker:
 
         If it does, the loop's exception handler is told, `on_done` is not called, and the thread goes on.
         """
-        self._jobs.put((function, argument, on_done))
+        self._jobs.put((partial(_once, function), argument, on_done))
+
+    def submit_chain(self, step: Callable[[A], tuple[T, A | None]], argument: A, on_done: Callable[[T], None]) -> None:
+        """Run `step(argument)` in the thread, then `on_done(result)` on the loop; and meanwhile the step with the
+        argument that this one returned, until one returns None. What comes next need not wait for the loop.
+
+        `step` must not raise, as for `submit`.
+        """
+        self._jobs.put((step, argument, on_done))
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run `function` in the thread and wait for it. Its exception is raised here."""
@@ -62,17 +72,20 @@ class Worker:
 
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
-            function, argument, on_done = job
-            try:
-                result = function(argument)
-            except Exception as error:
-                told = self._loop_told(self._report, error)
-            else:
-                told = self._loop_told(on_done, result)
-                del result
-            if not told:
-                return
-            del job, function, argument, on_done  # or the last batch's arrays would live until the next one
+            step, argument, on_done = job
+            del job
+            while argument is not None:
+                try:
+                    result, argument = step(argument)
+                except Exception as error:
+                    argument = None
+                    told = self._loop_told(self._report, error)
+                else:
+                    told = self._loop_told(on_done, result)
+                    del result  # or the last batch's arrays would live until the next one has run
+                if not told:
+                    return
+            del step, on_done
 
     def _loop_told(self, callback: Callable[[Any], None], argument: Any) -> bool:
         """False when the loop is closed: nobody waits for anything any more."""
@@ -84,6 +97,10 @@ class Worker:
 
     def _report(self, error: Exception) -> None:
         self._loop.call_exception_handler({"message": "a worker's function raised", "exception": error})
+
+
+def _once(function: Callable[[A], T], argument: A) -> tuple[T, None]:
+    return function(argument), None
 
 
 def _captured(function: Callable[[], T]) -> tuple[T, None] | tuple[None, Exception]:
