@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import secrets
+import sys
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -32,6 +33,11 @@ from serving.triton_replica import TritonReplica
 
 _STUCK_AFTER_S = 20.0
 
+# How long a thread that has run the model waits for the interpreter while the scoring loop is busy with requests. With
+# Python's 5 ms, batches of 64 that take 10.4 ms began 1.9 ms apart (86% of ONNX Runtime alone; so 95%). The loop pays
+# nothing for it: 200 µs of CPU a request, before and after.
+_SWITCH_INTERVAL_S = 0.0001
+
 Result = TypeVar("Result")
 
 
@@ -41,6 +47,7 @@ class ReplicaActor:
     def __init__(self, config: ReplicaConfig) -> None:
         _log_to_serve()
         take_users_home_back(os.environ)
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         keep_internal_server_local()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="scoring", daemon=True)
