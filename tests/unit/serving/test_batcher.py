@@ -463,6 +463,60 @@ async def test_big_and_small_requests_over_several_slots_all_get_their_own_answe
         await worker.join()
 
 
+async def test_threads_that_take_their_own_batches_answer_each_request_once_whatever_else_happens() -> None:
+    """Poisonous, cancelled, expiring and big requests meet in two threads' hands, at moments that nobody chooses."""
+    backend = DoublingBackend()
+    batcher, workers = several(backend, 2)
+    random = np.random.default_rng(11)
+    answers: dict[Work, list[Outcome]] = {}
+    cancelled: set[Work] = set()
+    waiting: list[Work] = []
+
+    def send() -> None:
+        values = random.integers(0, 1000, random.integers(1, 20)).astype(float).tolist()
+        if random.random() < 0.1:
+            values[-1] = POISON
+        now_s = time.monotonic()
+        deadline_s = now_s + random.uniform(0, 0.02) if random.random() < 0.2 else math.inf
+        work = Work({"x": rows_of(*values)}, ("double",), len(values), deadline_s, now_s, lambda it: got.append(it))
+        got = answers[work] = []
+        try:
+            batcher.submit(work)
+        except Overloaded:
+            del answers[work]
+        else:
+            waiting.append(work)
+
+    for _ in range(3000):
+        send()
+        if random.random() < 0.2:
+            work = waiting.pop(random.integers(len(waiting)))
+            if not answers[work]:
+                batcher.cancel(work)
+                cancelled.add(work)
+        if random.random() < 0.3:
+            await asyncio.sleep(0)
+    async with asyncio.timeout(WAIT_S):
+        await batcher.drain()
+    assert batcher.pending == 0
+    for worker in workers:
+        await worker.join()
+
+    for work, got in answers.items():
+        assert len(got) == (work not in cancelled)
+        for outcome_of_it in got:
+            match outcome_of_it:
+                case ModelFailed():
+                    assert (work.inputs["x"] == POISON).any()
+                case DeadlinePassed():
+                    assert work.deadline_s < math.inf
+                case list():
+                    np.testing.assert_array_equal(outcome_of_it[0], work.inputs["x"] * 2)
+                case _:
+                    raise AssertionError(outcome_of_it)
+    assert any(isinstance(got[0], list) for got in answers.values() if got)
+
+
 async def test_a_batch_that_is_held_back_runs_when_its_time_is_up_or_when_company_has_come() -> None:
     backend = DoublingBackend()
     worker = Worker("test-worker")
