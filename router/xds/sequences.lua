@@ -2,19 +2,19 @@
 -- sequences.py fills in what is between @, and joins this file to triton_reading.lua.
 
 -- What is found ends the reading. A text is taken as it is written, escapes and all.
-local function found_in_json(text, at)
-  return each_member(text, at, function(key, from)
-    if key == "sequence_id" then
-      error({ id = string.match(sub(text, from, past_value(text, from) - 1), '^"?(.-)"?$') }, 0)
-    end
-    return past_value(text, from)
-  end)
+local function look_at_parameter(text, at, _, key)
+  if key == "sequence_id" then
+    error({ id = string.match(sub(text, at, past_value(text, at) - 1), '^"?(.-)"?$') }, 0)
+  end
+  return past_value(text, at)
+end
+
+local function look_at_member(text, at, _, key)
+  return key == "parameters" and each_member(text, at, look_at_parameter) or past_value(text, at)
 end
 
 local function look_in_json(text)
-  each_member(text, past_space(text, 1), function(key, at)
-    return key == "parameters" and found_in_json(text, at) or past_value(text, at)
-  end)
+  each_member(text, past_space(text, 1), look_at_member)
 end
 
 -- `parameters` is field 4, a map: key 1, value 2, of which field 2 is a number and field 3 a text.

@@ -22,26 +22,27 @@ local function one_more(dimensions)
   return dimensions + 1
 end
 
-local function check_shape(text, at, bytes)
-  local count, dimensions = 1, 0
-  return each_entry(text, at, function(from)
-    dimensions = one_more(dimensions)
-    local _, stop = find(text, "^%d+", from)
-    if not stop then
-      refused("an input's shape is not a list of whole numbers")
-    end
-    count = times(count, tonumber(sub(text, from, stop)), bytes)
-    return stop + 1
-  end)
+local function check_dimension(text, at, shape)
+  local value, stop = 0, at
+  local digit = byte(text, stop)
+  while digit and digit >= 48 and digit <= 57 do
+    value = value * 10 + digit - 48
+    stop = stop + 1
+    digit = byte(text, stop)
+  end
+  if stop == at then
+    refused("an input's shape is not a list of whole numbers")
+  end
+  shape.dimensions = one_more(shape.dimensions)
+  shape.count = times(shape.count, value, shape.bytes)
+  return stop
 end
 
-local function check_parameters(text, at)
-  return each_member(text, at, function(key, from)
-    if key == "shared_memory_region" then
-      refused(NO_SHARED_MEMORY)
-    end
-    return past_value(text, from)
-  end)
+local function check_parameter(text, at, _, key)
+  if key == "shared_memory_region" then
+    refused(NO_SHARED_MEMORY)
+  end
+  return past_value(text, at)
 end
 
 local function note_output(seen, name)
@@ -53,51 +54,52 @@ local function note_output(seen, name)
   seen[name] = true
 end
 
-local function name_at(text, from)
-  local stop = byte(text, from) == QUOTE and end_of_string(text, from) or refused(NO_JSON)
-  local name = sub(text, from + 1, stop - 1)
-  if find(name, "\\", 1, true) then
-    refused("a tensor's name is written with escapes")
+local function check_input_member(text, at, request, key)
+  if key == "shape" then
+    return each_entry(text, at, check_dimension, { count = 1, dimensions = 0, bytes = request.bytes })
+  elseif key == "parameters" then
+    return each_member(text, at, check_parameter)
+  elseif key == "name" then
+    local name, after = plain_text(text, at, "a tensor's name")
+    if #name > MAX_NAME then
+      refused("an input's name is longer than " .. MAX_NAME .. " bytes")
+    end
+    return after
   end
-  return name, stop + 1
+  return past_value(text, at)
 end
 
+local function check_output_member(text, at, request, key)
+  if key == "name" then
+    local name, after = plain_text(text, at, "a tensor's name")
+    note_output(request.outputs, name)
+    return after
+  elseif key == "parameters" then
+    return each_member(text, at, check_parameter)
+  end
+  return past_value(text, at)
+end
+
+local function check_input(text, at, request)
+  return each_member(text, at, check_input_member, request)
+end
+
+local function check_output(text, at, request)
+  return each_member(text, at, check_output_member, request)
+end
+
+local function check_request_member(text, at, request, key)
+  if key == "inputs" then
+    return each_entry(text, at, check_input, request)
+  elseif key == "outputs" then
+    return each_entry(text, at, check_output, request)
+  end
+  return past_value(text, at)
+end
+
+-- `bytes`: how many the request has, with what follows the JSON.
 local function check_json(text, bytes)
-  local seen = {}
-  local stop = each_member(text, past_space(text, 1), function(key, at)
-    if key == "inputs" then
-      return each_entry(text, at, function(input)
-        return each_member(text, input, function(word, from)
-          if word == "shape" then
-            return check_shape(text, from, bytes)
-          elseif word == "parameters" then
-            return check_parameters(text, from)
-          elseif word == "name" then
-            local name, after = name_at(text, from)
-            if #name > MAX_NAME then
-              refused("an input's name is longer than " .. MAX_NAME .. " bytes")
-            end
-            return after
-          end
-          return past_value(text, from)
-        end)
-      end)
-    elseif key == "outputs" then
-      return each_entry(text, at, function(output)
-        return each_member(text, output, function(word, from)
-          if word == "name" then
-            local name, after = name_at(text, from)
-            note_output(seen, name)
-            return after
-          elseif word == "parameters" then
-            return check_parameters(text, from)
-          end
-          return past_value(text, from)
-        end)
-      end)
-    end
-    return past_value(text, at)
-  end)
+  local stop = each_member(text, past_space(text, 1), check_request_member, { bytes = bytes, outputs = {} })
   if past_space(text, stop) <= #text then
     refused(NO_JSON)
   end
