@@ -142,9 +142,9 @@ local function renamed_json(text, model, endpoint, version)
 end
 
 local function renamed_message(text, method, endpoint, version)
-  if #text < 5 or byte(text, 1) ~= 0 then
+  if #text < HEAD or byte(text, 1) ~= 0 then
     return text
-  elseif method == "ModelInfer" or method == "ModelMetadata" then
+  elseif method == "ModelMetadata" then
     return framed(renamed(text, 6, #text, endpoint, version))
   elseif method == "ModelStatistics" or method == "ModelConfig" then
     local inner = {}
@@ -154,6 +154,47 @@ local function renamed_message(text, method, endpoint, version)
     return framed(table.concat(inner))
   end
   return text
+end
+
+-- What has come of a reply to ModelInfer, with other names; nil when more must come before that can be done. Protobuf is
+-- written in the order of its numbers, so the names stand first.
+local function renamed_begin(text, endpoint, version)
+  if #text < HEAD then
+    return nil
+  elseif byte(text, 1) ~= 0 then
+    return text
+  end
+  local at, last = HEAD + 1, HEAD + length_after(text, 1)
+  while at <= last do
+    if #text < last and #text < at + MAX_HEAD then
+      return nil
+    end
+    local number, wire, _, stop = field_at(text, at, last)
+    if number > 2 or wire ~= 2 then
+      break
+    elseif stop > #text then
+      return nil
+    end
+    at = stop + 1
+  end
+  local names = as_field(1, endpoint) .. as_field(2, version)
+  return head_of(#names + last - at + 1) .. names .. sub(text, at)
+end
+
+-- What follows the names is not waited for.
+local function rename_reply(handle, endpoint, version)
+  local came = ""
+  for chunk in handle:bodyChunks() do
+    came = came .. chunk:getBytes(0, chunk:length())
+    local is_fine, changed = pcall(renamed_begin, came, endpoint, version)
+    if not is_fine then
+      changed = came
+    end
+    chunk:setBytes(changed or "")
+    if changed then
+      return
+    end
+  end
 end
 
 -- Of what Triton says with a status that blames it: what the caller did, and what was not begun.
@@ -195,9 +236,11 @@ function envoy_on_response(handle)
   end
   if method == "ModelStreamInfer" then
     return pass_stream(handle, replies_of(endpoint, facts.version))
-  end
-  if facts.is_same then
+  elseif facts.is_same then
     return
+  elseif method == "ModelInfer" then
+    headers:remove("content-length")
+    return rename_reply(handle, endpoint, facts.version)
   end
   local body, text = whole_body(handle)
   if text == "" then

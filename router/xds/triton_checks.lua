@@ -106,30 +106,42 @@ local function check_json(text, bytes)
 end
 
 -- A tensor's name is field 1, an input's shape field 3; parameters are entries of a map: key 1, value 2.
-local function check_tensor(text, from, to, parameters, bytes)
+local function check_tensor(text, at, to, parameters, bytes)
   local count, dimensions, name = 1, 0, ""
-  each_field(text, from, to, function(number, wire, _, at, stop)
+  while at <= to do
+    local number, wire, from, stop = field_at(text, at, to)
     if number == 1 and wire == 2 then
-      name = sub(text, at, stop)
+      name = sub(text, from, stop)
       if #name > MAX_NAME then
         refused("a tensor's name is longer than " .. MAX_NAME .. " bytes")
       end
     elseif number == 3 and bytes then
-      while at <= stop do -- packed, or a single one
+      while from <= stop do -- packed, or a single one
         local dimension
         dimensions = one_more(dimensions)
-        dimension, at = varint(text, at)
+        dimension, from = varint(text, from)
         count = times(count, dimension, bytes)
       end
     elseif number == parameters and wire == 2 then
-      each_field(text, at, stop, function(part, _, _, key, key_stop)
+      each_field(text, from, stop, function(part, _, _, key, key_stop)
         if part == 1 and sub(text, key, key_stop) == "shared_memory_region" then
           refused(NO_SHARED_MEMORY)
         end
       end)
     end
-  end)
+    at = stop + 1
+  end
   return name
+end
+
+local function check_field(text, field, wire, at, stop, request)
+  if field == 3 and stop - at >= MAX_NAME then
+    refused("the request's id is longer than " .. MAX_NAME .. " bytes") -- Triton would repeat it in a header
+  elseif field == 5 and wire == 2 then
+    check_tensor(text, at, stop, 4, request.bytes)
+  elseif field == 6 and wire == 2 then
+    note_output(request.outputs, check_tensor(text, at, stop, 2, nil))
+  end
 end
 
 -- The framed message at `from`..`to` as Triton shall get it.
@@ -140,16 +152,6 @@ local function translated_message(text, from, to, method, model, number)
   elseif byte(text, from) ~= 0 then
     refused(NO_COMPRESSED_MESSAGE)
   end
-  local seen = {}
-  local visit = method == "ModelInfer"
-    and function(field, wire, at, stop)
-      if field == 3 and stop - at >= MAX_NAME then
-        refused("the request's id is longer than " .. MAX_NAME .. " bytes") -- Triton would repeat it in a header
-      elseif field == 5 and wire == 2 then
-        check_tensor(text, at, stop, 4, length)
-      elseif field == 6 and wire == 2 then
-        note_output(seen, check_tensor(text, at, stop, 2, nil))
-      end
-    end
-  return framed(renamed(text, from + HEAD, to, model, number, visit))
+  local check = method == "ModelInfer" and check_field or nil
+  return framed(renamed(text, from + HEAD, to, model, number, check, check and { bytes = length, outputs = {} }))
 end

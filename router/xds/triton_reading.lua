@@ -176,31 +176,45 @@ local function varint(text, at)
   refused(NO_MESSAGE)
 end
 
+-- The field at `at`: its number, its wire type, where its value begins, and where it ends.
+local function field_at(text, at, stop)
+  local tag, from = byte(text, at), at + 1
+  if tag >= 128 then
+    tag, from = varint(text, at)
+    if tag >= 2 ^ 32 then
+      refused(NO_MESSAGE) -- some readers would cut it off, and see another field
+    end
+  end
+  local wire, to = tag % 8, nil
+  if wire == 2 then
+    local length = byte(text, from)
+    if length and length < 128 then
+      from = from + 1
+    else
+      length, from = varint(text, from)
+    end
+    to = from + length - 1
+  elseif wire == 0 then
+    local _, after = varint(text, from)
+    to = after - 1
+  elseif wire == 1 then
+    to = from + 7
+  elseif wire == 5 then
+    to = from + 3
+  else
+    refused(NO_MESSAGE)
+  end
+  if to > stop then
+    refused(NO_MESSAGE)
+  end
+  return floor(tag / 8), wire, from, to
+end
+
 -- Calls `visit(number, wire type, where the field begins, where its value begins, where it ends)`.
 local function each_field(text, at, stop, visit)
   while at <= stop do
-    local tag, from = varint(text, at)
-    local wire, to = tag % 8, nil
-    if tag >= 2 ^ 32 then
-      refused(NO_MESSAGE) -- some readers would cut it off, and see another field
-    elseif wire == 2 then
-      local length
-      length, from = varint(text, from)
-      to = from + length - 1
-    elseif wire == 0 then
-      local _, after = varint(text, from)
-      to = after - 1
-    elseif wire == 1 then
-      to = from + 7
-    elseif wire == 5 then
-      to = from + 3
-    else
-      refused(NO_MESSAGE)
-    end
-    if to > stop then
-      refused(NO_MESSAGE)
-    end
-    visit(floor(tag / 8), wire, at, from, to)
+    local number, wire, from, to = field_at(text, at, stop)
+    visit(number, wire, at, from, to)
     at = to + 1
   end
 end
@@ -215,37 +229,41 @@ local function as_field(number, text)
 end
 
 -- The message at `from`..`to` with field 1, and 2 unless `version` is nil, replaced wherever and however often it had
--- them: of several, readers take the last. `visit` sees all fields.
-local function renamed(text, from, to, name, version, visit)
-  local kept, begin = { as_field(1, name) }, from
+-- them: of several, readers take the last. `visit(text, number, wire type, where its value begins, where it ends, state)`
+-- sees all other fields.
+local function renamed(text, from, to, name, version, visit, state)
+  local kept, begin, at = as_field(1, name), from, from
   if version and version ~= "" then
-    kept[2] = as_field(2, version)
+    kept = kept .. as_field(2, version)
   end
-  each_field(text, from, to, function(number, wire, at, value, stop)
+  while at <= to do
+    local number, wire, value, stop = field_at(text, at, to)
     if number == 1 or (number == 2 and version) then
       if at > begin then
-        kept[#kept + 1] = sub(text, begin, at - 1)
+        kept = kept .. sub(text, begin, at - 1)
       end
       begin = stop + 1
+    elseif visit then
+      visit(text, number, wire, value, stop, state)
     end
-    if visit then
-      visit(number, wire, value, stop)
-    end
-  end)
-  if begin <= to then
-    kept[#kept + 1] = sub(text, begin, to)
+    at = stop + 1
   end
-  return table.concat(kept)
+  return begin <= to and kept .. sub(text, begin, to) or kept
+end
+
+-- What stands before a message of so many bytes.
+local function head_of(length)
+  return char(0, floor(length / 2 ^ 24) % 256, floor(length / 2 ^ 16) % 256, floor(length / 256) % 256, length % 256)
 end
 
 local function framed(message)
-  local length = #message
-  local size = char(floor(length / 2 ^ 24) % 256, floor(length / 2 ^ 16) % 256, floor(length / 256) % 256, length % 256)
-  return "\0" .. size .. message
+  return head_of(#message) .. message
 end
 
 -- A message of gRPC stands behind five bytes: whether it is compressed, and its length.
 local HEAD = 5
+-- A field of a message behind no more than so many: its number and its length.
+local MAX_HEAD = 20
 
 local function length_after(text, at)
   local first, second, third, fourth = byte(text, at + 1, at + 4)
