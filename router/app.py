@@ -32,6 +32,7 @@ from adapters.sqlite_watches import SqliteWatches
 from adapters.transport import HttpTransport
 from adapters.triton.readiness import TritonReadiness
 from adapters.triton.statistics import TritonStatisticsClient
+from adapters.triton.tokens import TokenFiles
 from adapters.webhooks import Webhooks
 from router.access import Access
 from router.admin_ports import Addresses, GatewayInfo, RayStatus
@@ -79,6 +80,7 @@ from router.spec import SpecProblems
 from router.telemetry import AttemptMeter
 from router.triton_certificates import TritonCertificates
 from router.triton_reports import TritonReports, triton_metrics
+from router.triton_tokens import TritonTokens
 from router.tritons import Tritons
 from router.version import VERSION
 from router.vigil import Vigil
@@ -131,7 +133,11 @@ class ControlPlane:
         self.triton_readiness = TritonReadiness()
         self.triton_certificates = TritonCertificates(PemFiles(), self.xds, self.events)
         self.tritons = Tritons(
-            self.desired.states, self.triton_readiness, self.triton_certificates, self.reconciler.note_tritons
+            self.desired.states,
+            self.triton_readiness,
+            self.triton_certificates,
+            TritonTokens(TokenFiles(), self.xds, self.events),
+            self.reconciler.note_tritons,
         )
         self.triton_statistics = TritonStatisticsClient()
         self.triton_reports = TritonReports(
@@ -221,7 +227,7 @@ class ControlPlane:
             certificates.look()
         if (of_replicas := self.replica_tls.certificates) is not None:
             of_replicas.look()
-        self.tritons.look_at_certificates(self.tritons.wanted().values())
+        self.tritons.look_at_files(self.tritons.wanted().values())
         await self.reconciler.start_routing()
         self.tritons.restore(self.reconciler.tritons)
         await self.xds.start(str(config.xds_socket), reports_service(self.meter.take))

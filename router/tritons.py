@@ -16,6 +16,7 @@ from router.domain.endpoint import EndpointState
 from router.domain.routing import Replica, ReplicaState, TritonAddress
 from router.domain.triton import RunningTriton, TritonServer
 from router.domain.triton_tls import TritonTls
+from router.domain.triton_token import TritonToken
 
 EVERY_S = 2.0
 _AT_A_TIME = 32
@@ -44,6 +45,16 @@ class TritonTrust(Protocol):
         """Why nobody can be reached with it; empty when somebody can."""
 
 
+class TritonTokenTrust(Protocol):
+    """The tokens of those that are restricted. Implemented by router/triton_tokens.py."""
+
+    def look(self, wanted: Iterable[TritonToken]) -> None:
+        """Put in force what is in their files."""
+
+    def trouble(self, token: TritonToken) -> str:
+        """Why nobody can be asked with it; empty when somebody can."""
+
+
 class Tritons:
     """`tell` gets all of them whenever anything is new. Belongs to one event loop."""
 
@@ -52,20 +63,24 @@ class Tritons:
         states: Mapping[str, EndpointState],
         asker: TritonAsker,
         trust: TritonTrust,
+        tokens: TritonTokenTrust,
         tell: Callable[[tuple[Replica, ...]], None],
     ) -> None:
         """`states` is a live view."""
         self._states = states
         self._asker = asker
         self._trust = trust
+        self._tokens = tokens
         self._tell = tell
         self._found: tuple[Replica, ...] = ()
         self._late: dict[str, int] = {}  # replica → how often in a row it was not ready after it had been
         self._slots = asyncio.Semaphore(_AT_A_TIME)
 
-    def look_at_certificates(self, wanted: Iterable[DeployedModel]) -> None:
-        tritons = [deployed.direct for deployed in wanted]
-        self._trust.look({triton.tls: None for triton in tritons if triton and triton.tls})
+    def look_at_files(self, wanted: Iterable[DeployedModel]) -> None:
+        """Certificates and tokens."""
+        tritons = [deployed.direct for deployed in wanted if deployed.direct]
+        self._trust.look({triton.tls: None for triton in tritons if triton.tls})
+        self._tokens.look({triton.restricted: None for triton in tritons if triton.restricted})
 
     def restore(self, found: Iterable[Replica]) -> None:
         """What was found before a restart."""
@@ -96,7 +111,7 @@ class Tritons:
 
     async def look(self, wanted: Mapping[AppKey, DeployedModel]) -> None:
         """Ask all of them once, beside each other."""
-        self.look_at_certificates(wanted.values())
+        self.look_at_files(wanted.values())
         groups = await asyncio.gather(*(self._replicas(deployed) for deployed in wanted.values()))
         found = [replica for group in groups for replica in group]
         ready = {(one.endpoint, one.deployment) for one in found if one.state is ReplicaState.READY}
@@ -122,7 +137,7 @@ class Tritons:
 
     async def _server(self, deployed: DeployedModel, server: TritonServer) -> list[Replica]:
         assert deployed.direct is not None
-        trouble = self._trust.trouble(deployed.direct.tls) if deployed.direct.tls else ""
+        trouble = self._trouble(deployed.direct)
         async with self._slots:
             addresses = await self._asker.addresses(server)
         if addresses and not trouble:
@@ -134,6 +149,11 @@ class Tritons:
         nowhere = TritonAddress(server.host, server.http_port, server.grpc_port)
         reason = trouble or f"nobody knows the host {server.host!r}"
         return [Replica(f"{prefix}?", endpoint, name, generation, nowhere, ReplicaState.FAILED, reason)]
+
+    def _trouble(self, triton: RunningTriton) -> str:
+        """Why no Triton of a deployment can be asked at all."""
+        trouble = self._trust.trouble(triton.tls) if triton.tls else ""
+        return trouble or (self._tokens.trouble(triton.restricted) if triton.restricted else "")
 
     async def _replica(self, deployed: DeployedModel, server: TritonServer, address: TritonAddress) -> Replica:
         assert deployed.direct is not None

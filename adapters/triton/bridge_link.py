@@ -1,7 +1,7 @@
 """The way from a bridge to one Triton: a channel in clear, or by TLS with what is in the files of `triton.tls` now, and
-the key that opens its restricted calls.
+the token that opens its restricted calls.
 
-A replica is told where these files are, and reads them where it runs: no key passes through Ray.
+A replica is told where these files are, and reads them where it runs: no key and no token passes through Ray.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import grpc
 from tritonclient.grpc import service_pb2_grpc
 
 from adapters.triton.bridge_words import is_restricted, why_not
-from adapters.triton.restricted import restricted_metadata
 from adapters.triton.secured import checked_credentials, unusable, why_no_connection
+from adapters.triton.tokens import shown_to
 from router.certificates import WatchedFiles
 from router.domain.triton import RunningTriton, TritonServer
 from router.domain.triton_tls import TritonTls
+from router.domain.triton_token import BadToken
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Link:
         self._server = server
         self._triton = triton
         self._files = WatchedFiles(*(path for path in (tls.ca, tls.certificate, tls.key) if path) if tls else ())
-        self._key_file = WatchedFiles(*((triton.restricted_key,) if triton.restricted_key else ()))
+        self._token_file = WatchedFiles(*((triton.restricted.file,) if triton.restricted else ()))
         self._channel: grpc.Channel | None = None
         self._retired: list[tuple[float, grpc.Channel]] = []  # when its last call has ended; the oldest first
         self._explained: tuple[str, str] = ("", "")
@@ -76,11 +77,11 @@ class Link:
             self._take(self._files, self._channel is None, partial(self._open_by_tls, self._triton.tls))
         elif self._channel is None:
             self._open(grpc.insecure_channel(self._target, _OPTIONS))
-        if self._triton.restricted_key:
-            self._take(self._key_file, self.metadata is None, self._take_key)
+        if self._triton.restricted is not None:
+            self._take(self._token_file, self.metadata is None, self._take_token)
         if self._channel is None:
             return self._files.refused
-        return self._key_file.refused if self.metadata is None else ""
+        return self._token_file.refused if self.metadata is None else ""
 
     def why_not(self, error: grpc.RpcError) -> str:
         """gRPC says nothing that an operator could use about a handshake that failed: it is made once more, once."""
@@ -106,7 +107,7 @@ class Link:
             return
         try:
             take()
-        except OSError as error:
+        except (OSError, BadToken) as error:
             # One of several files that are being replaced is no news; but nothing is worse than to be without any.
             if is_missing or files.has_settled:
                 before = files.refused
@@ -125,8 +126,8 @@ class Link:
         override = ("grpc.ssl_target_name_override", tls.server_name)
         self._open(grpc.secure_channel(self._target, credentials, (*_OPTIONS, override)))
 
-    def _take_key(self) -> None:
-        self.metadata = restricted_metadata(self._triton.restricted_header, self._triton.restricted_key)
+    def _take_token(self) -> None:
+        self.metadata = tuple(shown_to(self._triton, is_grpc=True).items())
 
     def _open(self, channel: grpc.Channel) -> None:
         if self._channel is not None:

@@ -9,8 +9,10 @@ import socket
 import httpx
 
 from adapters.triton.secured import client_context, unusable, why_not_ready_over_grpc
+from adapters.triton.tokens import shown_to
 from router.domain.routing import TritonAddress
 from router.domain.triton import RunningTriton, TritonServer
+from router.domain.triton_token import BadToken
 
 _TIMEOUT_S = 3.0
 _LONGEST_REASON = 200
@@ -61,7 +63,9 @@ async def _asked(
 ) -> str:
     url = f"{scheme}://{address.ip}:{address.http_port}{triton.path}/ready"
     try:
-        answer = await client.get(url, extensions=extensions)
+        answer = await client.get(url, headers=shown_to(triton, is_grpc=False), extensions=extensions)
+    except BadToken as error:
+        return str(error)
     except httpx.HTTPError as error:
         return f"no answer ({error or type(error).__name__})"
     if answer.status_code == 200:

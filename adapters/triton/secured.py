@@ -16,9 +16,12 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from adapters.triton.bridge_words import is_restricted
+from adapters.triton.tokens import shown_to
 from router.domain.routing import TritonAddress
 from router.domain.triton import RunningTriton
 from router.domain.triton_tls import TritonTls
+from router.domain.triton_token import BadToken
 
 
 def client_context(tls: TritonTls) -> ssl.SSLContext:
@@ -67,12 +70,16 @@ async def why_not_ready_over_grpc(
     """Empty when the model is ready; else a reason for operators."""
     question = service_pb2.ModelReadyRequest(name=triton.model, version=str(triton.version or ""))
     try:
+        shown = tuple(shown_to(triton, is_grpc=True).items())
         async with calls_over_tls(address, tls) as calls:
-            answer = await calls.ModelReady(question, timeout=timeout_s)
+            answer = await calls.ModelReady(question, metadata=shown, timeout=timeout_s)
+    except BadToken as error:
+        return str(error)
     except OSError as error:
         return unusable(error)
     except grpc.aio.AioRpcError as error:
-        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        is_away = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        if is_away and not is_restricted(error.details() or ""):
             return await asyncio.to_thread(why_no_connection, address.ip, address.grpc_port, tls, timeout_s)
         return f"Triton says of model {triton.model!r}: {error.details()}"
     return "" if answer.ready else f"Triton says of model {triton.model!r}: not ready"

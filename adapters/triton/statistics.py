@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import service_pb2
 
 from adapters.triton.secured import calls_over_tls
+from adapters.triton.tokens import shown_to
 from router.domain.routing import TritonAddress
 from router.domain.triton import RunningTriton
 from router.domain.triton_report import TritonAnswer, TritonCounts
@@ -42,8 +43,9 @@ class TritonStatisticsClient:
 
     async def _asked_over_http(self, address: TritonAddress, triton: RunningTriton) -> TritonAnswer:
         url = f"http://{address.ip}:{address.http_port}"
-        server = await self._client.get(f"{url}/v2")
-        statistics = await self._client.get(f"{url}{triton.path}/stats")
+        shown = shown_to(triton, is_grpc=False)
+        server = await self._client.get(f"{url}/v2", headers=shown)
+        statistics = await self._client.get(f"{url}{triton.path}/stats", headers=shown)
         return TritonAnswer(
             str(json.loads(server.text)["version"]), _counts(json.loads(statistics.text)["model_stats"])
         )
@@ -51,10 +53,11 @@ class TritonStatisticsClient:
 
 async def _asked_over_grpc(address: TritonAddress, triton: RunningTriton) -> TritonAnswer:
     assert triton.tls is not None
+    shown = tuple(shown_to(triton, is_grpc=True).items())
     async with calls_over_tls(address, triton.tls) as stub:
-        server = await stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=_TIMEOUT_S)
+        server = await stub.ServerMetadata(service_pb2.ServerMetadataRequest(), metadata=shown, timeout=_TIMEOUT_S)
         question = service_pb2.ModelStatisticsRequest(name=triton.model, version=str(triton.version or ""))
-        statistics = await stub.ModelStatistics(question, timeout=_TIMEOUT_S)
+        statistics = await stub.ModelStatistics(question, metadata=shown, timeout=_TIMEOUT_S)
     found = MessageToDict(statistics, preserving_proto_field_name=True)
     return TritonAnswer(server.version, _counts(found.get("model_stats", [])))
 

@@ -16,6 +16,7 @@ from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton
 from router.domain.triton_managed import ManagedModel
 from router.domain.triton_tls import TritonTls
+from router.domain.triton_token import TritonToken
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -95,6 +96,7 @@ class Upstream:
     triton: RunningTriton | ManagedModel | None = None  # what the addresses are asked for; None: replicas of ours
     tls: TritonTls | None = None  # how the addresses are reached; None: in plain text
     keeps_sequences: bool = False  # requests of the same sequence go to the same address
+    token: TritonToken | None = None  # what the addresses want to see
 
     @property
     def is_grpc_only(self) -> bool:
@@ -239,6 +241,7 @@ def _upstream(deployed: DeployedModel, replicas: Collection[Replica], limits: Li
         triton=asked,
         tls=running.tls if running else None,
         keeps_sequences=running is not None and running.has_sequences,
+        token=running.restricted if running else None,
     )
 
 

@@ -6,13 +6,13 @@ Nothing here starts a server: such a deployment has no model of ours to resolve.
 from __future__ import annotations
 
 import hashlib
-import os.path
 import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from router.domain.errors import Invalid
 from router.domain.triton_tls import TritonTls
+from router.domain.triton_token import TritonToken
 
 MAX_SERVERS = 100
 MAX_VERSION = 2**63 - 1
@@ -20,9 +20,7 @@ MAX_VERSION = 2**63 - 1
 # Of what Triton takes for a model's name, that which can stand in a path as it is.
 TRITON_MODEL_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
 HOST_PATTERN = r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
-RESTRICTED_HEADER_PATTERN = r"[a-z0-9][a-z0-9_-]{0,99}"  # small letters: over gRPC there are no others
 _MODEL = re.compile(TRITON_MODEL_PATTERN)
-_RESTRICTED_HEADER = re.compile(RESTRICTED_HEADER_PATTERN)
 _HOST = re.compile(HOST_PATTERN)
 
 
@@ -58,9 +56,7 @@ class RunningTriton:
     """`model` as Triton knows it, at `version`; 0: the one that Triton's own version policy chooses.
 
     `tls`: how it is reached; None: in plain text. `has_sequences`: requests may belong together, and then need the same
-    server. `restricted_header` and `restricted_key`: a name, and the file with its value, without which Triton does not
-    answer calls that it was told to restrict; empty when there are none. None of these is in the repr, which is of what
-    is asked for.
+    server. `restricted`: the token that it wants to see. None of them is in the repr, which is of what is asked for.
     """
 
     servers: tuple[TritonServer, ...]
@@ -69,8 +65,7 @@ class RunningTriton:
     mode: TritonMode = TritonMode.DIRECT
     tls: TritonTls | None = field(default=None, repr=False)
     has_sequences: bool = field(default=False, repr=False)
-    restricted_header: str = field(default="", repr=False)
-    restricted_key: str = field(default="", repr=False)
+    restricted: TritonToken | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.servers) <= MAX_SERVERS:
@@ -90,7 +85,6 @@ class RunningTriton:
             raise Invalid("triton.sequences", f"do not go with mode {self.mode}", "use mode direct, or remove it")
         if self.tls is not None:
             self._check_tls(self.tls)
-        self._check_restricted()
 
     def _check_tls(self, tls: TritonTls) -> None:
         if self.mode is TritonMode.BRIDGE and tls.has_http:
@@ -103,26 +97,6 @@ class RunningTriton:
                 "triton.tls.server_name", "is missing", "say which name is in the certificates of all servers"
             )
 
-    def _check_restricted(self) -> None:
-        header, key = self.restricted_header, self.restricted_key
-        if bool(header) != bool(key):
-            missing = "restricted_key" if header else "restricted_header"
-            raise Invalid(f"triton.{missing}", "is missing", "a restricted header and its key go together")
-        if not header:
-            return
-        if self.mode is not TritonMode.BRIDGE:
-            raise Invalid(
-                "triton.restricted_key", f"does not go with mode {self.mode}", "use mode bridge, or remove it"
-            )
-        if not _RESTRICTED_HEADER.fullmatch(header) or header.endswith("-bin"):
-            raise Invalid(
-                "triton.restricted_header",
-                f"{header[:60]!r} is no header's name",
-                "use what stands before the '=' in Triton's --grpc-restricted-protocol, in small letters",
-            )
-        if not os.path.isabs(key):
-            raise Invalid("triton.restricted_key", f"{key[:60]!r} is a relative path", "write the absolute path")
-
     def __str__(self) -> str:
         """As a reference: triton://host:port/model/version."""
         first = self.servers[0]
@@ -133,8 +107,7 @@ class RunningTriton:
     @property
     def secured_by(self) -> tuple[object, ...]:
         """What is not in the repr of how it is reached."""
-        restricted = (self.restricted_header, self.restricted_key) if self.restricted_header else ()
-        return (*((self.tls,) if self.tls else ()), *restricted)
+        return tuple(how for how in (self.tls, self.restricted) if how is not None)
 
     @property
     def is_grpc_only(self) -> bool:

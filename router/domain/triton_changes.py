@@ -20,4 +20,4 @@ def why_not_in_place(old: DeployedModel, new: DeployedModel) -> str:
 
 
 def _asked_for(triton: RunningTriton) -> tuple[object, ...]:
-    return triton.model, triton.version, triton.tls, triton.has_sequences
+    return triton.model, triton.version, triton.tls, triton.has_sequences, triton.restricted

@@ -10,7 +10,6 @@ from router.domain.triton import (
     HOST_PATTERN,
     MAX_SERVERS,
     MAX_VERSION,
-    RESTRICTED_HEADER_PATTERN,
     TRITON_MODEL_PATTERN,
     RunningTriton,
     TritonMode,
@@ -21,7 +20,8 @@ from router.spec.reading import WRONG, At
 from router.spec.rollout_values import ListOf, Maybe
 from router.spec.sections import Key, Section
 from router.spec.triton_modes import OF_MANAGED, refused_mode
-from router.spec.triton_tls_tables import TRITON_TLS, FileReference
+from router.spec.triton_tls_tables import TRITON_TLS
+from router.spec.triton_token_tables import TRITON_TOKEN
 from router.spec.values import Flag, OneOf, Whole
 
 
@@ -124,17 +124,11 @@ _TRITON = Section(
             "How to reach them by TLS. Left out: in plain text. A bridge's files are read where its replicas run.",
         ),
         Key(
-            "restricted_header",
-            "restricted_header",
-            Matching(RESTRICTED_HEADER_PATTERN, "a header's name in small letters", "admin-key"),
-            "With mode bridge, what stands before the '=' in Triton's --grpc-restricted-protocol.",
-        ),
-        Key(
-            "restricted_key",
-            "restricted_key",
-            FileReference(),
-            "With mode bridge, the file with what stands behind the '=' and opens what is restricted. Read where its "
-            "replicas run.",
+            "restricted",
+            "restricted",
+            Maybe(TRITON_TOKEN),
+            "The token that they want to see, if they restrict who scores, or asks for metadata, health or statistics. "
+            "A bridge's file is read where its replicas run.",
         ),
     ),
     foreign=OF_MANAGED,

@@ -24,7 +24,7 @@ from router.xds.names import ENDPOINTS, SERVER_CLUSTER, Key, at_view, cluster_na
 from router.xds.replica_tls import REPLICA_SECRETS, replica_tls_match
 from router.xds.resources import Resource, milliseconds, packed, resource
 from router.xds.retries import shield_policy
-from router.xds.triton import own_filters, readiness_check, shield_filters
+from router.xds.triton import own_filters, readiness_check, shield_filters, token_filters
 from router.xds.upstream_tls import HTTP1, HTTP2, protocol_of_check, upstream_secret_keys, upstream_tls_socket
 
 # Below the 3600 s after which a replica closes an idle connection, so that Envoy never writes into a closing one.
@@ -94,6 +94,8 @@ def _shield_cluster(routing: Routing, shield: Shield, gateway: Gateway, *, is_gr
     name = shield_name(candidate, stable)
     options = _http1_with_trailers()
     if any(member.triton for member in members):
+        for member in members:
+            options = _with_filters(options, token_filters(member, is_grpc_port=_port_of(member, is_grpc=is_grpc)))
         options = _with_filters(options, shield_filters(gateway))
     options.retry_policy.CopyFrom(shield_policy(gateway))
     message = cluster_pb2.Cluster(
@@ -123,8 +125,12 @@ def _shield_cluster(routing: Routing, shield: Shield, gateway: Gateway, *, is_gr
 
 def reached_by(endpoint: str, upstream: Upstream, *, is_grpc: bool) -> str:
     """The name of the cluster that requests of a protocol go to. Where gRPC alone is taken, it refuses the others."""
-    is_grpc_port = is_grpc if is_grpc in upstream.ports else upstream.ports[0]
-    return cluster_name(endpoint, upstream.deployment, is_grpc_port=is_grpc_port)
+    return cluster_name(endpoint, upstream.deployment, is_grpc_port=_port_of(upstream, is_grpc=is_grpc))
+
+
+def _port_of(upstream: Upstream, *, is_grpc: bool) -> bool:
+    """Whether it is the one for gRPC alone."""
+    return is_grpc if is_grpc in upstream.ports else upstream.ports[0]
 
 
 def _remote(gateway: Gateway, prefix: str) -> str:

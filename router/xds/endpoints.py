@@ -11,6 +11,7 @@ from envoy.config.core.v3 import address_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 
 from router.domain.routing import Address, TcpAddress, TritonAddress, UnixAddress, Upstream
+from router.domain.tls import Secret
 from router.domain.triton_managed import ManagedModel
 from router.xds.replica_tls import mark_as_remote
 from router.xds.resources import Resource, resource
@@ -20,17 +21,19 @@ from router.xds.triton import served_metadata
 STANDBY_SIZE = 8
 
 
-def addresses_of(cluster: Resource, upstream: Upstream, *, is_grpc_port: bool = False) -> Resource:
+def addresses_of(
+    cluster: Resource, upstream: Upstream, shown: Secret | None = None, *, is_grpc_port: bool = False
+) -> Resource:
     """The replicas of one deployment, or the waiting room, whose health nobody needs to check; or its Tritons.
 
-    They bear the deployment's name: who answered, also behind a shield.
+    They bear the deployment's name: who answered, also behind a shield. And Tritons what is `shown` to them.
     """
     locality = _locality(upstream.addresses, priority=0, hostname=upstream.deployment, is_grpc_port=is_grpc_port)
     for member, address in zip(locality.lb_endpoints, sorted(upstream.addresses, key=str), strict=True):
         if upstream.is_held:
             member.endpoint.health_check_config.disable_active_health_check = True
         if isinstance(address, TritonAddress):
-            member.metadata.CopyFrom(served_metadata(upstream))
+            member.metadata.CopyFrom(served_metadata(upstream, shown))
             if isinstance(upstream.triton, ManagedModel):
                 mark_as_remote(member.metadata)  # means nothing to a cluster whose Tritons are on this host
             if not upstream.is_grpc_only:  # there, whether it is ready is asked over HTTP

@@ -17,8 +17,9 @@ from envoy.service.discovery.v3 import discovery_pb2
 
 from router.domain.listening import Offer
 from router.domain.routing import Routing
-from router.domain.tls import CertificatePair, ClientTrust
+from router.domain.tls import CertificatePair, ClientTrust, Secret
 from router.domain.triton_tls import TritonTls
+from router.domain.triton_token import TritonToken
 from router.ports import Acknowledged, Outcome, ProxyStatus, Rejected, Unconfirmed
 from router.xds.gateway import Gateway
 from router.xds.names import GATEWAY_GROUP, LISTENER, SCOPE, SEND_ORDER, Key, group_of
@@ -192,6 +193,13 @@ class XdsServer:
         """Implements `router.replica_certificates.Secrets`."""
         for secret in replica_secrets(pair, trust):
             self._changed(self._snapshot.set_secret(secret))
+
+    def set_triton_token(self, token: TritonToken, value: Secret) -> None:
+        """Implements `router.triton_tokens.TokenKeeper`, as the next does."""
+        self._changed(self._snapshot.set_token(token, value))
+
+    def keep_triton_tokens(self, wanted: Iterable[TritonToken]) -> None:
+        self._snapshot.keep_tokens(wanted)
 
     async def applied(self, endpoint: str, timeout_s: float) -> Outcome:
         try:

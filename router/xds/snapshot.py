@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from router.domain.listening import DEFAULT, Offer
-from router.domain.routing import Routing
+from router.domain.routing import Routing, Upstream
+from router.domain.tls import Secret
+from router.domain.triton_token import TritonToken
 from router.xds.clusters import deployment_clusters, reached_by, shield_clusters
 from router.xds.endpoints import addresses_of
 from router.xds.gateway import Gateway
@@ -33,6 +35,7 @@ class Snapshot:
         self._wanted: dict[Key, Resource] = {}
         self._groups: dict[str, frozenset[Key]] = {}
         self._routings: dict[str, Routing] = {}
+        self._tokens: dict[TritonToken, Secret] = {}
         self._offers: tuple[Offer, ...] = ()
         self._views: dict[str, View] = {}
         self._replace(GATEWAY_GROUP, [mirror_cluster(gateway), mirror_listener()])
@@ -100,6 +103,22 @@ class Snapshot:
         self._groups[GATEWAY_GROUP] -= gone
         return gone
 
+    def set_token(self, token: TritonToken, value: Secret) -> frozenset[Key]:
+        """What is shown to the Tritons that want to see it. Their clusters, and so their connections, stay."""
+        self._tokens[token] = value
+        changed: frozenset[Key] = frozenset()
+        for name, routing in self._routings.items():
+            if any(upstream.token == token for upstream in routing.upstreams):
+                changed |= self._replace(name, self._built(routing, None))
+        return changed
+
+    def keep_tokens(self, wanted: Iterable[TritonToken]) -> None:
+        """Forget all others. Whoever has one of them keeps it until its deployment is gone or changed."""
+        self._tokens = {token: self._tokens[token] for token in wanted if token in self._tokens}
+
+    def _shown_to(self, upstream: Upstream) -> Secret | None:
+        return self._tokens.get(upstream.token) if upstream.token else None
+
     def _built(self, routing: Routing, before: Routing | None) -> list[Resource]:
         known = {upstream.deployment: upstream for upstream in before.upstreams} if before else {}
         resources = [*self._scopes(routing), endpoint_routes(routing, self._gateway)]
@@ -110,7 +129,8 @@ class Snapshot:
             else:
                 clusters = deployment_clusters(routing.endpoint, upstream, self._gateway)
                 for cluster, is_grpc_port in zip(clusters, upstream.ports, strict=True):
-                    resources += [cluster, addresses_of(cluster, upstream, is_grpc_port=is_grpc_port)]
+                    shown = self._shown_to(upstream)
+                    resources += [cluster, addresses_of(cluster, upstream, shown, is_grpc_port=is_grpc_port)]
         if routing.shield is not None:
             resources += shield_clusters(routing, routing.shield, self._gateway)
         return resources

@@ -40,6 +40,8 @@ from google.protobuf.struct_pb2 import Struct
 from tritonclient.grpc import service_pb2
 
 from router.domain.routing import Upstream
+from router.domain.tls import Secret
+from router.domain.triton_token import TritonToken
 from router.xds.gateway import (
     RETRY_HEADER,
     ROUTED_PATH_HEADER,
@@ -52,6 +54,7 @@ from router.xds.gateway import (
 from router.xds.resources import packed
 
 _METADATA = "crossfade.triton"
+_TOKEN_METADATA = "crossfade.triton.token"
 _SERVED = f"=%UPSTREAM_METADATA({_METADATA}:served)%"
 
 # In this order: each leans on those before it.
@@ -68,7 +71,29 @@ def own_filters(endpoint: str, upstream: Upstream, gateway: Gateway, *, is_grpc_
     flags = {"is_grpc": is_grpc_port, "is_same": (model, number) == (endpoint, version)}
     table = [f'{name} = "{text}"' for name, text in facts.items()]
     table += [f"{name} = {str(flag).lower()}" for name, flag in flags.items()]
-    return [_lua(gateway, f"{{ limit = {limit}, {', '.join(table)} }}"), _codec()]
+    return [
+        *token_filters(upstream, is_grpc_port=is_grpc_port),
+        _lua(gateway, f"{{ limit = {limit}, {', '.join(table)} }}"),
+        _codec(),
+    ]
+
+
+def token_filters(upstream: Upstream, *, is_grpc_port: bool) -> list[Any]:
+    """Show a restricted Triton what it wants to see.
+
+    That is in the metadata of its host: so no other host can be shown it, and a new one leaves clusters and connections
+    alone. (Envoy's own filter for credentials shows them to whomever an attempt goes to, and to no health check.)
+    """
+    token = upstream.token
+    if token is None:
+        return []
+    header = token.header_of(is_grpc=is_grpc_port)
+    shown = [mutation_rules_pb2.HeaderMutation(remove=header), _set(header, _in_metadata(token))]
+    return [_mutation("crossfade.token", request=shown)]
+
+
+def _in_metadata(token: TritonToken) -> str:
+    return f"%UPSTREAM_METADATA({_TOKEN_METADATA}:{token.header})%"
 
 
 def shield_filters(gateway: Gateway) -> list[Any]:
@@ -109,11 +134,14 @@ def _facts(upstream: Upstream) -> tuple[str, str, str, str, str]:
     return upstream.triton.model, number, upstream.model_version, str(upstream.max_request_bytes), only
 
 
-def served_metadata(upstream: Upstream) -> Any:
-    """By which a host is known as a Triton: what it is asked for, and how that is called in front."""
-    served = Struct()
+def served_metadata(upstream: Upstream, shown: Secret | None) -> Any:
+    """By which a host is known as a Triton: what it is asked for, how that is called in front, and its token."""
+    served, token = Struct(), Struct()
     served.update({"served": "|".join(_facts(upstream))})
-    return base_pb2.Metadata(filter_metadata={_METADATA: served})
+    if upstream.token is None or shown is None:
+        return base_pb2.Metadata(filter_metadata={_METADATA: served})
+    token.update({upstream.token.header: shown.value.decode()})
+    return base_pb2.Metadata(filter_metadata={_METADATA: served, _TOKEN_METADATA: token})
 
 
 def readiness_check(upstream: Upstream) -> Any:
@@ -122,7 +150,10 @@ def readiness_check(upstream: Upstream) -> Any:
     assert triton is not None
     if not upstream.is_grpc_only:
         return health_check_pb2.HealthCheck.HttpHealthCheck(
-            host="triton", path=f"{triton.path}/ready", codec_client_type=http_pb2.CodecClientType.HTTP1
+            host="triton",
+            path=f"{triton.path}/ready",
+            codec_client_type=http_pb2.CodecClientType.HTTP1,
+            request_headers_to_add=_shown_to_check(upstream),
         )
     payload = health_check_pb2.HealthCheck.Payload
     question = service_pb2.ModelReadyRequest(name=triton.model, version=str(triton.version or ""))
@@ -133,10 +164,15 @@ def readiness_check(upstream: Upstream) -> Any:
         path=f"/{SERVICE}/ModelReady",
         method=base_pb2.RequestMethod.POST,
         codec_client_type=http_pb2.CodecClientType.HTTP2,
-        request_headers_to_add=[_header(*header) for header in headers.items()],
+        request_headers_to_add=[*(_header(*header) for header in headers.items()), *_shown_to_check(upstream)],
         send=payload(text=_framed(question).hex()),
         receive=[payload(text=_framed(answer).hex())],
     )
+
+
+def _shown_to_check(upstream: Upstream) -> list[Any]:
+    token = upstream.token
+    return [_header(token.header_of(is_grpc=upstream.is_grpc_only), _in_metadata(token))] if token else []
 
 
 def _framed(message: Any) -> bytes:

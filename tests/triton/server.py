@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -29,6 +29,7 @@ class Triton:
     ports: TritonPorts
     log: Path
     options: tuple[str, ...] = ()
+    headers: dict[str, str] = field(default_factory=dict)  # of what it is asked here
     _process: asyncio.subprocess.Process | None = None
 
     @property
@@ -50,7 +51,7 @@ class Triton:
             self._process = await asyncio.create_subprocess_exec(
                 *command, env=triton_environment(TRITON.packages, TRITON.python), stdout=output, stderr=output
             )
-        async with asyncio.timeout(2 * DEADLINE_S), httpx.AsyncClient() as client:
+        async with asyncio.timeout(2 * DEADLINE_S), httpx.AsyncClient(headers=self.headers) as client:
             while True:
                 assert self.is_alive, self.log.read_text()
                 with contextlib.suppress(httpx.HTTPError):
@@ -104,8 +105,11 @@ def triton(repository: Path, *options: str) -> Triton:
 
 
 @asynccontextmanager
-async def started_triton(repository: Path, *options: str) -> AsyncIterator[Triton]:
+async def started_triton(
+    repository: Path, *options: str, headers: dict[str, str] | None = None
+) -> AsyncIterator[Triton]:
     one = triton(repository, *options)
+    one.headers.update(headers or {})
     try:
         yield await one.start()
     finally:

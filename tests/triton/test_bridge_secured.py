@@ -1,4 +1,5 @@
-"""A bridge to a real Triton that speaks TLS, wants a certificate of its clients, and a key before it answers."""
+"""A real Triton that speaks TLS, wants a certificate of its clients, and a token before it answers: a bridge to it, and
+how mode direct finds out whether it is ready."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ import pytest
 import pytest_asyncio
 
 from adapters.triton.bridge import TritonBridge
+from adapters.triton.secured import why_not_ready_over_grpc
 from router.domain.tls import CertificateFiles
 from router.domain.triton import RunningTriton, TritonMode, TritonServer
 from router.domain.triton_tls import TritonTls
+from router.domain.triton_token import TritonToken
 from serving.errors import ScoringError, Unavailable
 from tests.certificates import TestCa
 from tests.envoy.waiting import DEADLINE_S, eventually
@@ -29,36 +32,32 @@ from tests.triton.server import Triton, started_triton
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MODEL = "identity_fp32"
-KEY = "a key of 256 bits, or so"
+HEADER, SECRET = "x-triton-token", "a-token-of-256-bits-or-so"
 NAME = "triton.example.com"
 ONE = {"INPUT0": np.array([[1.5, 2.5]], dtype=np.float32)}
 
 
 @dataclass(slots=True)
 class Secured:
-    """A Triton whose gRPC port speaks TLS with whom `ca` has signed, and wants the key that is in `key`."""
+    """A Triton whose gRPC port speaks TLS with whom `ca` has signed, and wants the token that is in `token`."""
 
     triton: Triton
     ca: TestCa
     other_ca: TestCa
-    key: Path
+    token: Path
 
     def tls(self, shown: CertificateFiles | None = None, ca: TestCa | None = None, name: str = NAME) -> TritonTls:
         """By default what is right; `shown` has no key where nothing is to be shown."""
         files = shown or self.ca.client("bridge", ["bridge.example.com"])
         return TritonTls(str((ca or self.ca).file), files.certificate, files.key, name)
 
-    def bridge(self, tls: TritonTls, key: Path | None = None) -> TritonBridge:
+    def running(self, tls: TritonTls, token: Path | None = None) -> RunningTriton:
         server = TritonServer("127.0.0.1", self.triton.ports.http, self.triton.ports.grpc)
-        running = RunningTriton(
-            (server,),
-            MODEL,
-            mode=TritonMode.BRIDGE,
-            tls=tls,
-            restricted_header="gate",
-            restricted_key=str(key or self.key),
-        )
-        return TritonBridge(running)
+        restricted = TritonToken(HEADER, str(token or self.token))
+        return RunningTriton((server,), MODEL, mode=TritonMode.BRIDGE, tls=tls, restricted=restricted)
+
+    def bridge(self, tls: TritonTls, token: Path | None = None) -> TritonBridge:
+        return TritonBridge(self.running(tls, token))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -73,12 +72,12 @@ async def secured(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sec
         f"--grpc-server-cert={shown.certificate}",
         f"--grpc-server-key={shown.key}",
         f"--grpc-root-cert={ca.file}",
-        f"--grpc-restricted-protocol=health,metadata,inference,shared-memory,model-config:gate={KEY}",
+        f"--grpc-restricted-protocol=health,metadata,inference,shared-memory,model-config:{HEADER}={SECRET}",
     )
-    key = folder / "key"
-    key.write_text(f"{KEY}\n")
+    token = folder / "token"
+    token.write_text(f"{HEADER}={SECRET}\n")
     async with started_triton(write_repository(folder / "repository", MODEL), *options) as triton:
-        yield Secured(triton, ca, other_ca, key)
+        yield Secured(triton, ca, other_ca, token)
 
 
 @contextmanager
@@ -162,24 +161,40 @@ async def test_what_is_new_in_the_files_is_shown_without_losing_a_request_and_wh
     await eventually(lambda: connections(secured.triton), 0)
 
 
-async def test_with_another_key_it_is_said_what_triton_wants_and_the_right_one_in_its_place_is_taken(
+async def test_with_another_token_it_is_said_what_triton_wants_and_the_right_one_in_its_place_is_taken(
     secured: Secured, tmp_path: Path
 ) -> None:
-    key = tmp_path / "key"
-    with closing(secured.bridge(secured.tls(), key)) as bridge:
-        assert f"{key}: no such file" in await asyncio.to_thread(bridge.connect)
-        shutil.copyfile(secured.ca.file, key)
+    token = tmp_path / "token"
+    with closing(secured.bridge(secured.tls(), token)) as bridge:
+        assert f"{token} cannot be read: No such file" in await asyncio.to_thread(bridge.connect)
+        shutil.copyfile(secured.ca.file, token)
         trouble = await asyncio.to_thread(bridge.connect)
-        assert trouble.endswith(f"{key}: holds no key: one line of at most 4096 letters, digits and signs")
-        _write(key, "another")
+        assert trouble.endswith(f"{token} does not hold {HEADER}=VALUE, as Triton's option has it")
+        _write(token, f"{HEADER}=another")
         await troubled(bridge, "restricted")
-        _write(key, KEY)
+        _write(token, f"{HEADER}={SECRET}")
         await connected(bridge)
         assert len(bridge.run(ONE, ["OUTPUT0"])) == 1
 
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text)
+
+
+async def test_mode_direct_shows_the_token_by_tls_too_and_says_when_it_is_the_token_that_is_wrong(
+    secured: Secured, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong"
+    _write(wrong, f"{HEADER}=another")
+
+    async def why_not(token: Path) -> str:
+        tls = secured.tls()
+        triton = replace(secured.running(tls, token), mode=TritonMode.DIRECT)
+        return await why_not_ready_over_grpc(secured.triton.address, triton, tls, DEADLINE_S)
+
+    assert await why_not(secured.token) == ""
+    assert "protocol is restricted" in await why_not(wrong)
+    assert f"{tmp_path} cannot be read" in await why_not(tmp_path)
 
 
 @contextmanager

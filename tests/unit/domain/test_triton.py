@@ -16,6 +16,7 @@ from router.domain.scaling import ScaleSettings
 from router.domain.traffic import Traffic
 from router.domain.triton import RunningTriton, TritonMode, TritonServer
 from router.domain.triton_tls import TritonTls
+from router.domain.triton_token import TritonToken
 from tests.unit.router.states import state
 
 TRITON = RunningTriton((TritonServer("t1"), TritonServer("t2", 9000, 9001)), "fraud_v2", 3)
@@ -100,27 +101,9 @@ def test_a_bridge_may_have_tls_and_no_http() -> None:
     assert refused.value.key == "triton.tls.http"
 
 
-@pytest.mark.parametrize(
-    ("change", "key"),
-    [
-        ({"restricted_header": ""}, "triton.restricted_header"),
-        ({"restricted_key": ""}, "triton.restricted_key"),
-        ({"restricted_key": "key"}, "triton.restricted_key"),
-        ({"restricted_header": "Gate"}, "triton.restricted_header"),
-        ({"restricted_header": "gate-bin"}, "triton.restricted_header"),
-        ({"mode": TritonMode.DIRECT}, "triton.restricted_key"),
-    ],
-)
-def test_a_key_that_opens_nothing_cannot_be_given(change: dict[str, Any], key: str) -> None:
-    given = replace(TRITON, mode=TritonMode.BRIDGE, restricted_header="gate", restricted_key="/keys/triton")
-    with pytest.raises(Invalid) as refused:
-        replace(given, **change)
-    assert refused.value.key == key
-
-
-def test_replicas_that_show_another_key_are_others() -> None:
+def test_replicas_that_show_another_token_are_others() -> None:
     bridge = replace(TRITON, mode=TritonMode.BRIDGE)
-    models = [bridge, *(replace(bridge, restricted_header="gate", restricted_key=path) for path in ("/a", "/b"))]
+    models = [bridge, *(replace(bridge, restricted=TritonToken("x-token", path)) for path in ("/a", "/b"))]
     assert len({DeployedModel(replace(SPEC, model=model), model).generation for model in models}) == 3
     assert len({str(model) for model in models}) == 1
 

@@ -28,6 +28,7 @@ from router.domain.traffic import Mirror, Traffic
 from router.domain.triton import RunningTriton, TritonMode, TritonServer
 from router.domain.triton_managed import ManagedMode, ManagedTriton
 from router.domain.triton_tls import TritonTls
+from router.domain.triton_token import TritonToken
 from router.domain.watching import Recipe, Watch, WatchPolicy
 from router.domain.window import Window
 from router.spec import SpecProblems, SpecSource, json_schema, read_documents, read_specs, to_plain, to_yaml
@@ -217,6 +218,7 @@ tritons = st.builds(
             TritonTls("/tls/ca.pem", "/tls/c.pem", "/tls/k.pem", "10.0.0.7", has_http=True),
         ]
     ),
+    restricted=st.none() | st.just(TritonToken("x-triton-token", "/run/secrets/triton")),
 )
 bridged = st.builds(
     lambda numbers, **rest: Deployment(**numbers, **rest),
@@ -229,8 +231,6 @@ bridged = st.builds(
             mode=TritonMode.BRIDGE,
             tls=triton.tls and replace(triton.tls, has_http=False),
             has_sequences=False,
-            restricted_header="gate" if triton.tls else "",
-            restricted_key="/keys/triton" if triton.tls else "",
         )
     ),
     backend=st.just(Backend.TRITON),

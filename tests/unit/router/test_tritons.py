@@ -11,6 +11,7 @@ from router.domain.deployment import Backend, DeployedModel, Deployment
 from router.domain.routing import Replica, ReplicaState, TritonAddress
 from router.domain.triton import RunningTriton, TritonMode, TritonServer
 from router.domain.triton_tls import TritonTls
+from router.domain.triton_token import TritonToken
 from router.tritons import Tritons
 from tests.unit.router.states import deployed, state
 
@@ -45,8 +46,25 @@ class Trust:
         return self.troubles.get(tls.ca, "")
 
 
-def green(*hosts: str, count: int = 1, tls: TritonTls | None = None) -> DeployedModel:
-    model = RunningTriton(tuple(TritonServer(host) for host in hosts), "fraud", tls=tls)
+@dataclass
+class Tokens:
+    """Implements `TritonTokenTrust`. `troubles`: file → why it cannot be used."""
+
+    troubles: dict[str, str] = field(default_factory=dict)
+    looked_at: list[TritonToken] = field(default_factory=list)
+
+    def look(self, wanted: Iterable[TritonToken]) -> None:
+        self.looked_at = list(wanted)
+
+    def trouble(self, token: TritonToken) -> str:
+        return self.troubles.get(token.file, "")
+
+
+def green(
+    *hosts: str, count: int = 1, tls: TritonTls | None = None, restricted: TritonToken | None = None
+) -> DeployedModel:
+    servers = tuple(TritonServer(host) for host in hosts)
+    model = RunningTriton(servers, "fraud", tls=tls, restricted=restricted)
     return DeployedModel(Deployment("green", "fraud", model, backend=Backend.TRITON, instance_count=count), model)
 
 
@@ -56,6 +74,7 @@ class World:
 
     network: Network
     trust: Trust
+    tokens: Tokens
     tritons: Tritons
     states: dict[str, object]
     told: list[tuple[Replica, ...]]
@@ -70,8 +89,8 @@ class World:
 
 
 def world(**hosts: tuple[str, ...]) -> World:
-    network, trust, states, told = Network(dict(hosts)), Trust(), {}, []
-    return World(network, trust, Tritons(states, network, trust, told.append), states, told)
+    network, trust, tokens, states, told = Network(dict(hosts)), Trust(), Tokens(), {}, []
+    return World(network, trust, tokens, Tritons(states, network, trust, tokens, told.append), states, told)
 
 
 async def test_every_address_of_every_host_is_a_replica() -> None:
@@ -144,7 +163,7 @@ async def test_what_was_found_before_a_restart_is_known_until_it_is_asked_again(
     it.want(green("t1"))
     await it.look()
     found = it.told[-1]
-    again = Tritons(it.states, it.network, it.trust, it.told.append)
+    again = Tritons(it.states, it.network, it.trust, it.tokens, it.told.append)
     again.restore(found)
 
     it.network.troubles["10.0.0.1"] = "no answer"
@@ -157,7 +176,7 @@ async def test_a_change_of_what_is_wanted_is_seen_at_once() -> None:
     it = world(t1=("10.0.0.1",), t2=("10.0.0.2",))
     it.want(green("t1"))
     changed, told = asyncio.Queue[None](), asyncio.Queue[tuple[Replica, ...]]()
-    running = asyncio.create_task(Tritons(it.states, it.network, it.trust, told.put_nowait).run(changed.get))
+    running = asyncio.create_task(Tritons(it.states, it.network, it.trust, it.tokens, told.put_nowait).run(changed.get))
     await told.get()
 
     it.want(green("t2"))
@@ -205,3 +224,15 @@ async def test_replicas_ask_a_bridges_tritons_and_the_control_plane_does_not() -
     it.states["fraud"] = state({}, bridge)
     assert list(wanted_apps(it.states.values()).values()) == [bridge]
     assert it.tritons.wanted() == {}
+
+
+async def test_whose_token_cannot_be_read_is_not_asked_and_says_why() -> None:
+    it, token = world(t1=("10.0.0.1",)), TritonToken("x-token", "/run/token")
+    it.want(green("t1", restricted=token))
+    it.tokens.troubles["/run/token"] = "/run/token cannot be read"
+
+    await it.look()
+    assert it.tokens.looked_at == [token]
+    assert [(one.state, one.reason) for one in it.told[-1]] == [(FAILED, "/run/token cannot be read")]
+    del it.tokens.troubles["/run/token"]
+    assert await it.look() == {"10.0.0.1": READY}

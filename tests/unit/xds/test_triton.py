@@ -10,15 +10,17 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.clusters.aggregate.v3 import cluster_pb2 as aggregate_pb2
+from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2 as filter_mutation_pb2
 from envoy.extensions.filters.http.header_mutation.v3.header_mutation_pb2 import HeaderMutationPerRoute
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
 from router.domain.routing import Routing, Shield, Upstream
-from router.domain.tls import ClientTrust
+from router.domain.tls import ClientTrust, Secret
 from router.domain.triton import RunningTriton, TritonServer
 from router.domain.triton_tls import TritonTls
+from router.domain.triton_token import TritonToken
 from router.xds.clusters import HTTP_OPTIONS
 from router.xds.names import CLUSTER, ENDPOINTS, ROUTES, SECRET, Key, deployment_of_cluster, group_of
 from router.xds.routes import SHIELD_FILTER
@@ -269,3 +271,49 @@ def test_where_requests_form_sequences_their_id_chooses_the_deployment_and_the_h
 def test_a_request_of_a_sequence_is_never_asked_of_two() -> None:
     for live in live_routes(routing("fraud", replace(GREEN, keeps_sequences=True))):
         assert SHIELD_FILTER not in live.typed_per_filter_config
+
+
+TOKEN = TritonToken("x-token", "/run/token")
+HUSH = "a secret of Triton's"
+
+
+def with_tokens(wanted: Routing) -> Snapshot:
+    snapshot = Snapshot(GATEWAY)
+    snapshot.set_token(TOKEN, Secret(HUSH.encode()))
+    snapshot.set_endpoint(wanted)
+    return snapshot
+
+
+def test_a_token_is_with_the_hosts_of_its_deployment_and_nowhere_else() -> None:
+    restricted = replace(GREEN, token=TOKEN)
+    wanted = routing("fraud", triton("blue", "10.0.0.9"), restricted, shield=Shield("green", "blue"))
+
+    holders = {key for key, one in with_tokens(wanted).wanted.items() if HUSH.encode() in one.body}
+
+    assert holders == {Key(ENDPOINTS, "fraud/green"), Key(ENDPOINTS, "fraud/green+grpc")}
+
+
+def test_a_new_token_changes_the_endpoints_alone() -> None:
+    snapshot = with_tokens(routing("fraud", replace(GREEN, token=TOKEN)))
+    other = Secret(b"another")
+
+    assert snapshot.set_token(TOKEN, other) == {Key(ENDPOINTS, "fraud/green"), Key(ENDPOINTS, "fraud/green+grpc")}
+    assert snapshot.set_token(TOKEN, other) == frozenset()
+    snapshot.keep_tokens([])
+    assert snapshot.set_token(TritonToken("x-token", "/other"), other) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("name", "header"), [("fraud/green", "x-token"), ("fraud/green+grpc", "triton-grpc-protocol-x-token")]
+)
+def test_it_is_shown_under_the_name_that_the_protocol_has_for_it_and_to_health_checks_over_http(
+    name: str, header: str
+) -> None:
+    message = cluster(routing("fraud", replace(GREEN, token=TOKEN)), name)
+
+    first = options(message).http_filters[0]
+    mutations = filter_mutation_pb2.HeaderMutation.FromString(first.typed_config.value).mutations.request_mutations
+    (checked,) = message.health_checks[0].http_health_check.request_headers_to_add
+    assert [mutation.remove or mutation.append.header.key for mutation in mutations] == [header, header]
+    assert checked.header.key == "x-token"
+    assert checked.header.value == mutations[1].append.header.value
