@@ -25,8 +25,9 @@ class BadToken(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TritonToken:
-    """`header`: its name. `file`: its path where it is read, which is on the gateway's machine, or where a bridge's replicas
-    run. What is in it is told nobody but the Tritons.
+    """`header`: its name. `file`: a path where it is read: on the gateway's machine, or where a bridge's replicas run.
+
+    What is in it is told nobody but the Tritons.
     """
 
     header: str

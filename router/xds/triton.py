@@ -15,11 +15,8 @@ next (a shield), each in its own words. In a deployment's own cluster the script
 
 An internal listener instead would have kept all that out of the clusters, for one more trip through Envoy.
 
-Measured (benchmarks/triton_direct.py, a quiet two-core machine, two INT32 tensors [1, 16], medians, CPU of Envoy): a
-JSON request takes 95 µs under other names and 97 under Triton's own, where a replica of ours, on a unix socket, takes
-51; gRPC 128, and 65. On a busy machine the codec alone, which passes everything, cost as much as with the script: what
-is left is Envoy's own way through upstream filters to a TCP server. Half of the replies come 0.24 ms later over HTTP,
-0.36 over gRPC. Each deployment costs Envoy 1 MB: a Lua machine for each of its two clusters and each worker.
+Measured: benchmarks/README.md, with what of it is the script's (15 µs of 76 for a JSON request) and what the machine's.
+Each deployment costs Envoy 1 MB: a Lua machine for each of its two clusters and each worker.
 """
 
 from __future__ import annotations
