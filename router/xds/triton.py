@@ -15,7 +15,7 @@ next (a shield), each in its own words. In a deployment's own cluster the script
 
 An internal listener instead would have kept all that out of the clusters, for one more trip through Envoy.
 
-Measured: benchmarks/README.md, with what of it is the script's (15 µs of 76 for a JSON request) and what the machine's.
+Measured: benchmarks/README.md, with what of it is the script's (14 µs of 76 for a JSON request) and what the machine's.
 Each deployment costs Envoy 1 MB: a Lua machine for each of its two clusters and each worker.
 """
 
