@@ -16,8 +16,8 @@ from datetime import datetime
 from typing import Protocol
 
 from router.domain.endpoint import EndpointState
-from router.domain.replica_tls import CertificateRequest, Certified, Declined, renews_at
-from router.domain.tls import BadCertificate, CertificatePair, ClientTrust
+from router.domain.replica_tls import CertificateRequest, Certified, Declined, is_due
+from router.domain.tls import BadCertificate, CertificateFacts, CertificatePair, ClientTrust
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class ReplicaCertificates:
         self._secrets = tuple(secrets)
         self._states = states
         self._now = now
-        self._renews_at: datetime | None = None
+        self._shown: CertificateFacts | None = None
 
     async def run(self) -> None:
         while True:
@@ -67,12 +67,12 @@ class ReplicaCertificates:
     def look(self) -> None:
         """Renew the gateway's own certificate when that is due."""
         now = self._now()
-        if self._renews_at is not None and now < self._renews_at:
+        if self._shown is not None and not is_due(self._shown.not_before, self._shown.not_after, now):
             return
         pair = self._authority.for_envoy(now)
         for secrets in self._secrets:
             secrets.set_replica_tls(pair, self._authority.trust)
-        self._renews_at = renews_at(pair.facts.not_before, pair.facts.not_after)
+        self._shown = pair.facts
         log.info("the certificate that is shown to replicas is new", extra={"not_after": str(pair.facts.not_after)})
 
     def answer(self, request: CertificateRequest) -> Certified | Declined:

@@ -57,7 +57,7 @@ class CertifiedReplica:
         self.name = name
         self.keys = keys
         self._desk = desk
-        self._renews_at: datetime | None = None
+        self._certified: Certified | None = None
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self, tell: Tell) -> None:
@@ -76,7 +76,7 @@ class CertifiedReplica:
 
     async def look(self, now: datetime) -> None:
         """Renew the certificate when that is due. What fails is tried again at the next look."""
-        if self._renews_at is None or now < self._renews_at:
+        if self._certified is None or not self._certified.is_due(now):
             return
         reason = await self.renewed()
         if reason is not None:
@@ -95,11 +95,14 @@ class CertifiedReplica:
                     self.keys.take(certified)
                 except BadCertificate as error:
                     return str(error)
-                self._renews_at = certified.renews_at
+                self._certified = certified
                 log.info("certified until %s", certified.not_after)
                 return None
 
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            await self.look(datetime.now(UTC))
+            try:
+                await self.look(datetime.now(UTC))
+            except Exception:  # whatever it is: without this task the replica would be cut off within a day
+                log.exception("the certificate could not be renewed")

@@ -65,9 +65,8 @@ class Certified:
     not_before: datetime
     not_after: datetime
 
-    @property
-    def renews_at(self) -> datetime:
-        return renews_at(self.not_before, self.not_after)
+    def is_due(self, now: datetime) -> bool:
+        return is_due(self.not_before, self.not_after, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +90,7 @@ def deployment_prefix(gateway: str, endpoint: str, deployment: str) -> str:
     return f"{replicas_prefix(gateway)}{endpoint}/{deployment}/"
 
 
-def renews_at(not_before: datetime, not_after: datetime) -> datetime:
-    """Half of its life is left then, in which whoever signs may be away."""
-    return not_before + (not_after - not_before) / 2
+def is_due(not_before: datetime, not_after: datetime, now: datetime) -> bool:
+    """Whether a new one is to be asked for: half of its life is left then, in which whoever signs may be away. So is
+    one that is not good yet: the clock was set back since it was made."""
+    return not not_before <= now < not_before + (not_after - not_before) / 2

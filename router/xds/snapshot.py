@@ -130,7 +130,10 @@ class Snapshot:
                 clusters = deployment_clusters(routing.endpoint, upstream, self._gateway)
                 for cluster, is_grpc_port in zip(clusters, upstream.ports, strict=True):
                     shown = self._shown_to(upstream)
-                    resources += [cluster, addresses_of(cluster, upstream, shown, is_grpc_port=is_grpc_port)]
+                    addresses = addresses_of(cluster, upstream, shown, is_grpc_port=is_grpc_port)
+                    if upstream.token and shown is None:  # not read yet, or broken: who has one keeps that until then
+                        addresses = self._wanted.get(addresses.key, addresses)
+                    resources += [cluster, addresses]
         if routing.shield is not None:
             resources += shield_clusters(routing, routing.shield, self._gateway)
         return resources

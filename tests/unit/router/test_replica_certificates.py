@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from adapters.internal_authority import InternalAuthority
 from adapters.replica_tls import ReplicaKeys
 from router.domain.endpoint import EndpointState
-from router.domain.replica_tls import CertificateRequest, Certified, Declined, ReplicaName, renews_at
+from router.domain.replica_tls import CertificateRequest, Certified, Declined, ReplicaName
 from router.domain.tls import BadCertificate
 from router.replica_certificates import ReplicaCertificates
 from tests.internal_ca import BLUE, GATEWAY, Witnessed, internal_ca, request_of
@@ -208,13 +208,17 @@ def test_what_else_a_request_asks_for_is_not_in_the_certificate() -> None:
 # -- the gateway's own
 
 
+def halfway(not_before: datetime, not_after: datetime) -> datetime:
+    return not_before + (not_after - not_before) / 2
+
+
 def test_it_is_renewed_at_half_of_its_life_and_given_to_whoever_asks_replicas() -> None:
     clock, secrets = Clock(), Witnessed()
     certificates = issuer(clock, secrets)
     certificates.look()
     certificates.look()
     (first,) = secrets.given
-    due = renews_at(first[0].facts.not_before, first[0].facts.not_after)
+    due = halfway(first[0].facts.not_before, first[0].facts.not_after)
     assert timedelta(hours=11) < due - NOW < timedelta(hours=12)
     clock.now = due - timedelta(seconds=1)
     certificates.look()
@@ -230,7 +234,18 @@ def test_it_is_renewed_at_half_of_its_life_and_given_to_whoever_asks_replicas() 
 def test_a_replica_renews_at_half_of_its_life_as_well() -> None:
     answer = issuer(Clock(), Witnessed()).answer(request_of(BLUE))
     assert isinstance(answer, Certified)
-    assert answer.renews_at == answer.not_before + (answer.not_after - answer.not_before) / 2
+    due = halfway(answer.not_before, answer.not_after)
+    assert not answer.is_due(due - timedelta(seconds=1))
+    assert answer.is_due(due)
+
+
+def test_where_the_clock_is_set_back_a_new_one_is_made() -> None:
+    clock, secrets = Clock(), Witnessed()
+    certificates = issuer(clock, secrets)
+    certificates.look()
+    clock.now = NOW - timedelta(hours=3)
+    certificates.look()
+    assert [pair.facts.not_before < clock.now for pair, _ in secrets.given] == [False, True]
 
 
 def test_no_repr_shows_a_key() -> None:

@@ -293,6 +293,17 @@ def test_a_token_is_with_the_hosts_of_its_deployment_and_nowhere_else() -> None:
     assert holders == {Key(ENDPOINTS, "fraud/green"), Key(ENDPOINTS, "fraud/green+grpc")}
 
 
+def test_a_token_stays_until_the_one_of_another_file_is_read() -> None:
+    old, new = (routing("fraud", replace(GREEN, token=token)) for token in (TOKEN, TritonToken("x-token", "/other")))
+    snapshot = with_tokens(old)
+
+    snapshot.set_endpoint(new)
+    assert HUSH.encode() in snapshot.wanted[Key(ENDPOINTS, "fraud/green")].body
+    snapshot.set_token(TritonToken("x-token", "/other"), Secret(b"another"))
+    assert b"another" in snapshot.wanted[Key(ENDPOINTS, "fraud/green")].body
+    assert HUSH.encode() not in snapshot.wanted[Key(ENDPOINTS, "fraud/green")].body
+
+
 def test_a_new_token_changes_the_endpoints_alone() -> None:
     snapshot = with_tokens(routing("fraud", replace(GREEN, token=TOKEN)))
     other = Secret(b"another")
