@@ -119,13 +119,16 @@ async def test_without_traffic_nothing_is_concluded(rolling: Rolling) -> None:
 
 @contextmanager
 def frozen(gateway: Gateway, kind: str) -> Iterator[None]:
-    """The process stands still."""
-    (process,) = gateway.find(kind)
-    process.suspend()
+    """All processes of its Ray that do this stand still; a gateway that joined it may have left a directory there."""
+    processes = gateway.find(kind)
+    assert processes
+    for process in processes:
+        process.suspend()
     try:
         yield
     finally:
-        process.resume()
+        for process in processes:
+            process.resume()
 
 
 async def until_gone(gateway: Gateway, deployment: str) -> None:
