@@ -49,7 +49,7 @@ class Payload:
     @property
     def frame(self) -> bytes:
         """`message` as gRPC sends it, with its length before it."""
-        return b"\0" + len(self.message).to_bytes(4, "big") + self.message
+        return framed(self.message)
 
     @property
     def json(self) -> Exchange:
@@ -82,6 +82,11 @@ class Payload:
     def _check(self, scores: np.ndarray) -> None:
         if not np.allclose(scores.ravel(), self.expected, rtol=1e-4, atol=1e-5):
             raise WrongAnswer(f"{scores.ravel()} instead of {self.expected}")
+
+
+def framed(message: bytes) -> bytes:
+    """A gRPC message with its prefix: not compressed, and its length."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 def payload_for(model: Path, model_name: str, inputs: Inputs | None = None) -> Payload:

@@ -23,11 +23,11 @@ import numpy as np
 import psutil
 from tritonclient.grpc import service_pb2_grpc
 
+from benchmarks.asking import latency_ms
 from benchmarks.load import Load, grpc_load, http_load, missing_programs
 from benchmarks.models import tiny_mlp
 from benchmarks.payloads import Payload, payload_for
 from benchmarks.peers.triton import write_repository
-from benchmarks.triton_direct import latency_ms
 from router.domain.deployment import Backend, DeployedModel, Deployment
 from router.domain.deployment_settings import RequestSettings
 from router.domain.routing import Replica, ReplicaState, UnixAddress, Upstream

@@ -24,8 +24,8 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2_grpc
 
+from benchmarks.asking import Ask, posting
 from benchmarks.models import tiny_mlp
-from benchmarks.triton_direct import CLIENTS, TURNS, Ask, posting
 from benchmarks.triton_home import triton_home
 from router.domain.routing import Replica, TritonAddress, Upstream
 from router.domain.triton_managed import ManagedModel
@@ -38,6 +38,8 @@ from tests.triton.managed import deployed_model, home_of
 from tests.triton.server import started_triton
 
 ENDPOINTS = ("direct", "managed")
+CLIENTS = 8
+TURNS = 5
 ROW = {"x": np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 64)}
 BY_HAND = """\
 name: "mlp"
