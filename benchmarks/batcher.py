@@ -26,11 +26,12 @@ from adapters.onnx.backend import OnnxBackend
 from adapters.onnx.options import OnnxOptions
 from benchmarks.models import tiny_mlp, wide_mlp
 from serving.batcher import Batcher, Slot
-from serving.batching import BatchLimits, BatchQueue
+from serving.batching import BatchQueue
 from serving.errors import ScoringError
 from serving.execution import Executed, Executor, Run
 from serving.lanes import Lanes
 from serving.latency import LatencyTable
+from serving.limits import BatchLimits
 from serving.messages import InferReply, InferRequest
 from serving.model import Model, ModelSettings
 from serving.recorder import Recorder

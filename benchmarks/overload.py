@@ -16,10 +16,11 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from serving.batching import BatchLimits, BatchQueue
+from serving.batching import BatchQueue
 from serving.errors import Overloaded
 from serving.lanes import Lanes
 from serving.latency import LatencyTable
+from serving.limits import BatchLimits
 from serving.work import Batch, Outcome, Work
 
 WIDE_MLP = {1: 0.00195, 2: 0.0020, 4: 0.00235, 8: 0.00334, 16: 0.00512, 32: 0.00725, 64: 0.01155}

@@ -5,64 +5,95 @@ A request is refused in three cases, each time with the seconds after which tryi
 1. the queue is full;
 2. its deadline (what the client, Envoy or the request itself set) would pass before its answer, by what is known of the
    model and of those before it;
-3. the replica is *overloaded*, and the answer would miss the deployment's objective (`batching.latency_slo_ms`).
+3. the replica is *overloaded* (serving/overload.py says when), and the answer would miss the deployment's objective
+   (`batching.latency_slo_ms`, or the default where the user has set none).
 
-The objective alone refuses nobody. A burst, or many clients that wait for one another, make requests late, and late
-answers are answers. But when a request had to be refused for the first reason, or for the second although its deadline
-was beyond the objective, or when half of the queue is taken, more comes in than the model can answer: somebody must be
-refused, whoever it is. From then on those are accepted that can be answered within the objective, so that the model's
-whole capacity goes into answers that are of use, and the others know at once. Those who wait already and are late keep
-a small share of the model (`LATE_LEVEL`). It is over when for a second nobody had to be refused, or only for the
-objective, and no more came in than the model can do.
+An objective that the user has set is a bound: when more comes in than can be answered within it, and that is no mere
+burst, the replica counts as overloaded, although it could answer everybody late. An objective that nobody has set
+refuses nobody before the queue runs full: many clients that wait for one another make requests late, and late answers
+are answers. Nor does an objective that the model cannot meet even with a request alone.
+
+In overload those are accepted that can be answered within the objective, so that the model's whole capacity goes into
+answers that are of use, and the others know at once. Those who wait already and are late keep a small share of the
+model (`LATE_LEVEL`).
 """
 
 from __future__ import annotations
 
-_OVERLOAD_LASTS_S = 1.0  # after the last refusal
-# Of the queue's bound, and not near to it: Envoy lets only so many through at a time, and it also counts those that run
-# and those that nobody has read yet. On a busy machine these are hundreds, and Envoy alone would refuse.
-_OVERLOADED_AT = 0.5
-_WINDOW_S = 0.25  # over which it is counted how much comes in
+from collections.abc import Sequence
+
+from serving.errors import Overloaded, Refusal
+from serving.forecast import Forecast
+from serving.lanes import Lane
+from serving.latency import LatencyTable
+from serving.limits import BatchLimits
+from serving.overload import Overload
+from serving.work import Work
+
+_MARGIN = 1.15  # a forecast is kept so far from the objective, in overload: runs differ, and what is late is lost
+_TO_HAVE_ROOM = 0.25  # of the backlog: when it is worked off, a queue that was full has room again
 
 
 class Admission:
-    """`max_waiting`: requests. Remembers until when the replica counts as overloaded, and how much came in lately."""
+    """Decides about each request that comes, and how large batches are meanwhile."""
 
-    __slots__ = ("_is_too_much", "_max_waiting", "_offered_s", "_since_s", "crowded", "overloaded_until_s")
+    __slots__ = ("_aim_s", "_forecast", "_limits", "_overload")
 
-    def __init__(self, max_waiting: int) -> None:
-        self._max_waiting = max_waiting
-        self.crowded = max(1, int(max_waiting * _OVERLOADED_AT))
-        self.overloaded_until_s = 0.0
-        self._offered_s = 0.0  # seconds of work that came since `_since_s`
-        self._since_s = 0.0
-        self._is_too_much = True
+    def __init__(self, limits: BatchLimits, forecast: Forecast, overload: Overload) -> None:
+        self._limits = limits
+        self._forecast = forecast
+        self._overload = overload
+        self._aim_s = limits.objective_s / _MARGIN
 
-    def is_overloaded(self, now_s: float, waiting: int, work_s: float) -> bool:
-        """Whether requests that would miss the objective are refused. `work_s`: what the one that comes costs in full
-        batches, divided among the slots.
-        """
-        if now_s >= self.overloaded_until_s:  # it may begin now
-            self._offered_s, self._since_s, self._is_too_much = 0.0, now_s, True
-        elif now_s - self._since_s >= _WINDOW_S:
-            self._is_too_much = self._offered_s > now_s - self._since_s
-            self._offered_s, self._since_s = 0.0, now_s
-        self._offered_s += work_s
-        if waiting >= self.crowded:
-            self.refuse(now_s)
-        return now_s < self.overloaded_until_s
+    def admit(self, work: Work, lane: Lane, now_s: float, waiting: int, lanes: Sequence[Lane]) -> None:
+        """Raises `Overloaded` when `work` must be refused. `lanes`: those in which somebody waits."""
+        overload, limits, table = self._overload, self._limits, lane.table
+        if now_s >= overload.look_s:
+            overload.look(now_s)
+        if waiting >= limits.max_waiting:
+            overload.begin(now_s)
+            retry_after_s = self._forecast.backlog_s(now_s, lanes) * _TO_HAVE_ROOM
+            raise Overloaded(f"the queue is full: {waiting} requests are waiting", Refusal.QUEUE_FULL, retry_after_s)
+        if work.deadline_s <= now_s:
+            return  # too late already: it expires in its turn
+        if not waiting and self._forecast.is_idle:
+            return  # nobody is before it; whether it takes as long as expected, only running it can show
+        if waiting >= overload.crowded:
+            overload.begin(now_s)
+        join_rows = self.join_rows(table, now_s)
+        begun_s, rows = self._forecast.begun_s(work, lane, now_s, lanes, join_rows)
+        answered_s = begun_s + table.high_s(rows)
+        if answered_s > work.deadline_s:
+            if work.deadline_s > work.due_s:  # who asks for more than the objective proves nothing
+                overload.begin(now_s)
+            late_s = answered_s - work.deadline_s
+            raise Overloaded("the deadline would pass before the answer", Refusal.DEADLINE, late_s)
+        is_overloaded = now_s < overload.until_s
+        if not is_overloaded and not limits.is_binding:
+            return
+        # Those who come until it begins will fill its batch.
+        rows = max(rows, min(join_rows, rows + int(overload.load / table.row_s * (begun_s - now_s))))
+        if not is_overloaded:
+            if begun_s + table.typical_s(rows) > work.due_s and self._can_be_met(table):
+                overload.is_late(work.rows * table.row_s)
+            return
+        late_s = (begun_s + table.high_s(rows) - now_s) * _MARGIN - self._patience_s(work, table, now_s)
+        if late_s > 0.0:
+            overload.is_late(work.rows * table.row_s)
+            raise Overloaded("more requests come in than can be answered in time", Refusal.OVERLOAD, late_s)
 
-    def is_full(self, waiting: int) -> bool:
-        return waiting >= self._max_waiting
+    def join_rows(self, table: LatencyTable, now_s: float) -> int:
+        """How many rows to join. In overload as many as bring the most answers within the objective, if any can be."""
+        if now_s >= self._overload.until_s:
+            return table.join_rows
+        return table.rows_in_time(self._aim_s, self._overload.load) or table.join_rows
 
-    def refuse(self, now_s: float) -> None:
-        """Somebody had to be refused, or will have to be soon."""
-        self.overloaded_until_s = now_s + _OVERLOAD_LASTS_S
+    def _can_be_met(self, table: LatencyTable) -> bool:
+        """Whether a request alone is answered within the objective."""
+        return table.high_s(1) < self._aim_s
 
-    def refuse_late(self, now_s: float) -> None:
-        """Somebody was refused for the objective. That prolongs the overload only while more comes in than the model
-        can do in full batches: small ones, which are soon answered, do less, and would be overloaded for ever by what
-        full ones do with ease.
-        """
-        if self._is_too_much:
-            self.refuse(now_s)
+    def _patience_s(self, work: Work, table: LatencyTable, now_s: float) -> float:
+        """How long an answer may take in overload. An objective below what the model takes must not starve it."""
+        if self._can_be_met(table):
+            return work.due_s - now_s
+        return max(work.due_s - now_s, 2 * _MARGIN * table.high_s(table.join_rows))

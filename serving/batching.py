@@ -26,32 +26,19 @@ import math
 from bisect import insort, insort_left
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from serving.admission import Admission
 from serving.arrivals import Arrivals, is_worth_a_thought, patience_s, rows_worth_waiting_for
-from serving.errors import Overloaded, Refusal
 from serving.forecast import Forecast
 from serving.lanes import Lane, Lanes
-from serving.latency import LatencyTable
 from serving.levels import LATE_LEVEL, USUAL_LEVEL, Levels, level_of
+from serving.limits import BatchLimits
+from serving.overload import Overload
 from serving.work import Batch, Work, WorkState
 
 _MAX_WASTE = 0.25  # of a padded batch
 _CAREFUL_WITHIN = 3.0  # medians of a batch: no 90th percentile is above that (serving/latency.py)
-_MARGIN = 1.15  # a forecast is kept so far from the objective, in overload: runs differ, and what is late is lost
 _WAITING, _TAKEN = WorkState.WAITING, WorkState.TAKEN  # looked up once
-_TO_HAVE_ROOM = 0.25  # of the backlog: when it is worked off, a queue that was full has room again
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """`max_waiting` counts requests. `objective_s`: the latency that is aimed at. `slots`: executions at a time."""
-
-    max_batch_rows: int
-    max_waiting: int
-    objective_s: float = math.inf
-    slots: int = 1
 
 
 class BatchQueue:
@@ -60,15 +47,17 @@ class BatchQueue:
     def __init__(self, limits: BatchLimits, lanes: Lanes) -> None:
         self._limits = limits
         self._objective_s = limits.objective_s
+        self._is_binding = limits.is_binding
         self._lanes = lanes
         self._only_lane = lanes.only
         self._busy_lanes: list[Lane] = []  # those in which somebody waits
-        self._admission = Admission(limits.max_waiting)
+        self._forecast = Forecast(limits.slots)
+        self._overload = Overload(limits)
+        self._admission = Admission(limits, self._forecast, self._overload)
         self._arrivals = Arrivals()
         self._levels = Levels()
         self._discarded = 0  # still lying in a lane, although they left WAITING
         self._added = 0
-        self._forecast = Forecast(limits.slots)
         self._wake_s = math.inf  # when to take, if holding back
         self._wanted_rows = 0  # or when so many rows wait
 
@@ -92,14 +81,17 @@ class BatchQueue:
         work.due_s = due_s = due_s if due_s < work.deadline_s else work.deadline_s
         work.level = level = level_of(work.priority) if work.priority else USUAL_LEVEL
         waiting = self._levels.total
-        forecast = self._forecast
-        done_by_s = (forecast.done_by_s if forecast.done_by_s > now_s else now_s) + work.rows * lane.table.row_s
-        if (
-            done_by_s + lane.table.batch_s > work.deadline_s
-            or waiting >= self._admission.crowded
-            or now_s < self._admission.overloaded_until_s
+        forecast, overload = self._forecast, self._overload
+        work_s = work.rows * lane.table.row_s
+        overload.offered_s += work_s
+        done_by_s = (forecast.done_by_s if forecast.done_by_s > now_s else now_s) + work_s
+        if (  # there can be doubt
+            done_by_s + lane.table.batch_s > (due_s if self._is_binding else work.deadline_s)
+            or waiting >= overload.crowded
+            or now_s < overload.until_s
+            or now_s >= overload.look_s
         ):
-            self._admit(work, lane, now_s)
+            self._admission.admit(work, lane, now_s, waiting, self._busy_lanes)
         forecast.done_by_s = done_by_s
         self._added += 1
         work.order = self._added
@@ -148,7 +140,7 @@ class BatchQueue:
                 return None, expired
             self._wake_s = math.inf
         levels = self._levels
-        if now_s < self._admission.overloaded_until_s:
+        if now_s < self._overload.until_s:
             self._demote_late(now_s)
         while levels.total:
             level = levels.next()
@@ -177,50 +169,6 @@ class BatchQueue:
         self._discarded = 0
         self._wake_s = math.inf
         return sorted(works, key=_order)
-
-    # -- who is let in
-
-    def _admit(self, work: Work, lane: Lane, now_s: float) -> None:
-        """Raises `Overloaded` when `work` must be refused. Exact, where `add` only looks whether there can be doubt."""
-        admission = self._admission
-        waiting = self._levels.total
-        backlog_s = self._forecast.backlog_s(now_s, self._busy_lanes)
-        if admission.is_full(waiting):
-            admission.refuse(now_s)
-            retry_after_s = backlog_s * _TO_HAVE_ROOM
-            raise Overloaded(f"the queue is full: {waiting} requests are waiting", Refusal.QUEUE_FULL, retry_after_s)
-        if work.deadline_s <= now_s:
-            return  # too late already: it expires in its turn
-        if not waiting and self._forecast.is_idle:
-            return  # nobody is before it; whether it takes as long as expected, only running it can show
-        table = lane.table
-        is_overloaded = admission.is_overloaded(now_s, waiting, work.rows * table.row_s / self._limits.slots)
-        join_rows = self._join_rows(table, now_s)
-        begun_s, rows = self._forecast.begun_s(work, lane, now_s, self._busy_lanes, join_rows)
-        answered_s = begun_s + table.high_s(rows)
-        if answered_s > work.deadline_s:
-            if work.deadline_s > work.due_s:  # who asks for more than the objective proves nothing
-                admission.refuse(now_s)
-            late_s = answered_s - work.deadline_s
-            raise Overloaded("the deadline would pass before the answer", Refusal.DEADLINE, late_s)
-        if is_overloaded:
-            answered_s = begun_s + table.high_s(max(rows, join_rows))  # those who come later will fill its batch
-            late_s = (answered_s - now_s) * _MARGIN - self._patience_s(work, table, now_s)
-            if late_s > 0.0:
-                admission.refuse_late(now_s)
-                raise Overloaded("more requests come in than can be answered", Refusal.OVERLOAD, late_s)
-
-    def _join_rows(self, table: LatencyTable, now_s: float) -> int:
-        """How many rows to join. In overload as many as bring the most answers within the objective, if any can be."""
-        if now_s >= self._admission.overloaded_until_s:
-            return table.join_rows
-        return table.rows_in_time(self._objective_s / _MARGIN) or table.join_rows
-
-    def _patience_s(self, work: Work, table: LatencyTable, now_s: float) -> float:
-        """How long an answer may take in overload. An objective below what the model takes must not starve it."""
-        if table.rows_in_time(self._objective_s / _MARGIN):
-            return work.due_s - now_s
-        return max(work.due_s - now_s, 2 * _MARGIN * table.high_s(table.join_rows))
 
     # -- what runs next
 
@@ -262,7 +210,7 @@ class BatchQueue:
         """The first of this level and of this lane, and as many more as should run with it."""
         table = lane.table
         levels = self._levels
-        join_rows = self._join_rows(table, now_s)
+        join_rows = self._admission.join_rows(table, now_s)
         if lane.rows > join_rows == table.join_rows:
             join_rows = table.rows_to_try(lane.rows)
         # Whose deadline is beyond this is endangered by no batch.

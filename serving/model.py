@@ -19,12 +19,13 @@ from functools import partial
 
 from router.domain.errors import ModelUnavailable
 from serving.batcher import Batcher, Slot
-from serving.batching import BatchLimits, BatchQueue
+from serving.batching import BatchQueue
 from serving.errors import ScoringError, Unavailable
 from serving.exchange import Cancel
 from serving.execution import Executor
 from serving.lanes import Lanes
 from serving.latency import LatencyTable
+from serving.limits import BatchLimits
 from serving.load import WorkDone
 from serving.messages import InferReply, InferRequest
 from serving.parameters import priority

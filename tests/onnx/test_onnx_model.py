@@ -19,11 +19,12 @@ from adapters.onnx.backend import OnnxBackend
 from adapters.onnx.options import OnnxOptions
 from benchmarks.models import save, tiny_mlp, wide_mlp
 from serving.batcher import Batcher, Slot
-from serving.batching import BatchLimits, BatchQueue
+from serving.batching import BatchQueue
 from serving.errors import BadRequest, ModelFailed, ScoringError
 from serving.execution import Executor
 from serving.lanes import Lanes
 from serving.latency import LatencyTable
+from serving.limits import BatchLimits
 from serving.messages import InferReply, InferRequest
 from serving.model import Model, ModelSettings
 from serving.recorder import Recorder

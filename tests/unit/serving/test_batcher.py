@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from serving.batcher import Batcher, Slot
-from serving.batching import BatchLimits, BatchQueue
+from serving.batching import BatchQueue
 from serving.errors import DeadlinePassed, ModelFailed, Overloaded, Refusal, Unavailable
 from serving.execution import Executor
 from serving.lanes import Lanes
 from serving.latency import LatencyTable
+from serving.limits import BatchLimits
 from serving.recorder import Recorder
 from serving.work import Outcome, Work
 from serving.worker import Worker

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from serving.batcher import Batcher, Slot
-from serving.batching import BatchLimits, BatchQueue
+from serving.batching import BatchQueue
 from serving.execution import Executor
 from serving.lanes import Lanes, PaddedAxis
 from serving.latency import LatencyTable
+from serving.limits import BatchLimits
 from serving.messages import InferReply, InferRequest
 from serving.model import Model, ModelSettings
 from serving.padding import cut, joined, padded_axis

@@ -1,0 +1,103 @@
+"""Whether more comes in than can be answered: a state with two ways in, and a way out. Pure.
+
+*For good*: the queue is half full, or somebody had to be refused although the objective would have allowed it. Then
+somebody must be refused, whoever it is.
+
+*For the objective*, where the user has set one (`BatchLimits.is_binding`): it is counted, in windows of two objectives
+(a tenth of a second at least), how much of the work that comes will miss the objective. A burst is late and gone; but
+when it was a quarter of the work in two windows one after the other, it is no burst. (Below that, the late cost less
+than refusals would: those are by forecasts, and hit some who would have been in time after all.)
+
+Out of it again a second after the last window in which it was still needed: in which much was refused (a binding
+objective), or anything was while more came than the model can do in full batches. (Full ones: an objective that nobody
+has set must not keep refusing what small batches, which are all that it allows, cannot do, and full ones do with ease.)
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from serving.limits import BatchLimits
+
+_LASTS_S = 1.0
+# Of the queue's bound, and not near to it: Envoy lets only so many through at a time, and it also counts those that run
+# and those that nobody has read yet. On a busy machine these are hundreds, and Envoy alone would refuse.
+_CROWDED_AT = 0.5
+_WINDOW_S = 0.25
+_OBJECTIVES_A_WINDOW, _SHORTEST_WINDOW_S = 2.0, 0.1
+_BEGINS_AT, _ENDS_BELOW = 0.25, 0.08  # of the work that came in a window
+_LEAST_LOAD = 0.01
+
+
+class Overload:
+    """`until_s`: until when it lasts, if nothing prolongs it. `crowded`: so many waiting requests bring it about.
+
+    `load`: how much came in lately, as a multiple of what the model can do in full batches. The queue adds to
+    `offered_s` what each request costs in full batches, also if it is refused; and calls `look` when `look_s` is over.
+    """
+
+    __slots__ = (
+        "_is_binding",
+        "_late_s",
+        "_since_s",
+        "_slots",
+        "_was_late",
+        "_window_s",
+        "crowded",
+        "load",
+        "look_s",
+        "offered_s",
+        "until_s",
+    )
+
+    def __init__(self, limits: BatchLimits) -> None:
+        self._is_binding = limits.is_binding
+        self._slots = limits.slots
+        self._window_s = max(_SHORTEST_WINDOW_S, _OBJECTIVES_A_WINDOW * limits.objective_s)
+        if not limits.is_binding:
+            self._window_s = _WINDOW_S
+        self.crowded = max(1, int(limits.max_waiting * _CROWDED_AT))
+        self.until_s = 0.0
+        self.load = 1.0
+        self.offered_s = 0.0
+        self.look_s = 0.0 if limits.is_binding else inf
+        self._late_s = 0.0  # of `offered_s`
+        self._since_s = -inf
+        self._was_late = False
+
+    def begin(self, now_s: float) -> None:
+        """For good; or it goes on."""
+        if now_s >= self.until_s:
+            self.load = max(self.load, 1.0)
+            if not self._is_binding:
+                self._count_anew(now_s)
+        self.until_s = now_s + _LASTS_S
+
+    def is_late(self, work_s: float) -> None:
+        """A request of `work_s` will miss the objective, or is refused because it would."""
+        self._late_s += work_s
+
+    def look(self, now_s: float) -> None:
+        """A window is over."""
+        seconds = now_s - self._since_s
+        share = self._late_s / self.offered_s if self.offered_s > 0.0 else 0.0
+        if seconds > 2 * self._window_s:  # hardly anybody came
+            share = 0.0
+        self.load = max(self.offered_s / seconds / self._slots, _LEAST_LOAD)
+        if not self._is_binding:
+            is_needed = share > 0.0 and self.load > 1.0
+        elif now_s < self.until_s:
+            is_needed = share >= _ENDS_BELOW
+        else:
+            is_needed = share >= _BEGINS_AT and self._was_late
+        self._was_late = share >= _BEGINS_AT
+        if is_needed:
+            self.until_s = now_s + _LASTS_S
+        self._count_anew(now_s)
+        if not self._is_binding and now_s >= self.until_s:
+            self.look_s = inf
+
+    def _count_anew(self, now_s: float) -> None:
+        self.offered_s = self._late_s = 0.0
+        self._since_s = now_s
+        self.look_s = now_s + self._window_s
