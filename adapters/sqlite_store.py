@@ -105,7 +105,20 @@ CREATE TABLE gateway (
 ) STRICT;
 """
 
-_FORMATS = (_SCHEMA, _ROLLOUT_SCHEMA, ACCESS_SCHEMA, _OUTBOX_SCHEMA, _GATEWAY_SCHEMA)  # what each version added
+# Since version 6, what is written here as an objective was set by somebody. Before, the default was written as well.
+_OBJECTIVES_THAT_WERE_SET = """
+UPDATE deployment SET spec = json_remove(spec, '$.batching.latency_slo_ms')
+    WHERE json_extract(spec, '$.batching.latency_slo_ms') = 50;
+"""
+
+_FORMATS = (  # what each version added
+    _SCHEMA,
+    _ROLLOUT_SCHEMA,
+    ACCESS_SCHEMA,
+    _OUTBOX_SCHEMA,
+    _GATEWAY_SCHEMA,
+    _OBJECTIVES_THAT_WERE_SET,
+)
 SCHEMA_VERSION = len(_FORMATS)
 
 

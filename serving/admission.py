@@ -30,7 +30,7 @@ from serving.limits import BatchLimits
 from serving.overload import Overload
 from serving.work import Work
 
-_MARGIN = 1.15  # a forecast is kept so far from the objective, in overload: runs differ, and what is late is lost
+_MARGIN = 1.1  # a forecast is kept so far from the objective, in overload: runs differ, and what is late is lost
 _TO_HAVE_ROOM = 0.25  # of the backlog: when it is worked off, a queue that was full has room again
 
 
@@ -74,10 +74,11 @@ class Admission:
         # Those who come until it begins will fill its batch.
         rows = max(rows, min(join_rows, rows + int(overload.load / table.row_s * (begun_s - now_s))))
         if not is_overloaded:
-            if begun_s + table.typical_s(rows) > work.due_s and self._can_be_met(table):
+            if begun_s + table.typical_s(rows) > now_s + limits.objective_s and self._can_be_met(table):
                 overload.is_late(work.rows * table.row_s)
             return
-        late_s = (begun_s + table.high_s(rows) - now_s) * _MARGIN - self._patience_s(work, table, now_s)
+        answered_s = begun_s + table.high_s(rows)
+        late_s = (answered_s - now_s) * _MARGIN - self._patience_s(work, table, now_s)
         if late_s > 0.0:
             overload.is_late(work.rows * table.row_s)
             raise Overloaded("more requests come in than can be answered in time", Refusal.OVERLOAD, late_s)
@@ -86,7 +87,7 @@ class Admission:
         """How many rows to join. In overload as many as bring the most answers within the objective, if any can be."""
         if now_s >= self._overload.until_s:
             return table.join_rows
-        return table.rows_in_time(self._aim_s, self._overload.load) or table.join_rows
+        return table.rows_in_time(self._aim_s) or table.join_rows
 
     def _can_be_met(self, table: LatencyTable) -> bool:
         """Whether a request alone is answered within the objective."""

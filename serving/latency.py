@@ -42,7 +42,7 @@ class LatencyTable:
         "_batches",
         "_can_join",
         "_high",
-        "_in_time_for",
+        "_in_time_for_s",
         "_pace",
         "_places",
         "_ran",
@@ -72,8 +72,8 @@ class LatencyTable:
         self._batches = 0
         self._tried = 0  # when, in batches
         self._tries = 0
-        self._in_time_for = (0.0, 0.0)
-        self._rows_in_time = 0  # for `_in_time_for`
+        self._in_time_for_s = -1.0
+        self._rows_in_time = 0  # for `_in_time_for_s`
         self._plan()
 
     def __repr__(self) -> str:
@@ -95,19 +95,20 @@ class LatencyTable:
         typical_s = self._read(self._typical, rows)
         return min(max(self._read(self._high, rows), typical_s), _HIGH_AT_MOST * typical_s)
 
-    def rows_in_time(self, seconds: float, load: float = 1.0) -> int:
+    def rows_in_time(self, seconds: float) -> int:
         """The size of batch with which the most requests are answered within `seconds` each, while more come than can
-        be; 0 when that is too short for any. `load`: how much comes, as a multiple of what full batches do.
+        be; 0 when that is too short for any.
 
         What runs is waited for, so a request is in time only if it comes late enough in it: when nine of ten times
-        `seconds` are enough for what is left of that and for its own batch.
+        `seconds` are enough for what is left of that and for its own batch. More come meanwhile than the model can do,
+        which is one every `row_s`.
         """
-        if (seconds, load) != self._in_time_for:
-            self._in_time_for = (seconds, load)
+        if seconds != self._in_time_for_s:
+            self._in_time_for_s = seconds
             self._rows_in_time, best = 0, 0.0
             rows = 1
             while rows <= self.join_rows and (high_s := self.high_s(rows)) < seconds:
-                in_time = min(rows, load * (seconds - high_s) / self.row_s) / self.typical_s(rows)
+                in_time = min(rows, (seconds - high_s) / self.row_s) / self.typical_s(rows)
                 if in_time > best:
                     self._rows_in_time, best = rows, in_time
                 rows = min(rows + 1 + rows // 8, self.join_rows) if rows < self.join_rows else rows + 1
@@ -168,7 +169,7 @@ class LatencyTable:
         self.join_rows = rows_worth_joining(dict(zip(self._rows, self._typical, strict=True))) if self._can_join else 1
         self.batch_s = self.typical_s(self.join_rows)
         self.row_s = self.batch_s / self.join_rows
-        self._in_time_for = (0.0, 0.0)  # out of date
+        self._in_time_for_s = -1.0  # out of date
 
     def _read(self, seconds: list[float], rows: int) -> float:
         at, share = self._places.get(rows) or self._place(rows)

@@ -30,7 +30,8 @@ async def load_model(cache_dir: str, deployed: DeployedModel, tell: Tell) -> Mod
             version=deployed.model_version,
             max_batch_size=spec.batching.max_batch_size,
             max_waiting=spec.request_settings.max_concurrent_requests_per_instance,
-            objective_s=spec.batching.latency_slo_ms / 1000,
+            objective_s=spec.batching.objective_ms / 1000,
+            is_objective_binding=spec.batching.latency_slo_ms is not None,
             padding_mask=spec.batching.padding_mask,
             instances=spec.execution.instances_per_replica,
         )

@@ -61,8 +61,8 @@ TRANSITIONS: dict[ModelState, frozenset[ModelState]] = {
 class ModelSettings:
     """`max_batch_size`: rows, 1 switches batching off. `max_waiting`: requests, more are refused at once.
 
-    `objective_s`: the latency that batching must not endanger. `padding_mask`: see serving/padding.py; empty: none.
-    `instances`: how many backends are opened and run side by side.
+    `objective_s`: the latency that batching must not endanger; `is_objective_binding`: see serving/admission.py.
+    `padding_mask`: see serving/padding.py; empty: none. `instances`: how many backends are opened and run side by side.
     """
 
     name: str
@@ -70,6 +70,7 @@ class ModelSettings:
     max_batch_size: int = 64
     max_waiting: int = 1000
     objective_s: float = math.inf
+    is_objective_binding: bool = False
     padding_mask: str = ""
     instances: int = 1
 
@@ -246,13 +247,15 @@ class Model:
             warmed.row_elements,
             warmed.padded,
         )
-        queue = BatchQueue(BatchLimits(max_rows, settings.max_waiting, settings.objective_s, len(executors)), lanes)
+        limits = BatchLimits(
+            max_rows, settings.max_waiting, settings.objective_s, len(executors), settings.is_objective_binding
+        )
         slots = [Slot(executor, None if is_inline else workers[at]) for at, executor in enumerate(executors)]
         return _Service(
             backends=backends,
             signature=signature,
             warm_up=warmed,
-            batcher=Batcher(slots, queue, self._recorder),
+            batcher=Batcher(slots, BatchQueue(limits, lanes), self._recorder),
             workers=workers,
             output_names=tuple(spec.name for spec in signature.outputs),
             datatypes={spec.name: spec.datatype for spec in signature.outputs},

@@ -26,7 +26,6 @@ _CROWDED_AT = 0.5
 _WINDOW_S = 0.25
 _OBJECTIVES_A_WINDOW, _SHORTEST_WINDOW_S = 2.0, 0.1
 _BEGINS_AT, _ENDS_BELOW = 0.25, 0.08  # of the work that came in a window
-_LEAST_LOAD = 0.01
 
 
 class Overload:
@@ -38,6 +37,7 @@ class Overload:
 
     __slots__ = (
         "_is_binding",
+        "_last_load",
         "_late_s",
         "_since_s",
         "_slots",
@@ -58,7 +58,7 @@ class Overload:
             self._window_s = _WINDOW_S
         self.crowded = max(1, int(limits.max_waiting * _CROWDED_AT))
         self.until_s = 0.0
-        self.load = 1.0
+        self.load = self._last_load = 1.0
         self.offered_s = 0.0
         self.look_s = 0.0 if limits.is_binding else inf
         self._late_s = 0.0  # of `offered_s`
@@ -83,7 +83,8 @@ class Overload:
         share = self._late_s / self.offered_s if self.offered_s > 0.0 else 0.0
         if seconds > 2 * self._window_s:  # hardly anybody came
             share = 0.0
-        self.load = max(self.offered_s / seconds / self._slots, _LEAST_LOAD)
+        load = self.offered_s / seconds / self._slots
+        self.load, self._last_load = max(load, self._last_load), load
         if not self._is_binding:
             is_needed = share > 0.0 and self.load > 1.0
         elif now_s < self.until_s:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from router.domain.deployment_settings import Batching, Execution, Provider, RequestSettings, Resources
@@ -205,7 +205,7 @@ class DeployedModel:
             spec.backend,
             spec.resources,
             spec.execution,
-            spec.batching,
+            replace(spec.batching, latency_slo_ms=spec.batching.objective_ms),
             spec.request_settings,
             # A replica that runs begins to measure its load only when it starts, and knows when it is idle.
             spec.scale_settings is not None,
@@ -213,6 +213,8 @@ class DeployedModel:
         )
         if spec.managed is not None:
             facts = (*facts, spec.managed)
+        elif spec.batching.latency_slo_ms is not None:
+            facts = (*facts, "latency_slo_ms")  # refuses requests, which the same number does not where nobody set it
         if isinstance(self.model, RunningTriton):
             facts = (*facts, *self.model.secured_by)
         entry = spec.model.entry if isinstance(spec.model, ModelRef) else ""

@@ -9,6 +9,7 @@ from router.domain.errors import Invalid
 
 MIB = 1024 * 1024
 MAX_REQUEST_BYTES = 1024 * MIB  # no deployment may accept more
+USUAL_OBJECTIVE_MS = 50  # where none is set
 
 
 class Provider(StrEnum):
@@ -44,21 +45,27 @@ class Resources:
 class Batching:
     """How requests may be joined. `max_batch_size` counts rows, not requests; 1 switches batching off.
 
-    `latency_slo_ms`: the latency that is aimed at. `padding_mask`: the input that marks what is no padding; empty:
-    requests of different lengths are not padded.
+    `latency_slo_ms`: the latency within which requests are to be answered, or, when more come than can be, refused.
+    None: no such bound; `objective_ms` is only aimed at. `padding_mask`: the input that marks what is no padding;
+    empty: requests of different lengths are not padded.
     """
 
     max_batch_size: int = 64
-    latency_slo_ms: int = 50
+    latency_slo_ms: int | None = None
     padding_mask: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_batch_size <= 65536:
             raise Invalid("batching.max_batch_size", f"{self.max_batch_size} is out of range", "use 1 to 65536 rows")
-        if not 1 <= self.latency_slo_ms <= 600_000:
+        if self.latency_slo_ms is not None and not 1 <= self.latency_slo_ms <= 600_000:
             raise Invalid("batching.latency_slo_ms", f"{self.latency_slo_ms} is out of range", "use 1 to 600000 ms")
         if len(self.padding_mask) > 200:
             raise Invalid("batching.padding_mask", "is too long", "name an input of the model, such as attention_mask")
+
+    @property
+    def objective_ms(self) -> int:
+        """The latency that orders the queue."""
+        return USUAL_OBJECTIVE_MS if self.latency_slo_ms is None else self.latency_slo_ms
 
 
 @dataclass(frozen=True, slots=True)

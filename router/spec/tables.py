@@ -150,9 +150,10 @@ BATCHING = Section(
             "latency_slo_ms",
             "latency_slo_ms",
             Whole(1, 600_000),
-            "The latency in milliseconds that is aimed at, from a request's arrival at its replica to its answer. It "
-            "orders the queue and bounds how long a batch may wait for company. It refuses nobody until more comes in "
-            "than the model can answer at all; then requests that would miss it are refused with 429, the others kept.",
+            "The latency in milliseconds within which requests are answered, from a request's arrival at its replica "
+            "on. It orders the queue and bounds how long a batch may wait for company; and when more comes in than can "
+            "be answered within it, not just for a moment, requests that would miss it are refused with 429. Left out: "
+            "50, and nobody is refused for it until more comes in than the model can answer at all.",
         ),
         Key(
             "padding_mask",

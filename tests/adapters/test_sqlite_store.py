@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 import subprocess
@@ -239,3 +240,23 @@ def test_a_file_of_an_earlier_version_is_brought_up_to_date_and_keeps_what_it_ho
         store.close()
     with closing(sqlite3.connect(path)) as new:
         assert new.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+
+
+def test_an_objective_that_an_earlier_version_wrote_as_the_default_is_none_that_was_set(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(VERSION_1)
+        for name, objective_ms in (("blue", 50), ("green", 20)):
+            batching = {"max_batch_size": 64, "latency_slo_ms": objective_ms}
+            spec = {"kind": "Deployment", "name": name, "endpoint": "e", "model": "file:/m.onnx", "batching": batching}
+            row = ("e", name, json.dumps(spec), "/m.onnx", "a" * 64)
+            old.execute("INSERT INTO deployment VALUES (?, ?, ?, ?, ?)", row)
+        old.commit()
+    for _ in range(2):
+        store = SqliteStore(path)
+        deployments = store.load()["e"].deployments
+        store.close()
+        assert {name: it.spec.batching.latency_slo_ms for name, it in deployments.items()} == {
+            "blue": None,
+            "green": 20,
+        }
