@@ -57,7 +57,7 @@ def patience_s(table: LatencyTable) -> float:
 def rows_worth_waiting_for(table: LatencyTable, rows: int, expected: float, window_s: float, slack_s: float) -> int:
     """Run when so many rows are there; 0: run now. `slack_s`: until the first of those who wait wants its answer."""
     more = min(round(expected), table.join_rows - rows)
-    if more < 1:
+    if more < 1 or more < rows:  # many who wait and few who come: two halves in turns are as good
         return 0
     now_s, then_s = table.typical_s(rows), table.typical_s(rows + more)
     if then_s / (rows + more) > _CHEAPER * now_s / rows:
