@@ -30,7 +30,10 @@ from serving.limits import BatchLimits
 from serving.overload import Overload
 from serving.work import Work
 
-_MARGIN = 1.1  # a forecast is kept so far from the objective, in overload: runs differ, and what is late is lost
+# So much longer than expected a wait and a run may take, in overload: runs differ, and what is late is lost. A wait is
+# the sum of several, one of which may be a slow one; and a shorter queue keeps the model as busy.
+_WAIT_MARGIN = 1.3
+_RUN_MARGIN = 1.1
 _TO_HAVE_ROOM = 0.25  # of the backlog: when it is worked off, a queue that was full has room again
 
 
@@ -43,7 +46,7 @@ class Admission:
         self._limits = limits
         self._forecast = forecast
         self._overload = overload
-        self._aim_s = limits.objective_s / _MARGIN
+        self._aim_s = limits.objective_s / _RUN_MARGIN
 
     def admit(self, work: Work, lane: Lane, now_s: float, waiting: int, lanes: Sequence[Lane]) -> None:
         """Raises `Overloaded` when `work` must be refused. `lanes`: those in which somebody waits."""
@@ -77,8 +80,8 @@ class Admission:
             if begun_s + table.typical_s(rows) > now_s + limits.objective_s and self._can_be_met(table):
                 overload.is_late(work.rows * table.row_s)
             return
-        answered_s = begun_s + table.high_s(rows)
-        late_s = (answered_s - now_s) * _MARGIN - self._patience_s(work, table, now_s)
+        longest_s = (begun_s - now_s) * _WAIT_MARGIN + table.high_s(rows) * _RUN_MARGIN
+        late_s = longest_s - self._patience_s(work, table, now_s)
         if late_s > 0.0:
             overload.is_late(work.rows * table.row_s)
             raise Overloaded("more requests come in than can be answered in time", Refusal.OVERLOAD, late_s)
@@ -97,4 +100,4 @@ class Admission:
         """How long an answer may take in overload. An objective below what the model takes must not starve it."""
         if self._can_be_met(table):
             return work.due_s - now_s
-        return max(work.due_s - now_s, 2 * _MARGIN * table.high_s(table.join_rows))
+        return max(work.due_s - now_s, 2 * _WAIT_MARGIN * table.high_s(table.join_rows))
