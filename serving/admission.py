@@ -51,8 +51,7 @@ class Admission:
     def admit(self, work: Work, lane: Lane, now_s: float, waiting: int, lanes: Sequence[Lane]) -> None:
         """Raises `Overloaded` when `work` must be refused. `lanes`: those in which somebody waits."""
         overload, limits, table = self._overload, self._limits, lane.table
-        if now_s >= overload.look_s:
-            overload.look(now_s)
+        overload.look(now_s)
         if waiting >= limits.max_waiting:
             overload.begin(now_s)
             retry_after_s = self._forecast.backlog_s(now_s, lanes) * _TO_HAVE_ROOM

@@ -88,8 +88,7 @@ class BatchQueue:
         if (  # there can be doubt
             done_by_s + lane.table.batch_s > (due_s if self._is_binding else work.deadline_s)
             or waiting >= overload.crowded
-            or now_s < overload.until_s
-            or now_s >= overload.look_s
+            or now_s >= overload.calm_until_s
         ):
             self._admission.admit(work, lane, now_s, waiting, self._busy_lanes)
         forecast.done_by_s = done_by_s

@@ -54,6 +54,11 @@ class Forecast:
         A slot must be free, and what is due before must have run, in batches of `join_rows`.
         """
         level = work.level
+        if not lanes or (len(lanes) == 1 and lanes[0] is lane and lane.level_rows[level] == lane.rows):
+            beside = work.rows + (_due_before(work, lane, level) if lanes else 0)  # the usual case, in short
+            batches = (beside - 1) // join_rows
+            ahead_s = batches * lane.table.typical_s(join_rows) if batches else 0.0
+            return max(min(self._free_s), now_s) + ahead_s / len(self._free_s), beside - batches * join_rows
         level_s = [0.0] * len(WEIGHTS)
         beside = work.rows  # rows that wait in its own lane, itself included
         for other in lanes:

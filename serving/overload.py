@@ -32,20 +32,22 @@ class Overload:
     """`until_s`: until when it lasts, if nothing prolongs it. `crowded`: so many waiting requests bring it about.
 
     `load`: how much came in lately, as a multiple of what the model can do in full batches. The queue adds to
-    `offered_s` what each request costs in full batches, also if it is refused; and calls `look` when `look_s` is over.
+    `offered_s` what each request costs in full batches, also if it is refused; and calls `look` when one comes at
+    `calm_until_s` or later, which in overload is at once.
     """
 
     __slots__ = (
         "_is_binding",
         "_last_load",
         "_late_s",
+        "_look_s",
         "_since_s",
         "_slots",
         "_was_late",
         "_window_s",
+        "calm_until_s",
         "crowded",
         "load",
-        "look_s",
         "offered_s",
         "until_s",
     )
@@ -60,7 +62,7 @@ class Overload:
         self.until_s = 0.0
         self.load = self._last_load = 1.0
         self.offered_s = 0.0
-        self.look_s = 0.0 if limits.is_binding else inf
+        self._look_s = self.calm_until_s = 0.0 if limits.is_binding else inf
         self._late_s = 0.0  # of `offered_s`
         self._since_s = -inf
         self._was_late = False
@@ -72,13 +74,19 @@ class Overload:
             if not self._is_binding:
                 self._count_anew(now_s)
         self.until_s = now_s + _LASTS_S
+        self.calm_until_s = -inf
 
     def is_late(self, work_s: float) -> None:
         """A request of `work_s` will miss the objective, or is refused because it would."""
         self._late_s += work_s
 
     def look(self, now_s: float) -> None:
-        """A window is over."""
+        """How things are now."""
+        if now_s >= self._look_s:
+            self._end_window(now_s)
+        self.calm_until_s = self._look_s if now_s >= self.until_s else -inf
+
+    def _end_window(self, now_s: float) -> None:
         seconds = now_s - self._since_s
         share = self._late_s / self.offered_s if self.offered_s > 0.0 else 0.0
         if seconds > 2 * self._window_s:  # hardly anybody came
@@ -96,9 +104,9 @@ class Overload:
             self.until_s = now_s + _LASTS_S
         self._count_anew(now_s)
         if not self._is_binding and now_s >= self.until_s:
-            self.look_s = inf
+            self._look_s = inf
 
     def _count_anew(self, now_s: float) -> None:
         self.offered_s = self._late_s = 0.0
         self._since_s = now_s
-        self.look_s = now_s + self._window_s
+        self._look_s = now_s + self._window_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import chain
 
 import pytest
@@ -195,7 +196,9 @@ def test_where_hardly_anybody_comes_nothing_is_overloaded() -> None:
 
 def test_without_a_bound_nothing_is_counted_until_the_queue_has_run_full() -> None:
     overload = state(is_binding=False)
-    assert overload.look_s == float("inf")
+    assert overload.calm_until_s == math.inf
     overload.begin(7.0)
     assert overload.until_s == 8.0
-    assert 7.0 < overload.look_s < 8.0
+    assert overload.calm_until_s < 7.0
+    overload.look(8.0)
+    assert overload.calm_until_s == math.inf
