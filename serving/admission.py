@@ -11,7 +11,7 @@ A request is refused in three cases, each time with the seconds after which tryi
 An objective that the user has set is a bound: when more comes in than can be answered within it, and that is no mere
 burst, the replica counts as overloaded, although it could answer everybody late. An objective that nobody has set
 refuses nobody before the queue runs full: many clients that wait for one another make requests late, and late answers
-are answers. Nor does an objective that the model cannot meet even with a request alone.
+are answers. Nor does an objective that a request would miss even alone.
 
 In overload those are accepted that can be answered within the objective, so that the model's whole capacity goes into
 answers that are of use, and the others know at once. Those who wait already and are late keep a small share of the
@@ -73,10 +73,10 @@ class Admission:
         is_overloaded = now_s < overload.until_s
         if not is_overloaded and not limits.is_binding:
             return
-        # Those who come until it begins will fill its batch.
-        rows = max(rows, min(join_rows, rows + int(overload.load / table.row_s * (begun_s - now_s))))
+        if len(lanes) <= 1:  # those who come until it begins will fill its batch
+            rows = max(rows, min(join_rows, rows + int(overload.load / table.row_s * (begun_s - now_s))))
         if not is_overloaded:
-            if begun_s + table.typical_s(rows) > now_s + limits.objective_s and self._can_be_met(table):
+            if begun_s + table.typical_s(rows) > now_s + limits.objective_s and self._can_be_met(work, table):
                 overload.is_late(work.rows * table.row_s)
             return
         longest_s = (begun_s - now_s) * _WAIT_MARGIN + table.high_s(rows) * _RUN_MARGIN
@@ -91,12 +91,12 @@ class Admission:
             return table.join_rows
         return table.rows_in_time(self._aim_s) or table.join_rows
 
-    def _can_be_met(self, table: LatencyTable) -> bool:
-        """Whether a request alone is answered within the objective."""
-        return table.high_s(1) < self._aim_s
+    def _can_be_met(self, work: Work, table: LatencyTable) -> bool:
+        """Whether it would be answered within the objective if it were alone."""
+        return table.high_s(work.rows) < self._aim_s
 
     def _patience_s(self, work: Work, table: LatencyTable, now_s: float) -> float:
         """How long an answer may take in overload. An objective below what the model takes must not starve it."""
-        if self._can_be_met(table):
+        if self._can_be_met(work, table):
             return work.due_s - now_s
-        return max(work.due_s - now_s, 2 * _WAIT_MARGIN * table.high_s(table.join_rows))
+        return max(work.due_s - now_s, 2 * _WAIT_MARGIN * table.high_s(max(work.rows, table.join_rows)))

@@ -8,9 +8,10 @@ somebody must be refused, whoever it is.
 when it was a quarter of the work in two windows one after the other, it is no burst. (Below that, the late cost less
 than refusals would: those are by forecasts, and hit some who would have been in time after all.)
 
-Out of it again a second after the last window in which it was still needed: in which much was refused (a binding
-objective), or anything was while more came than the model can do in full batches. (Full ones: an objective that nobody
-has set must not keep refusing what small batches, which are all that it allows, cannot do, and full ones do with ease.)
+Out of it again a second (two windows, if that is longer) after the last window in which it was still needed: in which
+much was refused (a binding objective), or anything was while more came than the model can do in full batches. (Full
+ones: an objective that nobody has set must not keep refusing what small batches, which are all that it allows, cannot
+do, and full ones do with ease.)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from math import inf
 
 from serving.limits import BatchLimits
 
-_LASTS_S = 1.0
+_LASTS_S, _WINDOWS_IT_LASTS = 1.0, 2.0  # the longer one
 # Of the queue's bound, and not near to it: Envoy lets only so many through at a time, and it also counts those that run
 # and those that nobody has read yet. On a busy machine these are hundreds, and Envoy alone would refuse.
 _CROWDED_AT = 0.5
@@ -39,6 +40,7 @@ class Overload:
     __slots__ = (
         "_is_binding",
         "_last_load",
+        "_lasts_s",
         "_late_s",
         "_look_s",
         "_since_s",
@@ -55,9 +57,9 @@ class Overload:
     def __init__(self, limits: BatchLimits) -> None:
         self._is_binding = limits.is_binding
         self._slots = limits.slots
-        self._window_s = max(_SHORTEST_WINDOW_S, _OBJECTIVES_A_WINDOW * limits.objective_s)
-        if not limits.is_binding:
-            self._window_s = _WINDOW_S
+        bound_s = max(_SHORTEST_WINDOW_S, _OBJECTIVES_A_WINDOW * limits.objective_s)
+        self._window_s = bound_s if limits.is_binding else _WINDOW_S
+        self._lasts_s = max(_LASTS_S, _WINDOWS_IT_LASTS * self._window_s)
         self.crowded = max(1, int(limits.max_waiting * _CROWDED_AT))
         self.until_s = 0.0
         self.load = self._last_load = 1.0
@@ -73,7 +75,7 @@ class Overload:
             self.load = max(self.load, 1.0)
             if not self._is_binding:
                 self._count_anew(now_s)
-        self.until_s = now_s + _LASTS_S
+        self.until_s = now_s + self._lasts_s
         self.calm_until_s = -inf
 
     def is_late(self, work_s: float) -> None:
@@ -101,7 +103,7 @@ class Overload:
             is_needed = share >= _BEGINS_AT and self._was_late
         self._was_late = share >= _BEGINS_AT
         if is_needed:
-            self.until_s = now_s + _LASTS_S
+            self.until_s = now_s + self._lasts_s
         self._count_anew(now_s)
         if not self._is_binding and now_s >= self.until_s:
             self._look_s = inf

@@ -35,11 +35,12 @@ def queue(
     max_waiting: int = 100,
     objective_s: float = math.inf,
     slots: int = 1,
+    is_binding: bool = False,
     ragged: tuple[str, ...] = ("x",),
     padded: PaddedAxis | None = None,
 ) -> BatchQueue:
     lanes = Lanes(LatencyTable(latency_s, max_batch_rows), ragged, row_elements=2, padded=padded)
-    return BatchQueue(BatchLimits(max_batch_rows, max_waiting, objective_s, slots), lanes)
+    return BatchQueue(BatchLimits(max_batch_rows, max_waiting, objective_s, slots, is_binding), lanes)
 
 
 def taken(q: BatchQueue, now_s: float = 0.0) -> list[Batch]:

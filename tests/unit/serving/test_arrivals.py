@@ -23,6 +23,7 @@ WINDOW_S = 0.0025  # a quarter of what one row takes
         (FLAT, 8, 8.0, 1.0, 16),
         (FLAT, 32, 9.0, 1.0, 0),  # full
         (FLAT, 30, 9.0, 1.0, 0),  # nearly full
+        (FLAT, 8, 7.0, 1.0, 0),  # more wait than come
         (SUM, 1, 15.0, 1.0, 0),  # joining saves nothing
     ],
 )

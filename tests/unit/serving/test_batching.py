@@ -8,7 +8,7 @@ import pytest
 
 from serving.batching import BatchQueue
 from serving.errors import Overloaded, Refusal
-from serving.work import Work, WorkState
+from serving.work import Batch, Work, WorkState
 from tests.unit.serving.queues import queue, run, taken, work
 
 NEVER_PAYS = {1: 1e-5, 2: 2e-5, 4: 4e-5, 8: 8e-5}
@@ -275,6 +275,38 @@ def test_the_objective_alone_refuses_nobody() -> None:
     for _ in range(29):
         q.add(work(deadline_s=60.0))
     assert len(q) == 29
+
+
+def kept_busy(q: BatchQueue, rows: int, seconds: int) -> list[Overloaded]:
+    """Two requests come each second, and the model takes two for each: who was refused."""
+    refusals: list[Overloaded] = []
+    running: Batch | None = None
+    for second in range(seconds):
+        for half in (0.0, 0.5):
+            try:
+                q.add(work(rows, at_s=second + half))
+            except Overloaded as error:
+                refusals.append(error)
+        if running is not None and second % 2 == 0:
+            q.ended(running, float(second))
+            running = None
+        if running is None:
+            running, _ = q.take(second + 0.5)
+    return refusals
+
+
+def test_an_objective_that_binds_refuses_who_would_miss_it_when_that_goes_on() -> None:
+    two_seconds = {1: 2.0, 2: 4.0}
+    refusals = kept_busy(queue(two_seconds, objective_s=4.0, is_binding=True, ragged=()), 1, 60)
+    assert {error.reason for error in refusals} == {Refusal.OVERLOAD}
+    assert 60 <= len(refusals) <= 100  # of 120, of which 30 can be answered
+    assert all(error.retry_after_s > 0.0 for error in refusals)
+    assert not kept_busy(queue(two_seconds, objective_s=4.0, max_waiting=1000, ragged=()), 1, 60)
+
+
+def test_requests_that_would_miss_the_objective_even_alone_do_not_make_an_overload() -> None:
+    q = queue({1: 2.0, 2: 4.0}, objective_s=4.0, is_binding=True, max_waiting=1000, ragged=())
+    assert not kept_busy(q, 4, 60)
 
 
 def test_a_crowded_queue_accepts_only_what_can_be_in_time_and_lets_the_late_ones_wait() -> None:

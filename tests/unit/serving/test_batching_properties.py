@@ -30,13 +30,16 @@ class Queueing(RuleBasedStateMachine):
         max_waiting=st.integers(1, 12),
         objective_ms=st.sampled_from([5.0, 50.0, 500.0]),
         slots=st.integers(1, 2),
+        is_binding=st.booleans(),
     )
-    def start(self, first_ms: float, growth: float, max_waiting: int, objective_ms: float, slots: int) -> None:
+    def start(
+        self, first_ms: float, growth: float, max_waiting: int, objective_ms: float, slots: int, is_binding: bool
+    ) -> None:
         latency_s = {1 << at: first_ms / 1000 * growth**at for at in range(4)}
         self.objective_s = objective_ms / 1000
         self.max_waiting = max_waiting
         self.free_slots = slots
-        self.queue = queue(latency_s, MAX_ROWS, max_waiting, self.objective_s, slots)
+        self.queue = queue(latency_s, MAX_ROWS, max_waiting, self.objective_s, slots, is_binding)
         self.now_s = 100.0
         self.waiting: list[Work] = []
         self.running: list[Batch] = []
