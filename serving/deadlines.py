@@ -1,7 +1,8 @@
 """When a request's answer stops being of use: the earliest of what the client, Envoy and the request itself say.
 
 Envoy says how long it will wait: the deployment's `request_timeout_ms`, or less where the client set `grpc-timeout`.
-The deployment's objective (`batching.latency_slo_ms`) is no deadline: it orders the queue (serving/batching.py).
+The deployment's objective (`batching.latency_slo_ms`) is no deadline: who has been let in is answered, however late. It
+orders the queue (serving/batching.py), and in overload it decides who is let in (serving/admission.py).
 """
 
 from __future__ import annotations
