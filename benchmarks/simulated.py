@@ -1,7 +1,6 @@
 """The batcher's own core (serving/batching.py) in simulated time, against a model that takes what a real one took.
 
-Nothing here depends on this machine's speed. One slot, and a row a request. Runs vary by 5 % (log-normal), and one in a
-hundred takes twice as long.
+Nothing here depends on this machine's speed. One slot, and a row a request.
 """
 
 from __future__ import annotations
@@ -24,7 +23,22 @@ Latencies = Mapping[int, float]  # rows → seconds of one run
 
 WIDE_MLP: Latencies = {1: 0.0016, 2: 0.0018, 4: 0.0022, 8: 0.0030, 16: 0.0043, 32: 0.0068, 64: 0.0109}
 MAGIKA: Latencies = {1: 0.0045, 8: 0.0346, 16: 0.0692, 32: 0.1384, 64: 0.2768}  # joining does not pay
-_NOISE, _SLOW_SHARE, _SLOW_TIMES = 0.05, 0.01, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Runs vary by `share` (log-normal), and `slow_share` of them take `slow_times` as long."""
+
+    share: float = 0.05
+    slow_share: float = 0.01
+    slow_times: float = 2.0
+
+    def factor(self, generator: random.Random) -> float:
+        factor = math.exp(generator.gauss(0.0, self.share))
+        return factor * self.slow_times if generator.random() < self.slow_share else factor
+
+
+QUIET = Noise()
 
 
 @dataclass
@@ -171,10 +185,10 @@ def our_queue(latency_s: Latencies, objective_s: float, is_binding: bool = True,
 
 
 def simulate(
-    queue: Queue, latency_s: Latencies, clients: Clients, seconds: float, timeout_s: float = 5.0, seed: int = 1
+    queue: Queue, latency_s: Latencies, clients: Clients, seconds: float, timeout_s: float = 5.0, noise: Noise = QUIET
 ) -> Result:
     """Until nobody sends any more and everybody has been told. All requests have the same timeout, as Envoy sets it."""
-    noise = random.Random(seed)
+    generator = random.Random(1)
     truth = LatencyTable(latency_s, max(latency_s))
     result = Result(seconds)
     running: tuple[float, float, Batch] | None = None  # until, since, what
@@ -208,13 +222,8 @@ def simulate(
                 clients.told(now_s)
             wake_s = queue.deadline()
             if following is not None:
-                running = (now_s + truth.typical_s(following.rows) * _noise(noise), now_s, following)
+                running = (now_s + truth.typical_s(following.rows) * noise.factor(generator), now_s, following)
     return result
-
-
-def _noise(generator: random.Random) -> float:
-    factor = math.exp(generator.gauss(0.0, _NOISE))
-    return factor * _SLOW_TIMES if generator.random() < _SLOW_SHARE else factor
 
 
 def _nobody(_: Outcome) -> None:

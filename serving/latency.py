@@ -99,16 +99,16 @@ class LatencyTable:
         """The size of batch with which the most requests are answered within `seconds` each, while more come than can
         be; 0 when that is too short for any.
 
-        What runs is waited for, so a request is in time only if it comes late enough in it: when nine of ten times
-        `seconds` are enough for what is left of that and for its own batch. More come meanwhile than the model can do,
-        which is one every `row_s`.
+        What runs is waited for, so a request is in time only if it comes late enough in it: when `seconds` are enough
+        for what is left of that and for its own batch. More come meanwhile than the model can do, which is one every
+        `row_s`.
         """
         if seconds != self._in_time_for_s:
             self._in_time_for_s = seconds
             self._rows_in_time, best = 0, 0.0
             rows = 1
-            while rows <= self.join_rows and (high_s := self.high_s(rows)) < seconds:
-                in_time = min(rows, (seconds - high_s) / self.row_s) / self.typical_s(rows)
+            while rows <= self.join_rows and (batch_s := self.typical_s(rows)) < seconds:
+                in_time = min(rows, (seconds - batch_s) / self.row_s) / batch_s
                 if in_time > best:
                     self._rows_in_time, best = rows, in_time
                 rows = min(rows + 1 + rows // 8, self.join_rows) if rows < self.join_rows else rows + 1

@@ -27,6 +27,7 @@ _CROWDED_AT = 0.5
 _WINDOW_S = 0.25
 _OBJECTIVES_A_WINDOW, _SHORTEST_WINDOW_S = 2.0, 0.1
 _BEGINS_AT, _ENDS_BELOW = 0.25, 0.08  # of the work that came in a window
+_LEAST_LOAD = 0.5  # of what batches can do that are in time; with less, something else makes requests late
 
 
 class Overload:
@@ -41,6 +42,7 @@ class Overload:
         "_is_binding",
         "_last_load",
         "_lasts_s",
+        "_late_in_time_s",
         "_late_s",
         "_look_s",
         "_since_s",
@@ -66,6 +68,7 @@ class Overload:
         self.offered_s = 0.0
         self._look_s = self.calm_until_s = 0.0 if limits.is_binding else inf
         self._late_s = 0.0  # of `offered_s`
+        self._late_in_time_s = 0.0  # the same work, in batches that are in time
         self._since_s = -inf
         self._was_late = False
 
@@ -78,9 +81,12 @@ class Overload:
         self.until_s = now_s + self._lasts_s
         self.calm_until_s = -inf
 
-    def is_late(self, work_s: float) -> None:
-        """A request of `work_s` will miss the objective, or is refused because it would."""
+    def is_late(self, work_s: float, in_time_s: float) -> None:
+        """A request of `work_s` will miss the objective, or is refused because it would. `in_time_s`: what it costs in
+        batches that are in time.
+        """
         self._late_s += work_s
+        self._late_in_time_s += in_time_s
 
     def look(self, now_s: float) -> None:
         """How things are now."""
@@ -97,11 +103,12 @@ class Overload:
         self.load, self._last_load = max(load, self._last_load), load
         if not self._is_binding:
             is_needed = share > 0.0 and self.load > 1.0
-        elif now_s < self.until_s:
-            is_needed = share >= _ENDS_BELOW
         else:
-            is_needed = share >= _BEGINS_AT and self._was_late
-        self._was_late = share >= _BEGINS_AT
+            is_loaded = self.load * self._late_in_time_s >= _LEAST_LOAD * self._late_s
+            is_late = share >= _BEGINS_AT and is_loaded
+            is_overloaded = now_s < self.until_s
+            is_needed = (share >= _ENDS_BELOW and is_loaded) if is_overloaded else (is_late and self._was_late)
+            self._was_late = is_late
         if is_needed:
             self.until_s = now_s + self._lasts_s
         self._count_anew(now_s)
@@ -109,6 +116,6 @@ class Overload:
             self._look_s = inf
 
     def _count_anew(self, now_s: float) -> None:
-        self.offered_s = self._late_s = 0.0
+        self.offered_s = self._late_s = self._late_in_time_s = 0.0
         self._since_s = now_s
         self._look_s = now_s + self._window_s

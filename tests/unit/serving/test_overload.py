@@ -12,6 +12,7 @@ from benchmarks.simulated import (
     WIDE_MLP,
     Closed,
     Latencies,
+    Noise,
     Open,
     Result,
     bursts,
@@ -114,6 +115,15 @@ def test_two_seconds_after_an_overload_everything_is_as_before(objective_s: floa
     assert sum(latency_s <= objective_s for latency_s in after) >= 0.97 * len(after)
 
 
+def test_beside_a_restless_neighbour_an_overload_ends_as_well() -> None:
+    """One run of ten takes three times as long, so requests are late at any load: refusing some would help nobody."""
+    restless = Noise(share=0.3, slow_share=0.1, slow_times=3.0)
+    arrivals = chain(poisson(3 * capacity(WIDE_MLP), 2.0, 1), poisson(500, 8.0, 2, start_s=2.0))
+    result = simulate(our_queue(WIDE_MLP, SHORT_S), WIDE_MLP, Open(arrivals), 10.0, noise=restless)
+    assert any(at_s < 2.0 for at_s, _ in result.refused)
+    assert not [at_s for at_s, _ in result.refused if at_s >= 4.0]
+
+
 def test_batches_that_a_short_objective_keeps_small_do_not_keep_an_overload_up() -> None:
     """What comes after it is less than full batches do, and more than small ones, and nobody has set the objective."""
     highest = capacity(WIDE_MLP)
@@ -154,7 +164,7 @@ def state(is_binding: bool) -> Overload:
 def window(overload: Overload, start_s: float, late: float) -> float:
     """A tenth of a second in which half of what can be done comes, and `late` of that is late. When it is over."""
     overload.offered_s += 0.05
-    overload.is_late(0.05 * late)
+    overload.is_late(0.05 * late, 0.1 * late)
     overload.look(start_s + 0.1)
     return start_s + 0.1
 
@@ -189,7 +199,7 @@ def test_where_hardly_anybody_comes_nothing_is_overloaded() -> None:
     overload.look(0.0)
     for at in range(1, 9):
         overload.offered_s += 0.05
-        overload.is_late(0.05)
+        overload.is_late(0.05, 0.1)
         overload.look(at * 1.0)
     assert overload.until_s == 0.0
 
