@@ -35,19 +35,31 @@ from serving.work import Work
 # beside a restless neighbour that is three times as long, and would refuse those of whom most are in time.)
 _WAIT_MARGIN = 1.3
 _RUN_MARGIN = 1.2
+_WEIGHT_OF_NEWEST = 1 / 16
+_STEPS = 20  # in which an objective is shortened by the way there and back; by half at the most
 _TO_HAVE_ROOM = 0.25  # of the backlog: when it is worked off, a queue that was full has room again
 
 
 class Admission:
     """Decides about each request that comes, and how large batches are meanwhile."""
 
-    __slots__ = ("_aim_s", "_forecast", "_limits", "_overload")
+    __slots__ = ("_forecast", "_limits", "_objective_s", "_overload", "_way_s")
 
     def __init__(self, limits: BatchLimits, forecast: Forecast, overload: Overload) -> None:
         self._limits = limits
         self._forecast = forecast
         self._overload = overload
-        self._aim_s = limits.objective_s / _RUN_MARGIN
+        self._way_s = 0.0  # there and back
+        self._objective_s = limits.objective_s  # what is left of it between the way there and the way back
+
+    def handed_over(self, seconds: float) -> None:
+        """An answer waited so long to be written. A request waits as long to be read, which nobody sees: where the
+        event loop has to wait for a core, both are part of what its caller waits for.
+        """
+        self._way_s += (2.0 * seconds - self._way_s) * _WEIGHT_OF_NEWEST
+        objective_s = self._limits.objective_s
+        steps = min(int(self._way_s / objective_s * _STEPS), _STEPS // 2)  # in steps, so that plans last for a while
+        self._objective_s = objective_s * (_STEPS - steps) / _STEPS
 
     def admit(self, work: Work, lane: Lane, now_s: float, waiting: int, lanes: Sequence[Lane]) -> None:
         """Raises `Overloaded` when `work` must be refused. `lanes`: those in which somebody waits."""
@@ -77,7 +89,7 @@ class Admission:
         if len(lanes) <= 1:  # those who come until it begins will fill its batch
             rows = max(rows, min(join_rows, rows + int(overload.load / table.row_s * (begun_s - now_s))))
         if not is_overloaded:
-            if begun_s + table.typical_s(rows) > now_s + limits.objective_s and self._can_be_met(work, table):
+            if begun_s + table.typical_s(rows) > now_s + self._objective_s and self._can_be_met(work, table):
                 overload.is_late(work.rows * table.row_s, self._in_time_s(work, table))
             return
         longest_s = (begun_s - now_s) * _WAIT_MARGIN + table.typical_s(rows) * _RUN_MARGIN
@@ -90,19 +102,20 @@ class Admission:
         """How many rows to join. In overload as many as bring the most answers within the objective, if any can be."""
         if now_s >= self._overload.until_s:
             return table.join_rows
-        return table.rows_in_time(self._aim_s) or table.join_rows
+        return table.rows_in_time(self._objective_s / _RUN_MARGIN) or table.join_rows
 
     def _in_time_s(self, work: Work, table: LatencyTable) -> float:
         """What it costs in batches that are in time."""
-        rows = table.rows_in_time(self._aim_s) or table.join_rows
+        rows = table.rows_in_time(self._objective_s / _RUN_MARGIN) or table.join_rows
         return work.rows * table.typical_s(rows) / rows
 
     def _can_be_met(self, work: Work, table: LatencyTable) -> bool:
         """Whether it would be answered within the objective if it were alone."""
-        return table.typical_s(work.rows) < self._aim_s
+        return table.typical_s(work.rows) * _RUN_MARGIN < self._objective_s
 
     def _patience_s(self, work: Work, table: LatencyTable, now_s: float) -> float:
         """How long an answer may take in overload. An objective below what the model takes must not starve it."""
+        patience_s = min(work.due_s - now_s, self._objective_s)
         if self._can_be_met(work, table):
-            return work.due_s - now_s
-        return max(work.due_s - now_s, 2 * _WAIT_MARGIN * table.typical_s(max(work.rows, table.join_rows)))
+            return patience_s
+        return max(patience_s, 2 * _WAIT_MARGIN * table.typical_s(max(work.rows, table.join_rows)))

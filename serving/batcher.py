@@ -183,6 +183,8 @@ class Batcher:
 
     def _ran(self, ran: _Ran) -> None:
         slot, executed = ran.run.slot, ran.executed
+        with self._lock:
+            self._queue.handed_over(monotonic() - ran.finished_s)
         if not ran.is_last:
             self._answer_all(executed, ran.run.started_s, ran.finished_s)
         elif executed.has_failures:

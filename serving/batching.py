@@ -111,6 +111,10 @@ class BatchQueue:
         if batch.is_piece and not batch.is_last_piece:
             self._put_back(batch.works[0])
 
+    def handed_over(self, seconds: float) -> None:
+        """The event loop learned so late of a batch that had run: its answers waited for that."""
+        self._admission.handed_over(seconds)
+
     def discard(self, work: Work, state: WorkState) -> None:
         """Move `work` to CANCELLED or DONE; it will not be taken again. Harmless when it has already ended."""
         if work.state is WorkState.WAITING:

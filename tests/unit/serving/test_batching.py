@@ -309,6 +309,24 @@ def test_requests_that_would_miss_the_objective_even_alone_do_not_make_an_overlo
     assert not kept_busy(q, 4, 60)
 
 
+@pytest.mark.parametrize(("handed_over_s", "accepted"), [(0.0, 3), (0.005, 2), (0.016, 1), (1.0, 1)])
+def test_what_the_way_there_and_back_takes_is_no_time_to_wait_in(handed_over_s: float, accepted: int) -> None:
+    q = queue({1: 0.010, 2: 0.020}, objective_s=0.060, max_waiting=60, ragged=())
+    for _ in range(30):  # crowded, and then nobody waits any more
+        q.add(work())
+    with pytest.raises(Overloaded):
+        q.add(work())
+    assert len(q.take_all()) == 30
+    for _ in range(200):
+        q.handed_over(handed_over_s)
+    q.add(work())
+    assert q.take(0.0)[0] is not None
+    for _ in range(9):
+        with suppress(Overloaded):
+            q.add(work())
+    assert len(q) == accepted
+
+
 def test_a_crowded_queue_accepts_only_what_can_be_in_time_and_lets_the_late_ones_wait() -> None:
     q = queue({1: 0.01, 2: 0.02}, objective_s=0.05, max_waiting=60, ragged=())
     late = [work(deadline_s=60.0) for _ in range(30)]  # 0.3 seconds of work
