@@ -309,7 +309,7 @@ def test_requests_that_would_miss_the_objective_even_alone_do_not_make_an_overlo
     assert not kept_busy(q, 4, 60)
 
 
-@pytest.mark.parametrize(("handed_over_s", "accepted"), [(0.0, 3), (0.005, 2), (0.016, 1), (1.0, 1)])
+@pytest.mark.parametrize(("handed_over_s", "accepted"), [(0.0, 3), (0.007, 2), (0.016, 1), (1.0, 1)])
 def test_what_the_way_there_and_back_takes_is_no_time_to_wait_in(handed_over_s: float, accepted: int) -> None:
     q = queue({1: 0.010, 2: 0.020}, objective_s=0.060, max_waiting=60, ragged=())
     for _ in range(30):  # crowded, and then nobody waits any more
