@@ -15,7 +15,7 @@ are answers. Nor does an objective that a request would miss even alone.
 
 In overload those are accepted that can be answered within the objective, so that the model's whole capacity goes into
 answers that are of use, and the others know at once. Those who wait already and are late keep a small share of the
-model (`LATE_LEVEL`).
+model (`LATE_LEVEL`). What the event loop needs to read requests and to write answers is taken off the objective.
 """
 
 from __future__ import annotations

@@ -6,12 +6,13 @@ somebody must be refused, whoever it is.
 *For the objective*, where the user has set one (`BatchLimits.is_binding`): it is counted, in windows of two objectives
 (a tenth of a second at least), how much of the work that comes will miss the objective. A burst is late and gone; but
 when it was a quarter of the work in two windows one after the other, it is no burst. (Below that, the late cost less
-than refusals would: those are by forecasts, and hit some who would have been in time after all.)
+than refusals would: those are by forecasts, and hit some who would have been in time after all.) Nor does it count when
+little comes: then it is the machine that makes requests late, and refusing some of them helps nobody.
 
 Out of it again a second (two windows, if that is longer) after the last window in which it was still needed: in which
-much was refused (a binding objective), or anything was while more came than the model can do in full batches. (Full
-ones: an objective that nobody has set must not keep refusing what small batches, which are all that it allows, cannot
-do, and full ones do with ease.)
+enough came and a twelfth of it was refused (a binding objective), or anything was while more came than the model can do
+in full batches. (Full ones: an objective that nobody has set must not keep refusing what small batches, which are all
+that it allows, cannot do, and full ones do with ease.)
 """
 
 from __future__ import annotations
