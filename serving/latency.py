@@ -15,7 +15,7 @@ it is when it is faster than was thought, because neighbours make nothing faster
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import sqrt
 
 JOINING_PAYS_BELOW = 0.75  # of the cost of a row alone
@@ -106,12 +106,13 @@ class LatencyTable:
         if seconds != self._in_time_for_s:
             self._in_time_for_s = seconds
             self._rows_in_time, best = 0, 0.0
-            rows = 1
-            while rows <= self.join_rows and (batch_s := self.typical_s(rows)) < seconds:
+            for rows in _sizes(self.join_rows):
+                batch_s = self.typical_s(rows)
+                if batch_s >= seconds:
+                    break
                 in_time = min(rows, (seconds - batch_s) / self.row_s) / batch_s
                 if in_time > best:
                     self._rows_in_time, best = rows, in_time
-                rows = min(rows + 1 + rows // 8, self.join_rows) if rows < self.join_rows else rows + 1
         return self._rows_in_time
 
     def observe(self, rows: int, seconds: float) -> None:
@@ -193,6 +194,15 @@ class LatencyTable:
         share = min(share, 1.0)
         seconds[at] *= 1.0 + (factor - 1.0) * share
         seconds[at - 1] *= 1.0 + (factor - 1.0) * (1.0 - share)
+
+
+def _sizes(most: int) -> Iterator[int]:
+    """From 1 to `most`, in steps of about an eighth."""
+    rows = 1
+    while rows < most:
+        yield rows
+        rows += 1 + rows // 8
+    yield most
 
 
 def rows_worth_joining(latency_s: Mapping[int, float]) -> int:
