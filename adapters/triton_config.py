@@ -5,9 +5,12 @@ from __future__ import annotations
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from router.domain.triton_repository import ENSEMBLE, Step
 from router.models.ports import AdmissionRefused
 from router.models.trial import Check
 from router.models.triton_layout import TritonConfig
+from serving.signature import Signature, TensorSpec
+from serving.tensors import DATATYPES
 
 _LOADS = ("runtime", "cc_model_filenames", "model_operations", "model_repository_agents")
 _LOADING_PARAMETERS = ("EXECUTION_ENV_PATH",)
@@ -33,4 +36,32 @@ class TritonConfigs:
             files=tuple(name for name in (config.default_model_filename, *warm_up) if name),
             loads=tuple(name for name in _LOADS if name in given)
             + tuple(name for name in _LOADING_PARAMETERS if name in config.parameters),
+            file=config.default_model_filename,
+            steps=tuple(Step(step.model_name, max(0, step.model_version)) for step in config.ensemble_scheduling.step),
+            signature=_signature(path, config) if config.platform == ENSEMBLE else None,
         )
+
+
+def _signature(path: str, config: model_config_pb2.ModelConfig) -> Signature:
+    """Of an ensemble, which has no other word for it. Raises `AdmissionRefused`."""
+    is_batched = config.max_batch_size > 0
+    inputs, outputs = (
+        tuple(
+            TensorSpec(tensor.name, _datatype(path, tensor), (-1, *tensor.dims) if is_batched else tuple(tensor.dims))
+            for tensor in tensors
+        )
+        for tensors in (config.input, config.output)
+    )
+    if not inputs or not outputs:
+        raise AdmissionRefused(Check.FORMATS, f"{path!r} names no inputs or no outputs", "an ensemble has both")
+    return Signature(inputs, outputs, is_batched)
+
+
+def _datatype(path: str, tensor: model_config_pb2.ModelInput | model_config_pb2.ModelOutput) -> str:
+    name = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    datatype = "BYTES" if name == "STRING" else name
+    if datatype not in DATATYPES:
+        raise AdmissionRefused(
+            Check.FORMATS, f"{path!r} gives {tensor.name[:100]!r} no data_type of the protocol", "such as TYPE_FP32"
+        )
+    return datatype

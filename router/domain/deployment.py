@@ -140,6 +140,12 @@ class Deployment:
             raise Invalid("triton.mode", "managed does not go with servers that run already", "use mode direct")
         if self.can_sleep:
             raise Invalid("scale_settings.min_instances", "0 is not possible with a managed Triton", "use 1 or more")
+        if managed.model and self.reference.entry:
+            raise Invalid(
+                "triton.model",
+                "the reference chooses a file of the model already, behind its '#'",
+                "remove one of the two",
+            )
         managed.check_batches(self.batching.max_batch_size)
         for key, is_given in (
             ("execution.options", bool(self.execution.options)),
@@ -213,6 +219,8 @@ class DeployedModel:
         )
         if spec.managed is not None:
             facts = (*facts, spec.managed)
+            if spec.managed.model:
+                facts = (*facts, spec.managed.model)
         elif spec.batching.latency_slo_ms is not None:
             facts = (*facts, "latency_slo_ms")  # refuses requests, which the same number does not where nobody set it
         if isinstance(self.model, RunningTriton):

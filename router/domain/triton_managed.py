@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from router.domain.errors import Invalid
+from router.domain.triton import TRITON_MODEL_PATTERN
 
 MAX_PREFERRED = 16
+
+_MODEL = re.compile(TRITON_MODEL_PATTERN)
 
 
 class ManagedMode(StrEnum):
@@ -23,6 +27,8 @@ class ManagedTriton:
     `max_queue_delay_us`: how long a request may wait for company while an instance is free; 0: not at all.
     `preferred_batch_sizes`: sizes for which the model is much faster than for others, ascending; a batch of such a
     size does not wait. `is_warmed_up`: the model runs once before it is ready, where its shapes say with what.
+    `model`: which one answers, of a repository of several; empty: its ensemble, or its only graph. Not in the repr, by
+    which replicas know whether they still match: see `DeployedModel`.
     """
 
     mode: ManagedMode = ManagedMode.MANAGED
@@ -30,8 +36,15 @@ class ManagedTriton:
     preferred_batch_sizes: tuple[int, ...] = ()
     is_warmed_up: bool = True
     start_timeout_s: int = 300
+    model: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
+        if self.model and not _MODEL.fullmatch(self.model):
+            raise Invalid(
+                "triton.model",
+                f"{self.model[:60]!r} cannot be the name of a model",
+                "use the name of its folder in the repository",
+            )
         if not 0 <= self.max_queue_delay_us <= 60_000_000:
             raise Invalid("triton.max_queue_delay_us", "is out of range", "use 0 to 60000000 µs")
         if not 1 <= self.start_timeout_s <= 3600:

@@ -16,12 +16,20 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from router.domain.model_tree import ModelTree, graph_of
+from router.domain.triton_repository import CONFIG
 from router.models.formats import check_claims, check_formats, check_size, model_of
 from router.models.interface import changes
 from router.models.ports import AdmissionRefused, Admitted, Candidate, SourceLimits
 from router.models.signing import MAX_BUNDLE_BYTES, NotSigned, SignaturePolicy, Verifier, check_signed, signature_files
 from router.models.trial import Check, Finding, GraphFacts, Loaded, Ran, Trial, TrialJob, TrialLimits
-from router.models.triton_layout import CONFIG_SUFFIX, MAX_CONFIG_BYTES, TritonConfig, check_config, check_no_ensemble
+from router.models.triton_layout import (
+    CONFIG_SUFFIX,
+    MAX_CONFIG_BYTES,
+    TritonConfig,
+    check_config,
+    check_no_ensemble,
+    check_served,
+)
 from serving.signature import Signature
 
 log = logging.getLogger(__name__)
@@ -57,6 +65,16 @@ class Eyes:
 
 
 @dataclass(frozen=True, slots=True)
+class _Runs:
+    """`graphs`: those that run. `note`: what that is. `signature`: what an ensemble takes and gives; None: there is one
+    graph, which has its own."""
+
+    graphs: tuple[str, ...]
+    note: str
+    signature: Signature | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AdmissionRules:
     """`allow_python_models`: a Triton repository may bring a `model.py`, which then runs with the server's rights."""
 
@@ -84,16 +102,12 @@ class ModelAdmission:
         notes[Check.FILES] = "regular files with one name each, every sha256 as published"
         signer, notes[Check.SIGNATURE] = await asyncio.to_thread(self._signed, candidate)
         graphs = check_formats(heads, self._rules.allow_python_models)
-        configs = await asyncio.to_thread(self._checked_configs, candidate)
-        chosen = candidate.deployment.reference.entry or graph_of(graphs)
-        if not chosen:
-            check_no_ensemble(configs)
-        model = model_of(graphs, chosen)
-        notes[Check.FORMATS] = f"{model} is the model, and nothing else runs"
+        runs = _runs(candidate, graphs, await asyncio.to_thread(self._checked_configs, candidate))
+        notes[Check.FORMATS] = f"{runs.note}, and nothing else runs"
         if self._rules.allow_python_models and any(path.endswith(".py") for path in heads):
-            notes[Check.FORMATS] = f"{model} is the model; Python code comes with it, as allow_python_models allows"
+            notes[Check.FORMATS] = f"{runs.note}; Python code comes with it, as allow_python_models allows"
         async with self._one:
-            signature = await self._tried(candidate, _job(candidate, graphs, model, self._rules.trial), heads, notes)
+            signature = await self._tried(candidate, graphs, runs, heads, notes)
         return Admitted(tuple((str(check), note) for check, note in notes.items()), signature, signer)
 
     def _checked_configs(self, candidate: Candidate) -> dict[str, TritonConfig]:
@@ -142,20 +156,57 @@ class ModelAdmission:
         )
 
     async def _tried(
-        self, candidate: Candidate, job: TrialJob, heads: Mapping[str, bytes], notes: dict[Check, str]
+        self,
+        candidate: Candidate,
+        graphs: tuple[str, ...],
+        runs: _Runs,
+        heads: Mapping[str, bytes],
+        notes: dict[Check, str],
     ) -> Signature:
         """Raises `AdmissionRefused`."""
-        async with self._eyes.trial.begin(job) as findings:
-            graphs = [await _next(findings, GraphFacts) for _ in job.graphs]
-            check_claims(heads, (path for graph in graphs for path in graph.external))
-            notes[Check.GRAPH] = "; ".join(map(_graph_note, graphs))
+        first, *others = runs.graphs
+        async with self._eyes.trial.begin(_job(candidate, graphs, first, self._rules.trial)) as findings:
+            looked_at = [await _next(findings, GraphFacts) for _ in graphs]
+            check_claims(heads, (path for graph in looked_at for path in graph.external))
+            notes[Check.GRAPH] = "; ".join(map(_graph_note, looked_at))
             loaded = await _next(findings, Loaded)
             notes[Check.RUNTIME] = f"{loaded.runtime} loads it in {loaded.load_s:.2f} s"
-            notes[Check.INTERFACE] = _interface_note(candidate, loaded.signature)
+            signature = runs.signature or loaded.signature
+            notes[Check.INTERFACE] = _interface_note(candidate, signature)
             ran = await _next(findings, Ran)
             notes[Check.GOLDEN] = f"{ran.golden} answered as expected" if ran.golden else "none were given"
             notes[Check.WARM_UP] = f"ran in {ran.run_s * 1000:.1f} ms, {ran.peak_bytes / 1024**2:.0f} MiB at most"
-            return loaded.signature
+        for part in others:
+            async with self._eyes.trial.begin(_job(candidate, (), part, self._rules.trial)) as findings:
+                loaded, ran = await _next(findings, Loaded), await _next(findings, Ran)
+            notes[Check.RUNTIME] += f"; {part} in {loaded.load_s:.2f} s"
+            notes[Check.WARM_UP] += f"; {part} in {ran.run_s * 1000:.1f} ms, {ran.peak_bytes / 1024**2:.0f} MiB"
+        return signature
+
+
+def _runs(candidate: Candidate, graphs: tuple[str, ...], configs: Mapping[str, TritonConfig]) -> _Runs:
+    """Raises `AdmissionRefused` when it is not clear what the model is."""
+    deployment = candidate.deployment
+    chosen = deployment.reference.entry
+    if deployment.managed is not None and not chosen:
+        paths = tuple(file.path for file in candidate.tree.files)
+        served = check_served(paths, configs, deployment.managed.model)
+        if served is not None and served.top.is_ensemble:
+            if candidate.golden:
+                raise AdmissionRefused(
+                    Check.GOLDEN,
+                    f"{served.top.name} is an ensemble, and golden requests are asked of a graph",
+                    "remove golden_requests",
+                )
+            parts = ", ".join(part.name for part in served.parts)
+            signature = configs[f"{served.top.folder}/{CONFIG}"].signature
+            return _Runs(served.graphs, f"{served.top.name} is the model, an ensemble of {parts}", signature)
+        chosen = served.top.graph if served is not None else ""
+    chosen = chosen or graph_of(graphs)
+    if not chosen:
+        check_no_ensemble(configs)
+    model = model_of(graphs, chosen)
+    return _Runs((model,), f"{model} is the model")
 
 
 async def _next(findings: AsyncIterator[Finding], wanted: type[Wanted]) -> Wanted:

@@ -61,7 +61,9 @@ _CODE = {
 _TEXT = frozenset(
     (".json", ".jsonl", ".yaml", ".yml", ".txt", ".md", ".rst", ".csv", ".tsv", ".toml", ".pbtxt", ".vocab", ".labels")
 )
-_TEXT_NAMES = frozenset(("MLmodel", "LICENSE", "NOTICE", "README", ".gitattributes", ".gitignore", "labels", "vocab"))
+_TEXT_NAMES = frozenset(
+    ("MLmodel", "LICENSE", "NOTICE", "README", ".gitattributes", ".gitignore", ".gitkeep", ".keep", "labels", "vocab")
+)
 _TOKENIZERS = frozenset(("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"))  # data, and no text
 _SIGNATURE = ".sig"
 
@@ -176,7 +178,10 @@ def model_of(graphs: tuple[str, ...], chosen: str = "") -> str:
 def check_claims(heads: Mapping[str, bytes], external: Iterable[str]) -> None:
     """Raises `AdmissionRefused` when a file is none of a known kind and no graph keeps its weights there."""
     claimed = set(external)
-    strays = sorted(path for path in heads if kind_of(path) is Kind.OTHER and path not in claimed)
+    # An empty file keeps a folder in a registry that knows only files, and that is all that it can do.
+    strays = sorted(
+        path for path, head in heads.items() if head and kind_of(path) is Kind.OTHER and path not in claimed
+    )
     for path in strays:
         if _PICKLE.match(heads[path]):
             raise _refused(f"{path!r} begins like a pickle, which runs code when it is read", _ONLY)

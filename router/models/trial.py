@@ -56,7 +56,8 @@ class TrialLimits:
 
 @dataclass(frozen=True, slots=True)
 class TrialJob:
-    """`graphs`: every .onnx file of the folder; they are looked through. `model`: the one of them that is run.
+    """`graphs`: every .onnx file of the folder; they are looked through. None where that was done already, for another
+    model of the folder. `model`: the one of them that is run.
 
     `sizes`: of all files in the folder, in bytes.
     """

@@ -5,18 +5,21 @@ A config.pbtxt is text, and yet it can make Triton load a library, run Python or
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from posixpath import basename, dirname
 
+from router.domain.errors import Invalid
+from router.domain.triton_repository import CONFIG, ENSEMBLE, ONNX, ModelFacts, Served, Step, served_of
 from router.models.ports import AdmissionRefused
 from router.models.trial import Check
+from serving.signature import Signature
 
 MAX_CONFIG_BYTES = 1024 * 1024
 CONFIG_SUFFIX = ".pbtxt"
 
-_BACKENDS = ("", "onnxruntime")
-_ENSEMBLE = "ensemble"
-_PLATFORMS = ("", "onnxruntime_onnx", _ENSEMBLE)
+_BACKENDS = ("", ONNX)
+_PLATFORMS = ("", "onnxruntime_onnx", ENSEMBLE)
 _PYTHON = "python"
 
 
@@ -24,13 +27,22 @@ _PYTHON = "python"
 class TritonConfig:
     """The part of it that decides what is loaded.
 
-    `files`: names of files that it gives. `loads`: the fields in it that load code.
+    `files`: names of files that it gives. `loads`: the fields in it that load code. `file`: of the model itself, when
+    it is not called as Triton expects. Of an ensemble: its `steps`, and its `signature`.
     """
 
     backend: str = ""
     platform: str = ""
     files: tuple[str, ...] = ()
     loads: tuple[str, ...] = ()
+    file: str = ""
+    steps: tuple[Step, ...] = ()
+    signature: Signature | None = None
+
+    @property
+    def facts(self) -> ModelFacts:
+        backend = ENSEMBLE if self.platform == ENSEMBLE else self.backend or ONNX
+        return ModelFacts(backend, self.file, self.steps) if self.file else ModelFacts(backend, steps=self.steps)
 
 
 def check_config(path: str, config: TritonConfig, may_bring_code: bool) -> None:
@@ -51,12 +63,24 @@ def check_config(path: str, config: TritonConfig, may_bring_code: bool) -> None:
 def check_no_ensemble(configs: Mapping[str, TritonConfig]) -> None:
     """Where none of several graphs was chosen. Raises `AdmissionRefused`."""
     for path, config in configs.items():
-        if config.platform == _ENSEMBLE:
+        if config.platform == ENSEMBLE:
             raise _refused(
-                f"{path!r} is an ensemble of other models, and a deployment serves one model",
-                "choose one of them after a '#' in the reference; ensembles are served by Tritons that run already, "
-                "with triton: {mode: direct}",
+                f"{path!r} is an ensemble of other models, and this deployment serves one model",
+                "choose one of them after a '#' in the reference; ensembles are served with backend: triton, by Tritons "
+                "that are run for them (triton: {mode: managed}) or run already (mode: direct)",
             )
+
+
+def check_served(paths: Collection[str], configs: Mapping[str, TritonConfig], named: str) -> Served | None:
+    """What a Triton of our own serves of these files, if they are a repository of several models: see `served_of`.
+
+    Raises `AdmissionRefused`.
+    """
+    facts = {dirname(path): config.facts for path, config in configs.items() if basename(path) == CONFIG}
+    try:
+        return served_of(paths, facts, named)
+    except Invalid as error:
+        raise _refused(error.message, error.hint) from None
 
 
 def _refused(found: str, to_do: str) -> AdmissionRefused:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from router.domain.triton import TRITON_MODEL_PATTERN
 from router.domain.triton_managed import MAX_PREFERRED, ManagedMode, ManagedTriton
 from router.spec.nodes import Node
 from router.spec.reading import WRONG, At
 from router.spec.rollout_values import ListOf
 from router.spec.sections import Key, Section
 from router.spec.triton_modes import OF_RUNNING, refused_mode
+from router.spec.triton_tables import Matching
 from router.spec.values import Flag, OneOf, Whole
 
 MANAGED_TRITON = Section(
@@ -22,6 +24,13 @@ MANAGED_TRITON = Section(
             OneOf(ManagedMode),
             "managed: each replica starts a Triton of its own, which loads the model that the key 'model' names.",
             is_required=True,
+        ),
+        Key(
+            "model",
+            "model",
+            Matching(TRITON_MODEL_PATTERN, "the name of a model's folder", "fraud"),
+            "Where the deployment's model is a repository of several: the one that answers. Left out: its ensemble "
+            "that is no part of another.",
         ),
         Key(
             "max_queue_delay_us",

@@ -20,7 +20,7 @@ OF_MANAGED = MappingProxyType(
 )
 OF_RUNNING = MappingProxyType(
     dict.fromkeys(
-        ("servers", "model", "version", "sequences", "tls", "restricted"),
+        ("servers", "version", "sequences", "tls", "restricted"),
         "it goes with modes direct and bridge, for Tritons that run already; what a managed one runs is named by the "
         "deployment's own key 'model'",
     )

@@ -475,5 +475,6 @@ def test_plain_scalars_follow_yaml_1_2(text: str, value: object) -> None:
 
 
 def test_every_key_of_one_kind_of_triton_block_is_known_in_the_other() -> None:
-    running, managed = (set(block.schema()["properties"]) - {"mode"} for block in (TritonBlock(), ManagedBlock()))
-    assert (running, managed) == (set(OF_RUNNING), set(OF_MANAGED))
+    running, managed = (set(block.schema()["properties"]) for block in (TritonBlock(), ManagedBlock()))
+    assert running & managed == {"mode", "model"}
+    assert (running - managed, managed - running) == (set(OF_RUNNING), set(OF_MANAGED))

@@ -25,7 +25,7 @@ from router.domain.sticky import Sticky, StickyBy
 from router.domain.strategy import named_strategy
 from router.domain.tokens import Claim, KeySetFile, KeySetUrl, TokenRules
 from router.domain.traffic import Mirror, Traffic
-from router.domain.triton import RunningTriton, TritonMode, TritonServer
+from router.domain.triton import TRITON_MODEL_PATTERN, RunningTriton, TritonMode, TritonServer
 from router.domain.triton_managed import ManagedMode, ManagedTriton
 from router.domain.triton_tls import TritonTls
 from router.domain.triton_token import TritonToken
@@ -267,10 +267,11 @@ replicated = st.builds(
 
 
 managed = st.builds(
-    lambda numbers, cpu, instances, rows, managed, **rest: Deployment(
+    lambda numbers, cpu, instances, rows, managed, named, model, **rest: Deployment(
         **numbers,
         **rest,
-        managed=managed,
+        model=model,
+        managed=managed if model.entry else replace(managed, model=named),
         backend=Backend.TRITON,
         resources=Resources(cpu),
         execution=Execution(instances_per_replica=instances),
@@ -284,6 +285,7 @@ managed = st.builds(
     name=names,
     endpoint=names,
     model=models,
+    named=st.just("") | st.from_regex(TRITON_MODEL_PATTERN, fullmatch=True),
     managed=st.builds(
         ManagedTriton,
         st.just(ManagedMode.MANAGED),
