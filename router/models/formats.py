@@ -178,10 +178,7 @@ def model_of(graphs: tuple[str, ...], chosen: str = "") -> str:
 def check_claims(heads: Mapping[str, bytes], external: Iterable[str]) -> None:
     """Raises `AdmissionRefused` when a file is none of a known kind and no graph keeps its weights there."""
     claimed = set(external)
-    # An empty file keeps a folder in a registry that knows only files, and that is all that it can do.
-    strays = sorted(
-        path for path, head in heads.items() if head and kind_of(path) is Kind.OTHER and path not in claimed
-    )
+    strays = sorted(path for path in heads if kind_of(path) is Kind.OTHER and path not in claimed)
     for path in strays:
         if _PICKLE.match(heads[path]):
             raise _refused(f"{path!r} begins like a pickle, which runs code when it is read", _ONLY)
