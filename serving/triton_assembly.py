@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from adapters.onnx.backend import OnnxBackend
 from adapters.onnx.options import OnnxOptions
+from adapters.triton.ensembles import find_served
 from adapters.triton.model_config import wanted_of
 from adapters.triton.program import checked_program
-from adapters.triton.repository import write_repository
+from adapters.triton.repository import Repository, write_ensemble, write_repository
 from adapters.triton.server import TritonHomeOnDisk, TritonSettings
 from router.domain.deployment import DeployedModel
 from router.domain.errors import ModelUnavailable
@@ -43,9 +44,8 @@ async def make_home(config: ReplicaConfig, certified: CertifiedReplica | None) -
 
 
 def _prepared(config: ReplicaConfig) -> TritonHomeOnDisk:
-    deployed, wanted = config.deployed, wanted_of(config.deployed)
-    content = deployed.content
-    repository = write_repository(config.socket_dir, content.path, content.folder, wanted, tried_model(deployed))
+    wanted = wanted_of(config.deployed)
+    repository = make_repository(config.socket_dir, config.deployed)
     try:
         program = checked_program(repository.backend, os.environ)
     except ModelUnavailable:
@@ -58,10 +58,29 @@ async def _log(reason: str) -> None:
     log.info("%s", reason)
 
 
-def tried_model(deployed: DeployedModel) -> TriedModel:
+def make_repository(beside: str, deployed: DeployedModel) -> Repository:
+    """What a Triton reads, in a new folder inside `beside`. Each graph in it was tried. Raises `ModelUnavailable`."""
+    content, wanted = deployed.content, wanted_of(deployed)
+    found = None if deployed.spec.reference.entry else find_served(content, wanted.triton.model)
+    if found is None:
+        options = OnnxOptions(content.path, content.sha256, folder=content.folder)
+        return write_repository(beside, content.path, content.folder, wanted, tried_model(options))
+    served, sums = found
+
+    def tried(graph: str) -> TriedModel:
+        return tried_model(OnnxOptions(f"{content.folder}/{graph}", sums[graph]))
+
+    if not served.top.is_ensemble:
+        graph = served.top.graph
+        return write_repository(beside, f"{content.folder}/{graph}", content.folder, wanted, tried(graph))
+    parts = {part.name: tried(part.graph) for part in served.parts if not part.is_ensemble}
+    return write_ensemble(beside, content.folder, served, wanted, parts)
+
+
+def tried_model(options: OnnxOptions) -> TriedModel:
     """What ONNX Runtime finds out about the model, on the CPU. Triton would believe whatever a configuration says, also
     that rows may be joined that change one another's answers. Raises `ModelUnavailable`."""
-    backend = OnnxBackend(OnnxOptions(deployed.content.path, deployed.content.sha256, folder=deployed.content.folder))
+    backend = OnnxBackend(options)
     try:
         sample, signature = first_that_runs(backend), backend.signature
         is_batchable = signature.is_batchable and are_rows_independent(backend, sample)

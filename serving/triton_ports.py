@@ -40,7 +40,10 @@ class RunningTriton(Protocol):
     def address(self) -> TritonAddress: ...
 
     async def loaded(self) -> None:
-        """Returns when the model is ready. Takes as long as it takes; for ever when the process ends before."""
+        """Returns when the model is ready. Takes as long as it takes; for ever when the process ends before.
+
+        Raises `ModelUnavailable` when it is there and cannot answer.
+        """
 
     async def why_not_ready(self) -> str:
         """Empty when the model is ready; else why."""

@@ -5,7 +5,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/user_guide/mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf import text_format
@@ -15,12 +15,12 @@ from router.domain.deployment import DeployedModel
 from router.domain.deployment_settings import Provider
 from router.domain.errors import ModelUnavailable
 from router.domain.triton_managed import ManagedTriton
+from router.domain.triton_repository import ENSEMBLE, ONNX, ModelFacts, Step
 from serving.signature import Signature, TensorSpec
 from serving.triton_ports import TriedModel
 
-ONNX = "onnxruntime"
 WARM_UP_FOLDER = "warmup"  # where Triton looks for the files that a warm-up names
-_BACKEND_OF_PLATFORM = {"onnxruntime_onnx": ONNX, "ensemble": "ensemble"}
+_BACKEND_OF_PLATFORM = {"onnxruntime_onnx": ONNX}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +73,13 @@ def adapted(own: str, wanted: Wanted, model: TriedModel, file: str) -> str:
     """A configuration that came with the model, as its author meant it; but its name, its instances and its versions
     are the deployment's, and so is what it leaves out.
 
-    Raises `ModelUnavailable` when it contradicts the model, or needs more than one model.
+    Raises `ModelUnavailable` when it contradicts the model.
     """
-    config = pb2.ModelConfig()
-    try:
-        text_format.Parse(own, config)
-    except text_format.ParseError as error:
-        raise ModelUnavailable(f"the model's config.pbtxt is none of Triton's: {str(error)[:200]}") from None
-    if backend_of(config) == "ensemble":
+    config = _parsed(own)
+    if backend_of(config) == ENSEMBLE:
         raise ModelUnavailable(
-            "the model is an ensemble of others, and a managed Triton serves one model: ensembles are served by Tritons"
-            " that run already, with triton: {mode: direct}"
+            "the model's config.pbtxt says that it is an ensemble of others, and a graph of its own was chosen: leave "
+            "the choice after the '#' out, and publish the folders of all of them beside each other"
         )
     if config.max_batch_size > 0 and not _has_batch_axis(model.signature):
         raise ModelUnavailable(
@@ -99,6 +95,38 @@ def adapted(own: str, wanted: Wanted, model: TriedModel, file: str) -> str:
     config.ClearField("instance_group")
     _settle(config, wanted)
     return str(text_format.MessageToString(config))
+
+
+def leading(own: str, name: str, names: Mapping[str, str]) -> str:
+    """The configuration that came with an ensemble, with its own name and those of the models that it leads to.
+
+    There is one version of each, so it leads to that one. Raises `ModelUnavailable`.
+    """
+    config = _parsed(own)
+    config.name = name
+    config.ClearField("version_policy")
+    for step in config.ensemble_scheduling.step:
+        step.model_name = names[step.model_name]
+        step.model_version = -1
+    return str(text_format.MessageToString(config))
+
+
+def facts_of(own: str) -> ModelFacts:
+    """What a configuration says of its model's place among others. Raises `ModelUnavailable`."""
+    config = _parsed(own)
+    steps = tuple(Step(step.model_name, max(0, step.model_version)) for step in config.ensemble_scheduling.step)
+    file = config.default_model_filename
+    backend = backend_of(config) or ONNX
+    return ModelFacts(backend, file, steps) if file else ModelFacts(backend, steps=steps)
+
+
+def _parsed(own: str) -> pb2.ModelConfig:
+    config = pb2.ModelConfig()
+    try:
+        text_format.Parse(own, config)
+    except (text_format.ParseError, RecursionError) as error:
+        raise ModelUnavailable(f"the model's config.pbtxt is none of Triton's: {str(error)[:200]}") from None
+    return config
 
 
 def backend_of(config: pb2.ModelConfig) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import re
@@ -13,13 +12,14 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from adapters.triton.first_answer import FirstAnswer, said
 from adapters.triton.program import backend_folder
 from adapters.triton.repository import Repository
 from router.domain.errors import ModelUnavailable
@@ -56,7 +56,7 @@ class TritonPorts:
 
 @dataclass(frozen=True, slots=True)
 class TritonSettings:
-    """`ip`: where it listens. `instances`: of the model, in all. `has_gpu`: it may use the devices that Ray left us."""
+    """`ip`: where it listens. `instances`: of each model, in all. `has_gpu`: it may use what devices Ray left us."""
 
     program: Path
     repository: Repository
@@ -70,6 +70,7 @@ class TritonHomeOnDisk:
 
     def __init__(self, settings: TritonSettings) -> None:
         self._settings = settings
+        self._first = FirstAnswer() if settings.repository.is_asked_first else None
         self._latest: TritonProcess | None = None
 
     async def start(self) -> TritonProcess:
@@ -87,7 +88,7 @@ class TritonHomeOnDisk:
             )
         except OSError as error:
             raise ModelUnavailable(f"tritonserver cannot be started: {error.strerror}") from error
-        self._latest = TritonProcess(settings, ports, name, process)
+        self._latest = TritonProcess(settings, ports, name, process, self._first)
         return self._latest
 
     async def close(self) -> None:
@@ -104,7 +105,7 @@ def triton_command(settings: TritonSettings, ports: TritonPorts, name: str) -> l
         f"--id={name}",
         f"--model-repository={settings.repository.folder}",
         "--model-control-mode=explicit",
-        f"--load-model={settings.repository.name}",
+        *(f"--load-model={model}" for model in settings.repository.names),
         f"--backend-directory={backend_folder(settings.program)}",
         f"--http-address={settings.ip}",
         f"--http-port={ports.http}",
@@ -134,13 +135,16 @@ class TritonProcess:
         ports: TritonPorts,
         name: str,
         process: asyncio.subprocess.Process,
+        first: FirstAnswer | None = None,
     ) -> None:
+        """`first`: what the model must have answered before it is taken for loaded."""
         self.address = TritonAddress(settings.ip, ports.http, ports.grpc)
         self._settings = settings
         self._ports = ports
         self.name = name
         self._process = process
-        self._model = settings.repository.name
+        self._models = settings.repository.names
+        self._first = first
         # Never through a proxy from the environment.
         self._client = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(verify=False),  # plain HTTP: nothing to verify
@@ -156,22 +160,30 @@ class TritonProcess:
         return self._process.pid
 
     async def loaded(self) -> None:
-        """Triton opens its ports when it has loaded the model."""
-        while await self._said_name() != self.name or await self._is_unready():  # noqa: ASYNC110 (it can only be asked)
+        """Triton opens its ports when it has loaded its models."""
+        while not await self._is_loaded():  # noqa: ASYNC110 (it can only be asked)
             await asyncio.sleep(_POLL_S)
 
     async def why_not_ready(self) -> str:
-        try:
-            answer = await self._client.get(f"{self._url}/models/{self._model}/ready")
-        except httpx.TimeoutException:
-            raise TimeoutError from None
-        except httpx.HTTPError as error:
-            return f"no answer ({error or type(error).__name__})"
-        return "" if answer.status_code == 200 else f"Triton says of the model: {_error(answer)}"
+        """Also for a part: an ensemble takes itself for ready without."""
+        for model in self._models:
+            try:
+                answer = await self._client.get(f"{self._url}/models/{model}/ready")
+            except httpx.TimeoutException:
+                raise TimeoutError from None
+            except httpx.HTTPError as error:
+                return f"no answer ({error or type(error).__name__})"
+            if answer.status_code != 200:
+                what = "the model" if model == self._models[0] else f"its part {model!r}"
+                return f"Triton says of {what}: {said(answer)}"
+        return ""
 
     async def work_done(self) -> WorkDone:
         try:
-            statistics = (await self._client.get(f"{self._url}/models/{self._model}/stats")).json()["model_stats"]
+            statistics = [
+                (await self._client.get(f"{self._url}/models/{model}/stats")).json()["model_stats"]
+                for model in self._models
+            ]
             metrics = (await self._client.get(f"http://127.0.0.1:{self._ports.metrics}/metrics")).text
         except httpx.TimeoutException:
             raise TimeoutError from None
@@ -221,6 +233,18 @@ class TritonProcess:
         except (httpx.HTTPError, ValueError, KeyError):
             return ""
 
+    async def _is_loaded(self) -> bool:
+        """Raises `ModelUnavailable` when the model that answers does not."""
+        if await self._said_name() != self.name or await self._is_unready():
+            return False
+        if self._first is None:
+            return True
+        try:
+            await self._first.ask(self._client, f"{self._url}/models/{self._models[0]}")
+        except httpx.HTTPError:  # it is gone
+            return False
+        return True
+
     async def _is_unready(self) -> bool:
         try:
             return bool(await self.why_not_ready())
@@ -244,18 +268,25 @@ class TritonProcess:
                 log.warning("tritonserver: %s", text)
 
 
-def work_done(statistics: Any, metrics: str, instances: int) -> WorkDone:
-    """Out of what Triton says of one model in its statistics, and in its Prometheus metrics.
+def work_done(statistics: Sequence[Any], metrics: str, instances: int) -> WorkDone:
+    """Out of what Triton says in its statistics of the model that answers, then of its parts, and in its Prometheus
+    metrics of all of them.
 
     An instance is busy while a batch is in it, so the time of batches is shared by the instances; times of requests
-    would count a batch once for each of them.
+    would count a batch once for each of them. Parts have instances of their own, and every request goes through all of
+    them: the one that has been busiest so far is the one that is full first.
     """
-    batches = [batch for version in statistics for batch in version.get("batch_stats", ())]
-    parts = ("compute_input", "compute_infer", "compute_output")
-    busy_ns = sum(int(batch[part]["ns"]) for batch in batches for part in parts)
-    counts = [version["inference_stats"][kind]["count"] for version in statistics for kind in ("success", "fail")]
+    busy_ns = max(map(_busy_ns, statistics))
+    counts = [version["inference_stats"][kind]["count"] for version in statistics[0] for kind in ("success", "fail")]
     waiting = re.findall(r"^nv_inference_pending_request_count\{[^}]*\} (\d+)", metrics, re.MULTILINE)
     return WorkDone(busy_ns / 1e9 / instances, sum(map(int, counts)), sum(map(int, waiting)))
+
+
+def _busy_ns(versions: Any) -> int:
+    batches = [batch for version in versions for batch in version.get("batch_stats", ())]
+    return sum(
+        int(batch[part]["ns"]) for batch in batches for part in ("compute_input", "compute_infer", "compute_output")
+    )
 
 
 def environment(ours: Mapping[str, str], has_gpu: bool) -> dict[str, str]:
@@ -277,11 +308,3 @@ def _remove_shared_memory(name: str) -> None:
     """What Triton's Python backend leaves when it is killed."""
     for left in _SHARED_MEMORY.glob(f"{name}-*"):
         left.unlink(missing_ok=True)
-
-
-def _error(answer: httpx.Response) -> str:
-    try:
-        text = str(json.loads(answer.text)["error"])
-    except (ValueError, KeyError, TypeError):
-        text = f"HTTP {answer.status_code}"
-    return " ".join(text.split())[:600]

@@ -66,8 +66,8 @@ def check_no_ensemble(configs: Mapping[str, TritonConfig]) -> None:
         if config.platform == ENSEMBLE:
             raise _refused(
                 f"{path!r} is an ensemble of other models, and this deployment serves one model",
-                "choose one of them after a '#' in the reference; ensembles are served by a Triton that is run for them "
-                "(triton: {mode: managed}), or that runs already (mode: direct)",
+                "choose one of them after a '#' in the reference; ensembles are served by Tritons, which are run for "
+                "them (triton: {mode: managed}) or run already (mode: direct)",
             )
 
 

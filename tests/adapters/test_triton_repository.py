@@ -191,8 +191,8 @@ def test_an_instance_is_busy_while_a_batch_is_in_it_and_not_for_each_request_of_
     metrics = (
         '# TYPE nv_inference_pending_request_count gauge\nnv_inference_pending_request_count{model="a",version="1"} 4\n'
     )
-    assert work_done(statistics, metrics, instances=2) == WorkDone(busy_s=3.0, finished=7, pending=4)
-    assert work_done([], "", instances=1) == WorkDone(0.0, 0, 0)
+    assert work_done([statistics], metrics, instances=2) == WorkDone(busy_s=3.0, finished=7, pending=4)
+    assert work_done([[]], "", instances=1) == WorkDone(0.0, 0, 0)
 
 
 def test_without_a_warm_up_no_sample_is_written_that_nobody_would_read(home: Path, tmp_path: Path) -> None:

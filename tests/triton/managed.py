@@ -9,14 +9,13 @@ from pathlib import Path
 
 from adapters.model_folder import file_sha256, read_tree
 from adapters.triton.model_config import wanted_of
-from adapters.triton.repository import write_repository
 from adapters.triton.server import TritonHomeOnDisk, TritonProcess, TritonSettings
 from router.domain.deployment import Backend, DeployedModel, Deployment
 from router.domain.deployment_settings import Batching
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.triton_managed import ManagedTriton
-from serving.triton_assembly import tried_model
+from serving.triton_assembly import make_repository
 from tests.envoy.waiting import DEADLINE_S
 
 
@@ -40,9 +39,8 @@ def cached(folder: Path) -> Path:
 
 
 def home_of(program: Path, beside: Path, deployed: DeployedModel) -> TritonHomeOnDisk:
-    wanted, content = wanted_of(deployed), deployed.content
-    repository = write_repository(str(beside), content.path, content.folder, wanted, tried_model(deployed))
-    return TritonHomeOnDisk(TritonSettings(program, repository, "127.0.0.1", wanted.instances, has_gpu=False))
+    repository, instances = make_repository(str(beside), deployed), wanted_of(deployed).instances
+    return TritonHomeOnDisk(TritonSettings(program, repository, "127.0.0.1", instances, has_gpu=False))
 
 
 async def ready(triton: TritonProcess) -> None:
