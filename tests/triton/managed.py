@@ -20,7 +20,8 @@ from tests.envoy.waiting import DEADLINE_S
 
 
 def deployed_model(model: Path, folder: Path | None = None, max_batch_size: int = 8) -> DeployedModel:
-    """`folder`: named for the digest of what is in it, as the model cache has it; None for a mere file."""
+    """`folder`: named for the digest of what is in it, as the model cache has it; None for a mere file. `model` may be
+    that folder, of which no file was chosen."""
     spec = Deployment(
         "green",
         "mlp",
@@ -50,6 +51,7 @@ async def ready(triton: TritonProcess) -> None:
         await asyncio.wait({loading, ending}, return_when=asyncio.FIRST_COMPLETED)
         if ending.done():
             raise ModelUnavailable(ending.result().words)
+        loading.result()
     finally:
         loading.cancel()
         ending.cancel()

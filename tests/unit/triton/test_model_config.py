@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as pb2
 
-from adapters.triton.model_config import Wanted, adapted, backend_named, wanted_of, written
+from adapters.triton.model_config import Wanted, adapted, backend_named, facts_of, leading, wanted_of, written
 from router.domain.deployment import Backend, DeployedModel, Deployment
 from router.domain.deployment_settings import Batching, Execution, Provider, Resources
 from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.triton_managed import ManagedTriton
+from router.domain.triton_repository import ModelFacts, Step
 from serving.signature import Signature, TensorSpec
 from serving.triton_ports import TriedModel
 
@@ -156,13 +157,38 @@ def test_one_with_sequences_is_not_batched_otherwise() -> None:
     ("text", "model", "words"),
     [
         ("max_batch_size: 8", tried(x=(4, 64)), "max_batch_size 8, and axis 0 .* is not a free batch axis"),
-        ('platform: "ensemble"', ROWS, "an ensemble of others"),
+        ('platform: "ensemble"', ROWS, "an ensemble of others, and a graph of its own was chosen"),
         ("max_batch_size: many", ROWS, "none of Triton's"),
     ],
 )
 def test_one_that_contradicts_the_model_is_refused(text: str, model: TriedModel, words: str) -> None:
     with pytest.raises(ModelUnavailable, match=words):
         own(text, model=model)
+
+
+ENSEMBLE = (
+    'name: "theirs" platform: "ensemble" max_batch_size: 4 version_policy { latest { num_versions: 2 } } '
+    'ensemble_scheduling { step { model_name: "a" model_version: 3 input_map { key: "x" value: "row" } } '
+    'step { model_name: "fraud" model_version: -1 } }'
+)
+
+
+def test_an_ensemble_keeps_what_its_author_meant_but_for_its_name_and_those_of_others() -> None:
+    made = text_format.Parse(leading(ENSEMBLE, "fraud", {"a": "a", "fraud": "fraud-part"}), pb2.ModelConfig())
+    assert (made.name, made.platform, made.max_batch_size) == ("fraud", "ensemble", 4)
+    steps = made.ensemble_scheduling.step
+    assert [(step.model_name, step.model_version) for step in steps] == [("a", -1), ("fraud-part", -1)]
+    assert steps[0].input_map == {"x": "row"}
+    assert not made.HasField("version_policy")
+    assert not made.instance_group  # Triton takes none for an ensemble
+
+
+def test_what_a_configuration_says_of_a_models_place_among_others() -> None:
+    assert facts_of(ENSEMBLE) == ModelFacts("ensemble", steps=(Step("a", 3), Step("fraud")))
+    assert facts_of("") == facts_of('platform: "onnxruntime_onnx"') == ModelFacts("onnxruntime", "model.onnx")
+    assert facts_of('backend: "python" default_model_filename: "m.py"') == ModelFacts("python", "m.py")
+    with pytest.raises(ModelUnavailable, match="none of Triton's"):
+        facts_of("max_batch_size: many")
 
 
 def test_the_backend_that_must_be_there_is_known() -> None:
