@@ -101,7 +101,10 @@ def _loaded(life: Life, _: Answered, now_s: float) -> Life:
 def _late(life: Life, event: Failed, now_s: float) -> Life:
     if now_s - life.since_s < life.start_timeout_s:
         return life
-    reason = f"Triton did not load the model within {life.start_timeout_s:.0f} s: {event.reason}"
+    reason = (
+        f"Triton did not load the model within {life.start_timeout_s:.0f} s: {event.reason}; if it needs longer, raise "
+        "triton.start_timeout_s"
+    )
     return replace(life, phase=Phase.HUNG, reason=reason)
 
 

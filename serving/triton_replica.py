@@ -155,12 +155,15 @@ class TritonReplica:
         ending = asyncio.create_task(triton.ended(), name="end")
         both = {loading, ending}
         try:
-            await asyncio.wait(both, timeout=self.life.start_timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if ending.done():
-                how = ending.result()
-                raise _PortTaken(how.words) if how.is_port_taken else ModelUnavailable(how.words)
-            if not loading.done():
-                await self._follow(Failed("it was still at it"))
+            while not loading.done() and self.life.phase is Phase.LOADING:
+                left_s = self.life.since_s + self.life.start_timeout_s - time.monotonic()
+                await asyncio.wait(both, timeout=max(left_s, 0.001), return_when=asyncio.FIRST_COMPLETED)
+                if ending.done():
+                    how = ending.result()
+                    raise _PortTaken(how.words) if how.is_port_taken else ModelUnavailable(how.words)
+                if not loading.done():
+                    await self._follow(Failed("it was still at it"))
+            if self.life.phase is Phase.HUNG:
                 raise ModelUnavailable(self.life.reason)
             loading.result()
         finally:
@@ -210,15 +213,15 @@ class TritonReplica:
         if self._self.state is not ReplicaState.READY:
             return
         async with self._telling:
-            left, self._lives = self._self, self._lives + 1
+            await self._announcer.withdraw(self._self.id)  # first: one that stops meanwhile does it again
+            self._lives += 1
             self._self = replace(
-                left,
+                self._self,
                 id=f"{self._id}-{self._lives}",
                 address=UnixAddress(""),
                 state=ReplicaState.LOADING,
                 reason=reason,
             )
-            await self._announcer.withdraw(left.id)
         await self._tell(self._self)
 
     async def _tell(self, replica: Replica) -> bool:

@@ -14,14 +14,13 @@ https://github.com/triton-inference-server/server/blob/main/docs/user_guide/mode
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from adapters.triton.leftovers import new_folder, sweep
 from adapters.triton.model_config import WARM_UP_FOLDER, Wanted, adapted, backend_named, leading, warm_up_file, written
 from router.domain.errors import ModelUnavailable
 from router.domain.triton_repository import CONFIG, ONNX, Member, Served
@@ -29,7 +28,6 @@ from serving.tensors import DATATYPES, encode_binary
 from serving.triton_ports import TriedModel
 
 MAX_CONFIG_BYTES = 1024 * 1024
-_PREFIX = "triton-"
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
@@ -139,8 +137,8 @@ def _made(beside: str, fill: Callable[[Path], None]) -> Path:
     """A new folder, filled. Raises `ModelUnavailable`."""
     try:
         if beside:
-            _sweep(Path(beside))
-        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=beside or None))
+            sweep(Path(beside))
+        folder = new_folder(beside)
         try:
             fill(folder)
         except OSError:
@@ -151,24 +149,6 @@ def _made(beside: str, fill: Callable[[Path], None]) -> Path:
             f"no model repository can be made for Triton: {error.strerror}: {error.filename}"
         ) from error
     return folder
-
-
-def _sweep(beside: Path) -> None:
-    """Replicas that were killed could not remove theirs."""
-    for left in beside.glob(f"{_PREFIX}*-*"):
-        pid = left.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdecimal() and not _is_alive(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _source(file: Path, model_folder: str) -> _Source:

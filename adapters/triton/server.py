@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 
 from adapters.triton.first_answer import FirstAnswer, said
+from adapters.triton.leftovers import memory_name, remove_memory
 from adapters.triton.program import backend_folder
 from adapters.triton.repository import Repository
 from router.domain.errors import ModelUnavailable
@@ -44,7 +45,6 @@ _NOISE = ("CudaDriverHelper has not been initialized", "Non-graceful termination
 # CROSSFADE_RUN is how a run of the gateway knows its processes.
 _KEPT = frozenset(("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "LD_PRELOAD", "CROSSFADE_RUN"))
 _KEPT_PREFIXES = ("LD_LIBRARY_", "CUDA_", "NVIDIA_", "NV_", "TRITON_", "TCMALLOC_", "DCGM_", "OMP_", "ORT_", "PYTHON")
-_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class TritonHomeOnDisk:
 
     async def start(self) -> TritonProcess:
         settings = self._settings
-        name = f"crossfade-{secrets.token_hex(8)}"
+        name = memory_name(settings.repository.folder) + secrets.token_hex(8)
         try:
             ports = _free_ports(settings.ip)
             command = triton_command(settings, ports, name)
@@ -151,7 +151,7 @@ class TritonProcess:
             timeout=_PROBE_TIMEOUT_S,
             headers={"user-agent": "crossfade"},
         )
-        self._is_ended = False
+        self._is_killed = False
         self._last: deque[str] = deque(maxlen=_LAST_WORDS)
         self._reading = asyncio.create_task(self._read(), name="Triton's log")
 
@@ -208,19 +208,18 @@ class TritonProcess:
         await self._process.wait()
 
     async def end(self) -> None:
-        """By force: it hangs, or was drained, or has used up its time."""
-        if self._is_ended:
-            return
-        self._is_ended = True
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)  # with what it started
-        except ProcessLookupError:  # it is no group yet, or gone
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()  # never second: it first asks how the process ended, and asyncio then cannot
+        """By force: it hangs, or was drained, or has used up its time. Whoever was cancelled here may call it again."""
+        if not self._is_killed:
+            self._is_killed = True  # once: the number of a group that is gone may be somebody else's
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)  # with what it started
+            except ProcessLookupError:  # it is no group yet, or gone
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()  # never second: it first asks how the process ended, and asyncio then cannot
         await self._process.wait()
         self._reading.cancel()
         await self._client.aclose()
-        await asyncio.to_thread(_remove_shared_memory, self.name)
+        await asyncio.to_thread(remove_memory, f"{self.name}-")
 
     @property
     def _url(self) -> str:
@@ -302,9 +301,3 @@ def _free_ports(ip: str) -> TritonPorts:
         for one, where in zip(sockets, (ip, ip, "127.0.0.1"), strict=True):
             one.bind((where, 0))
         return TritonPorts(*(one.getsockname()[1] for one in sockets))
-
-
-def _remove_shared_memory(name: str) -> None:
-    """What Triton's Python backend leaves when it is killed."""
-    for left in _SHARED_MEMORY.glob(f"{name}-*"):
-        left.unlink(missing_ok=True)
