@@ -41,7 +41,12 @@ _LAST_WORDS = 5
 _PORT_TAKEN = "already in use"
 _WORDS = re.compile(r'^[A-Z][0-9]{4} [0-9:.]+ \d+ [\w.]+:\d+\] "?(?P<text>.*?)"?$')
 # Said without a GPU; and when it is killed.
-_NOISE = ("CudaDriverHelper has not been initialized", "Non-graceful termination detected")
+_NOISE = (
+    "CudaDriverHelper has not been initialized",
+    "CUDA driver version is insufficient",
+    "no pinned memory pool, falling back",
+    "Non-graceful termination detected",
+)
 # CROSSFADE_RUN is how a run of the gateway knows its processes.
 _KEPT = frozenset(("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "LD_PRELOAD", "CROSSFADE_RUN"))
 _KEPT_PREFIXES = ("LD_LIBRARY_", "CUDA_", "NVIDIA_", "NV_", "TRITON_", "TCMALLOC_", "DCGM_", "OMP_", "ORT_", "PYTHON")

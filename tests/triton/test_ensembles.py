@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -27,6 +28,7 @@ from tests.triton.managed import cached, deployed_model, managed_triton
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+_ONNX = "onnxruntime_onnx"
 ROWS = {"row": np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 64)}
 
 
@@ -60,7 +62,8 @@ async def test_the_ensemble_answers_by_the_endpoints_name_over_both_protocols_as
     triton: TritonProcess, repository: Path
 ) -> None:
     async with data_plane() as plane:
-        await plane.endpoint("mlp", upstream("blue", addresses=(triton.address,), triton=ManagedModel("mlp")))
+        managed = replace(upstream("blue"), addresses=(triton.address,), triton=ManagedModel("mlp"))
+        await plane.endpoint("mlp", managed)
         await answering(plane, "mlp", "blue")
         answer = (await plane.http.post("/v2/models/mlp/infer", json=json_request(ROWS))).json()
         (output,) = answer["outputs"]
@@ -96,7 +99,7 @@ async def test_its_parts_are_there_under_the_names_of_the_repository_but_for_one
 ) -> None:
     url = f"http://{triton.address.ip}:{triton.address.http_port}/v2/models"
     async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
-        for name, version, platform in (("mlp", "1", "ensemble"), ("scale", "1", ""), ("mlp-part", "3", "")):
+        for name, version, platform in (("mlp", "1", "ensemble"), ("scale", "1", _ONNX), ("mlp-part", "3", _ONNX)):
             found = (await client.get(f"{url}/{name}")).json()
             assert (found["versions"], found["platform"]) == ([version], platform), found
 
