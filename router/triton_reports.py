@@ -7,12 +7,14 @@ keeps its last answer while it is ready, and none afterwards.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from router.domain.endpoint import EndpointState
 from router.domain.routing import Replica, ReplicaState, TritonAddress
 from router.domain.triton import RunningTriton
+from router.domain.triton_managed import ManagedModel
 from router.domain.triton_report import TritonAnswer, TritonReport
 
 EVERY_S = 5.0
@@ -22,7 +24,7 @@ _AT_A_TIME = 16
 class TritonStatistics(Protocol):
     """Asks Tritons. Answers within a few seconds. Implemented by adapters/triton/statistics.py."""
 
-    async def ask(self, address: TritonAddress, triton: RunningTriton) -> TritonAnswer | None:
+    async def ask(self, address: TritonAddress, triton: RunningTriton | ManagedModel) -> TritonAnswer | None:
         """None when it does not answer."""
 
 
@@ -59,8 +61,10 @@ class TritonReports:
         return tuple(one for one in self.all() if (one.endpoint, one.deployment) == (endpoint, deployment))
 
     async def _asked(self, replica: Replica) -> tuple[str, TritonReport | None]:
-        triton = self._triton_of(replica)
-        if triton is None or not isinstance(replica.address, TritonAddress):
+        if not isinstance(replica.address, TritonAddress):
+            return replica.id, None
+        triton = self._triton_of(replica, replica.address)
+        if triton is None:
             return replica.id, None
         async with self._slots:
             answer = await self._statistics.ask(replica.address, triton)
@@ -68,11 +72,14 @@ class TritonReports:
             return replica.id, self._answers.get(replica.id)
         return replica.id, TritonReport(replica.endpoint, replica.deployment, replica.address, answer)
 
-    def _triton_of(self, replica: Replica) -> RunningTriton | None:
+    def _triton_of(self, replica: Replica, address: TritonAddress) -> RunningTriton | ManagedModel | None:
+        """Of a Triton of ours on another host, nothing is asked: its replica lets nobody but Envoy through to it."""
         state = self._states.get(replica.endpoint)
         deployed = state.deployments.get(replica.deployment) if state else None
         if deployed is None or replica.state is not ReplicaState.READY or replica.generation != deployed.generation:
             return None
+        if deployed.spec.managed is not None and ipaddress.ip_address(address.ip).is_loopback:
+            return ManagedModel(replica.endpoint)
         return deployed.direct
 
 

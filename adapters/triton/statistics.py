@@ -15,6 +15,7 @@ from adapters.triton.secured import calls_over_tls
 from adapters.triton.tokens import shown_to
 from router.domain.routing import TritonAddress
 from router.domain.triton import RunningTriton
+from router.domain.triton_managed import ManagedModel
 from router.domain.triton_report import TritonAnswer, TritonCounts
 
 _TIMEOUT_S = 2.0
@@ -30,22 +31,24 @@ class TritonStatisticsClient:
             headers={"user-agent": "crossfade"},
         )
 
-    async def ask(self, address: TritonAddress, triton: RunningTriton) -> TritonAnswer | None:
+    async def ask(self, address: TritonAddress, triton: RunningTriton | ManagedModel) -> TritonAnswer | None:
         try:
+            if isinstance(triton, ManagedModel):
+                return await self._asked_over_http(address, triton.path, {})
             if triton.tls is not None:
                 return await _asked_over_grpc(address, triton)
-            return await self._asked_over_http(address, triton)
+            return await self._asked_over_http(address, triton.path, shown_to(triton, is_grpc=False))
         except (httpx.HTTPError, grpc.aio.AioRpcError, OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _asked_over_http(self, address: TritonAddress, triton: RunningTriton) -> TritonAnswer:
+    async def _asked_over_http(self, address: TritonAddress, path: str, shown: Mapping[str, str]) -> TritonAnswer:
+        """`path`: the model's. `shown`: headers that the server wants to see."""
         url = f"http://{address.ip}:{address.http_port}"
-        shown = shown_to(triton, is_grpc=False)
         server = await self._client.get(f"{url}/v2", headers=shown)
-        statistics = await self._client.get(f"{url}{triton.path}/stats", headers=shown)
+        statistics = await self._client.get(f"{url}{path}/stats", headers=shown)
         return TritonAnswer(
             str(json.loads(server.text)["version"]), _counts(json.loads(statistics.text)["model_stats"])
         )

@@ -9,6 +9,7 @@ import pytest
 from adapters.triton.statistics import TritonStatisticsClient
 from router.domain.routing import TritonAddress
 from router.domain.triton import RunningTriton, TritonServer
+from router.domain.triton_managed import ManagedModel
 from router.domain.triton_report import TritonAnswer, TritonCounts
 from tests.adapters.http_server import http_server, plain
 
@@ -27,17 +28,21 @@ def one(version: str, count: int) -> dict[str, object]:
     }
 
 
-async def asked(*answers: tuple[int, bytes] | None) -> TritonAnswer | None:
+async def asked(
+    *answers: tuple[int, bytes] | None, triton: RunningTriton | ManagedModel = TRITON
+) -> TritonAnswer | None:
     client = TritonStatisticsClient()
     async with http_server(*answers) as server:
-        found = await client.ask(TritonAddress("127.0.0.1", urlsplit(server.url).port or 0, 1), TRITON)
+        found = await client.ask(TritonAddress("127.0.0.1", urlsplit(server.url).port or 0, 1), triton)
     await client.close()
     return found
 
 
 async def test_the_versions_of_a_model_are_counted_together() -> None:
     statistics = (200, plain({"model_stats": [one("1", 2), one("2", 3)]}))
-    assert await asked(SERVER, statistics) == TritonAnswer("2.51.0", TritonCounts(5, 5, 5, 5.0, 5.0, 5.0, 5.0))
+    expected = TritonAnswer("2.51.0", TritonCounts(5, 5, 5, 5.0, 5.0, 5.0, 5.0))
+    for triton in (TRITON, ManagedModel("fraud")):
+        assert await asked(SERVER, statistics, triton=triton) == expected
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from router.domain.deployment import DeployedModel
+from router.domain.deployment import Backend, DeployedModel
 from router.domain.routing import Replica, ReplicaState, TritonAddress, UnixAddress
 from router.domain.triton import RunningTriton
+from router.domain.triton_managed import ManagedModel, ManagedTriton
 from router.domain.triton_report import TritonAnswer, TritonCounts
 from router.triton_reports import TritonReports, triton_metrics
 from tests.unit.router.states import deployed, state
@@ -20,7 +21,7 @@ class Statistics:
     answers: dict[str, TritonAnswer] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
-    async def ask(self, address: TritonAddress, triton: RunningTriton) -> TritonAnswer | None:
+    async def ask(self, address: TritonAddress, triton: RunningTriton | ManagedModel) -> TritonAnswer | None:
         self.asked.append(f"{address.ip} {triton.model}")
         return self.answers.get(address.ip)
 
@@ -51,6 +52,20 @@ async def test_those_that_are_ready_are_asked_and_nobody_else() -> None:
     assert sorted(statistics.asked) == ["10.0.0.1 fraud", "10.0.0.2 fraud"]
     assert [report.address.ip for report in looking.of("fraud", "green")] == ["10.0.0.1", "10.0.0.2"]
     assert looking.of("fraud", "blue") == ()
+
+
+async def test_tritons_of_ours_are_asked_for_the_endpoints_model_where_nothing_stands_before_them() -> None:
+    statistics = Statistics({"127.0.0.1": ANSWER, "10.0.0.1": ANSWER})
+    own = DeployedModel(
+        replace(deployed("own").spec, backend=Backend.TRITON, managed=ManagedTriton()), deployed("own").model
+    )
+    known = [found("127.0.0.1", of=own), found("10.0.0.1", of=own), found("127.0.0.2", ReplicaState.LOADING, own)]
+    looking = TritonReports({"fraud": state({}, own)}, lambda: known, statistics)
+
+    await looking.look()
+
+    assert statistics.asked == ["127.0.0.1 fraud"]
+    assert [report.answer for report in looking.of("fraud", "own")] == [ANSWER]
 
 
 async def test_one_that_does_not_answer_keeps_its_last_answer_while_it_is_ready() -> None:
