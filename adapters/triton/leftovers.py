@@ -1,5 +1,6 @@
 """What a replica that was killed could not take away: the folder that its Triton read, and the memory that this shared
-with its own processes. The next replica on the machine does.
+with its own processes (which remove it themselves when they live to see Triton's end). The next replica on the machine
+does.
 
 Both bear the same random name, so that who finds one knows the other; and the folder bears the process that made it.
 """

@@ -17,6 +17,7 @@ import pytest_asyncio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from adapters.triton.server import TritonProcess
+from adapters.triton.statistics import TritonStatisticsClient
 from benchmarks.triton_home import triton_home
 from router.domain.errors import ModelUnavailable
 from router.domain.triton_managed import ManagedModel
@@ -113,6 +114,11 @@ async def test_a_request_is_counted_once_and_the_time_of_its_busiest_part_is_the
     assert before.finished >= 1  # with which it was found to answer
     assert (after.finished, after.pending) == (before.finished + 1, 0)
     assert after.busy_s > before.busy_s > 0
+    asking = TritonStatisticsClient()
+    told = await asking.ask(triton.address, ManagedModel("mlp"))
+    await asking.close()
+    assert told is not None
+    assert (told.counts.successes, told.counts.failures) == (after.finished, 0)
 
 
 async def test_parts_that_do_not_take_what_they_are_given_are_found_before_there_is_traffic(
