@@ -199,9 +199,30 @@ class DeployedModel:
     generation: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        direct = self.direct
-        facts = self._facts_of_replicas() if direct is None else (direct, *direct.secured_by)
-        object.__setattr__(self, "generation", hashlib.sha256(repr(facts).encode()).hexdigest()[:8])
+        object.__setattr__(self, "generation", hashlib.sha256(repr(self._facts()).encode()).hexdigest()[:8])
+
+    def _facts(self) -> tuple[object, ...]:
+        if (direct := self.direct) is not None:
+            return (direct, *direct.secured_by)
+        if (managed := self.spec.managed) is not None:
+            return self._facts_of_tritons(managed)
+        return self._facts_of_replicas()
+
+    def _facts_of_tritons(self, managed: ManagedTriton) -> tuple[object, ...]:
+        """Without what Envoy alone heeds: limits, and how clients call the version. A model that takes minutes to load,
+        and the memory of a device, is not loaded beside itself for these."""
+        spec = self.spec
+        return (
+            self.model_sha256,
+            spec.backend,
+            spec.resources,
+            spec.execution,
+            spec.batching.max_batch_size,
+            spec.request_settings.request_timeout_ms,  # for so long a replica lets requests finish
+            spec.scale_settings is not None,
+            managed,
+            spec.reference.entry,
+        )
 
     def _facts_of_replicas(self) -> tuple[object, ...]:
         spec = self.spec
@@ -217,11 +238,7 @@ class DeployedModel:
             spec.scale_settings is not None,
             spec.scale_settings.idle_timeout_s if spec.scale_settings and spec.can_sleep else None,
         )
-        if spec.managed is not None:
-            facts = (*facts, spec.managed)
-            if spec.managed.model:
-                facts = (*facts, spec.managed.model)
-        elif spec.batching.latency_slo_ms is not None:
+        if spec.batching.latency_slo_ms is not None:
             facts = (*facts, "latency_slo_ms")  # refuses requests, which the same number does not where nobody set it
         if isinstance(self.model, RunningTriton):
             facts = (*facts, *self.model.secured_by)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from router.domain.errors import Invalid
@@ -27,8 +27,7 @@ class ManagedTriton:
     `max_queue_delay_us`: how long a request may wait for company while an instance is free; 0: not at all.
     `preferred_batch_sizes`: sizes for which the model is much faster than for others, ascending; a batch of such a
     size does not wait. `is_warmed_up`: the model runs once before it is ready, where its shapes say with what.
-    `model`: which one answers, of a repository of several; empty: its ensemble, or its only graph. Not in the repr, by
-    which replicas know whether they still match: see `DeployedModel`.
+    `model`: which one answers, of a repository of several; empty: its ensemble, or its only graph.
     """
 
     mode: ManagedMode = ManagedMode.MANAGED
@@ -36,7 +35,7 @@ class ManagedTriton:
     preferred_batch_sizes: tuple[int, ...] = ()
     is_warmed_up: bool = True
     start_timeout_s: int = 300
-    model: str = field(default="", repr=False)
+    model: str = ""
 
     def __post_init__(self) -> None:
         if self.model and not _MODEL.fullmatch(self.model):
