@@ -21,6 +21,7 @@ from benchmarks.steady import SteadyLoad
 from benchmarks.triton_home import triton_home
 from router.client_errors import Refused
 from tests.system.gateway import Gateway, deployment, endpoint
+from tests.triton.ensembles import scoring
 
 ENDPOINT, PER_SECOND, WITHIN_S = "managed", 40, 120.0
 
@@ -116,6 +117,49 @@ async def test_tritons_that_are_killed_hang_and_are_changed_under_load_fail_no_r
     await asyncio.to_thread(stage.delete, "green", ENDPOINT)
     await until(lambda: not stage.find("tritonserver") + stage.find("triton_python_backend_stub"), "nothing is left")
     assert not [name for name in os.listdir(stage.run_dir / "replicas") if name.startswith("triton-")]
+
+
+async def test_an_ensemble_is_tried_and_answers_by_the_endpoints_name_and_a_new_label_starts_nothing(
+    shared: Gateway, tmp_path: Path
+) -> None:
+    if not triton_of(shared).exists():
+        await asyncio.to_thread(triton_home, triton_of(shared))
+    own = endpoint("pipeline", {"blue": 100})
+    asked = {"backend": "triton", "triton": {"mode": "managed"}}
+    folder = scoring(tmp_path / "pipeline")
+    await asyncio.to_thread(shared.apply, own, deployment("pipeline", "blue", folder, **asked, model_version="a"))
+    async with httpx.AsyncClient(base_url=shared.url, timeout=WITHIN_S) as client:
+
+        async def asked_for(of: str, tensor: str) -> httpx.Response:
+            row = {"name": tensor, "datatype": "FP32", "shape": [1, 64], "data": [0.5] * 64}
+            return await client.post(f"/v2/models/{of}/infer", json={"inputs": [row]})
+
+        async def answer_of(version: str) -> dict[str, Any]:
+            """Envoy has to find its Triton ready, and to know how its version is called."""
+            async with asyncio.timeout(WITHIN_S):
+                while True:
+                    answer = await asked_for("pipeline", "row")
+                    if answer.status_code == 200 and answer.json()["model_version"] == version:
+                        return dict(answer.json())
+                    await asyncio.sleep(0.1)
+
+        reply = await answer_of("a")
+        (output,) = reply["outputs"]
+        assert (reply["model_name"], output["name"], output["shape"]) == ("pipeline", "scores", [1, 10])
+        assert (await asked_for("scale", "x")).status_code == 404  # a part
+        started = shared.find("tritonserver")
+
+        await asyncio.to_thread(shared.apply, deployment("pipeline", "blue", folder, **asked, model_version="b"))
+        await answer_of("b")
+        assert shared.find("tritonserver") == started
+    await until(lambda: _counted_requests(shared, "pipeline") >= 2, "what its Triton counts is on the metrics page")
+    await asyncio.to_thread(shared.in_force, shared.admin.delete_endpoint("pipeline", is_forced=True))
+
+
+def _counted_requests(gateway: Gateway, of: str) -> int:
+    page = httpx.get(f"http://127.0.0.1:{gateway.ports.metrics}/metrics", timeout=10).text
+    pattern = rf'^crossfade_triton_requests_total{{endpoint="{of}",.*outcome="success"}} (\d+)$'
+    return sum(map(int, re.findall(pattern, page, re.MULTILINE)))
 
 
 def _is_replaced(gateway: Gateway, gone: psutil.Process) -> bool:
