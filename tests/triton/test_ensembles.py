@@ -22,7 +22,7 @@ from benchmarks.triton_home import triton_home
 from router.domain.errors import ModelUnavailable
 from router.domain.triton_managed import ManagedModel
 from tests.envoy.data_plane import data_plane, upstream
-from tests.envoy.waiting import DEADLINE_S
+from tests.envoy.waiting import DEADLINE_S, eventually
 from tests.triton.asking import answering, grpc_request, json_request
 from tests.triton.ensembles import SCALE, scoring
 from tests.triton.managed import cached, deployed_model, managed_triton
@@ -105,20 +105,30 @@ async def test_its_parts_are_there_under_the_names_of_the_repository_but_for_one
             assert (found["versions"], found["platform"]) == ([version], platform), found
 
 
-async def test_a_request_is_counted_once_and_the_time_of_its_busiest_part_is_the_models(triton: TritonProcess) -> None:
-    before = await triton.work_done()
-    async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
-        url = f"http://{triton.address.ip}:{triton.address.http_port}/v2/models/mlp/infer"
-        assert (await client.post(url, json=json_request(ROWS))).status_code == 200
-    after = await triton.work_done()
-    assert before.finished >= 1  # with which it was found to answer
-    assert (after.finished, after.pending) == (before.finished + 1, 0)
-    assert after.busy_s > before.busy_s > 0
-    asking = TritonStatisticsClient()
-    told = await asking.ask(triton.address, ManagedModel("mlp"))
-    await asking.close()
-    assert told is not None
-    assert (told.counts.successes, told.counts.failures) == (after.finished, 0)
+async def test_a_request_is_counted_once_and_the_time_of_its_busiest_part_is_the_models(
+    program: Path, repository: Path, tmp_path: Path
+) -> None:
+    async with managed_triton(program, tmp_path, deployed_model(repository, repository)) as triton:
+
+        async def finished() -> int:
+            return (await triton.work_done()).finished
+
+        async def is_busier() -> bool:
+            return (await triton.work_done()).busy_s > before.busy_s
+
+        await eventually(finished, 1)  # with which it was found to answer; Triton counts after it has answered
+        before = await triton.work_done()
+        async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
+            url = f"http://{triton.address.ip}:{triton.address.http_port}/v2/models/mlp/infer"
+            assert (await client.post(url, json=json_request(ROWS))).status_code == 200
+        await eventually(finished, 2)
+        await eventually(is_busier)
+        assert (await triton.work_done()).pending == 0
+        asking = TritonStatisticsClient()
+        told = await asking.ask(triton.address, ManagedModel("mlp"))
+        await asking.close()
+        assert told is not None
+        assert (told.counts.successes, told.counts.failures) == (2, 0)
 
 
 async def test_parts_that_do_not_take_what_they_are_given_are_found_before_there_is_traffic(
