@@ -35,8 +35,8 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 class Repository:
     """`name`: the model that answers. `backend`: what Triton needs to serve it. `parts`: the models that it leads to.
 
-    `is_asked_first`: whether it is ready only when it has answered a request. (The configuration of any other model
-    says so, for each instance; an ensemble's cannot, it has none.)
+    `is_asked_first`: whether it is ready only when it has answered a request, because it is an ensemble, whose
+    configuration cannot ask for a warm-up.
     """
 
     folder: Path

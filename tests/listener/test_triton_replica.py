@@ -60,6 +60,7 @@ class FakeTriton:
     def __init__(self, number: int, story: list[str]) -> None:
         self.address = TritonAddress("127.0.0.1", 10_000 + number, 20_000 + number)
         self.trouble: str | Exception = ""
+        self.silence = ""  # why it does not answer its first request
         self.may_load = asyncio.Event()
         self.may_load.set()
         self._number = number
@@ -68,6 +69,8 @@ class FakeTriton:
 
     async def loaded(self) -> None:
         await self.may_load.wait()
+        if self.silence:
+            raise ModelUnavailable(self.silence)
 
     async def why_not_ready(self) -> str:
         if isinstance(self.trouble, Exception):
@@ -218,6 +221,27 @@ async def test_a_model_that_triton_refuses_fails_with_tritons_words_and_leaves_n
         await replica_of(home, town).start()
     assert town.heard[-1] == (FAILED, "no backend of that name")
     assert home.story == ["no backend of that name", "closed"]
+
+
+async def test_a_model_that_is_there_and_does_not_answer_is_no_better_than_one_that_is_not() -> None:
+    home, town = FakeHome(), Town()
+
+    def silent(triton: FakeTriton) -> None:
+        triton.silence = "" if len(home.started) in (0, 2) else "no such axis"
+
+    home.prepare = silent
+    async with started(home, town):
+        home.started[0].die("signal SIGKILL")
+        await until(lambda: town.is_ready and len(home.started) == 3)
+        assert (LOADING, "no such axis") in town.heard
+    assert home.story == ["signal SIGKILL", "ended 1", "drained 2", "closed"]
+
+    home, town = FakeHome(), Town()
+    home.prepare = lambda triton: setattr(triton, "silence", "no such axis")
+    with pytest.raises(ModelUnavailable, match="no such axis"):
+        await replica_of(home, town).start()
+    assert town.heard[-1] == (FAILED, "no such axis")
+    assert home.story == ["ended 0", "closed"]
 
 
 @pytest.mark.parametrize("times", [2, 3])
