@@ -40,33 +40,71 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """None: no limit.
+class CallerLimits:
+    """Of each caller by itself: a key, a token's subject or a certificate. None: no limit.
 
-    `requests_per_second`, `burst`: of all callers together, as in `Rate`. `per_caller`: of each key, token or
-    certificate. `concurrent_requests`: under way at any one deployment of the endpoint.
+    `requests_per_second`, `burst`: as in `Rate`. `concurrent_requests`: under way at the endpoint.
     """
 
     requests_per_second: float | None = None
     burst: int | None = None
     concurrent_requests: int | None = None
-    per_caller: Rate | None = None
 
     def __post_init__(self) -> None:
-        if self.requests_per_second is None and self.burst is not None:
-            raise Invalid("limits.burst", "is the burst of no rate", "set limits.requests_per_second as well")
-        if self.concurrent_requests is not None and not 1 <= self.concurrent_requests <= MAX_CONCURRENT:
-            message = f"{self.concurrent_requests} is out of range"
-            raise Invalid("limits.concurrent_requests", message, f"use 1 to {MAX_CONCURRENT}")
-        try:
-            _ = self.rate
-        except Invalid as error:
-            raise Invalid(f"limits.{error.key}", error.message, error.hint) from None
+        _check(self, "limits.per_caller")
+        if self.requests_per_second is None and self.concurrent_requests is None:
+            hint = "set requests_per_second, concurrent_requests or both"
+            raise Invalid("limits.per_caller", "limits nothing", hint)
 
     @property
     def rate(self) -> Rate | None:
-        """Of all callers together."""
-        return None if self.requests_per_second is None else Rate(self.requests_per_second, self.burst)
+        return _rate(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of all callers together, and of each. None: no limit.
+
+    `requests_per_second`, `burst`: as in `Rate`. `concurrent_requests`: under way at the endpoint, over all of its
+    deployments.
+    """
+
+    requests_per_second: float | None = None
+    burst: int | None = None
+    concurrent_requests: int | None = None
+    per_caller: CallerLimits | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, "limits")
+
+    @property
+    def rate(self) -> Rate | None:
+        return _rate(self)
+
+    @property
+    def concurrent_requests_per_caller(self) -> int | None:
+        return self.per_caller.concurrent_requests if self.per_caller else None
+
+    @property
+    def has_concurrency(self) -> bool:
+        """Whether what is under way is limited."""
+        return self.concurrent_requests is not None or self.concurrent_requests_per_caller is not None
+
+
+def _rate(limits: Limits | CallerLimits) -> Rate | None:
+    return None if limits.requests_per_second is None else Rate(limits.requests_per_second, limits.burst)
+
+
+def _check(limits: Limits | CallerLimits, key: str) -> None:
+    if limits.requests_per_second is None and limits.burst is not None:
+        raise Invalid(f"{key}.burst", "is the burst of no rate", f"set {key}.requests_per_second as well")
+    if limits.concurrent_requests is not None and not 1 <= limits.concurrent_requests <= MAX_CONCURRENT:
+        message = f"{limits.concurrent_requests} is out of range"
+        raise Invalid(f"{key}.concurrent_requests", message, f"use 1 to {MAX_CONCURRENT}")
+    try:
+        _rate(limits)
+    except Invalid as error:
+        raise Invalid(f"{key}.{error.key}", error.message, error.hint) from None
 
 
 NO_LIMITS = Limits()

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from router.domain.limits import MAX_BURST, MAX_CONCURRENT, MAX_RATE, MIN_RATE, Limits, Rate
+from router.domain.limits import MAX_BURST, MAX_CONCURRENT, MAX_RATE, MIN_RATE, CallerLimits, Limits
 from router.spec.rollout_values import Maybe
 from router.spec.sections import Key, Section
 from router.spec.values import Number, Whole
 
-_RATE = Number(MIN_RATE, MAX_RATE)
-_BURST = Maybe(Whole(1, MAX_BURST))
+_RATE = Maybe(Number(MIN_RATE, MAX_RATE))
+_CONCURRENT = Maybe(Whole(1, MAX_CONCURRENT))
+_BURST = Key(
+    "burst",
+    "burst",
+    Maybe(Whole(1, MAX_BURST)),
+    "How many may come at once. Left out: as many as a second brings, at least one.",
+)
 
-RATE = Section(
-    Rate,
+PER_CALLER = Section(
+    CallerLimits,
     (
         Key(
-            "requests_per_second",
-            "requests_per_second",
-            _RATE,
-            "Requests a second, on average.",
-            is_required=True,
+            "requests_per_second", "requests_per_second", _RATE, "Requests a second, on average. Left out: not limited."
         ),
-        Key("burst", "burst", _BURST, "How many may come at once. Left out: as many as a second brings, at least one."),
+        _BURST,
+        Key(
+            "concurrent_requests",
+            "concurrent_requests",
+            _CONCURRENT,
+            "How many may be under way at the endpoint. Left out: not limited.",
+        ),
     ),
 )
 
@@ -30,21 +38,22 @@ LIMITS = Section(
         Key(
             "requests_per_second",
             "requests_per_second",
-            Maybe(_RATE),
+            _RATE,
             "Requests a second of all callers together, on average. Left out: not limited.",
         ),
-        Key("burst", "burst", _BURST, "How many may come at once. Left out: as many as a second brings, at least one."),
+        _BURST,
         Key(
             "concurrent_requests",
             "concurrent_requests",
-            Maybe(Whole(1, MAX_CONCURRENT)),
-            "How many may be under way at any one deployment of the endpoint. Left out: what the replicas can hold.",
+            _CONCURRENT,
+            "How many requests may be under way, of all callers together and over all deployments of the endpoint. "
+            "Left out: what the replicas can hold.",
         ),
         Key(
             "per_caller",
             "per_caller",
-            Maybe(RATE),
-            "The same rate for each caller by itself: each key, token or client's certificate, whatever lets it in.",
+            Maybe(PER_CALLER),
+            "The same for each caller by itself: each key, token's subject or certificate, whatever lets it in.",
         ),
     ),
 )

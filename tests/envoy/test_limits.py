@@ -14,7 +14,7 @@ import pytest_asyncio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from router.domain.callers import CertificateHolders, KeyHolders, KeySlot
-from router.domain.limits import Limits, Rate
+from router.domain.limits import CallerLimits, Limits
 from router.domain.routing import Shield
 from router.domain.tls import ListenerTls
 from router.domain.traffic import Mirror
@@ -130,7 +130,7 @@ async def test_each_key_has_a_bucket_and_strangers_take_from_none(
     keys = {slot: new_key() for slot in KeySlot}
     access = KeyHolders(tuple(sorted((slot, hashed(key)) for slot, key in keys.items())))
     blue = await plane.replica("blue")
-    limits = Limits(SLOWEST, burst=7, per_caller=Rate(SLOWEST, burst=4))
+    limits = Limits(SLOWEST, burst=7, per_caller=CallerLimits(SLOWEST, burst=4))
     await plane.endpoint("keyed", upstream("blue", blue), access=access, limits=limits)
     message = service_pb2.ModelInferRequest(model_name="keyed")
 
@@ -149,7 +149,7 @@ async def test_each_certificate_has_a_bucket(tmp_path: Path) -> None:
     ca = TestCa.in_folder(tmp_path)
     async with data_plane(tls=ListenerTls((ca.server("server"),), str(ca.file)), authority=ca.file) as plane:
         access = CertificateHolders(("app.example",))
-        limits = Limits(per_caller=Rate(SLOWEST, burst=2))
+        limits = Limits(per_caller=CallerLimits(SLOWEST, burst=2))
         await plane.endpoint("certified", upstream("blue", await plane.replica("blue")), access=access, limits=limits)
         for name in ("one", "two"):
             trusting = ca.trusting(ca.client(name, ["app.example"]))

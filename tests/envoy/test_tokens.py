@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from adapters.key_sets import parsed_key_set
 from router.domain.callers import TokenHolders
-from router.domain.limits import MIN_RATE, Limits, Rate
+from router.domain.limits import MIN_RATE, CallerLimits, Limits
 from router.domain.tokens import Claim, KeySetFile, TokenRules
 from router.domain.traffic import Mirror
 from router.xds.tokens import CLAIMS_TEXT
@@ -90,7 +90,7 @@ async def test_a_token_is_answered_and_goes_no_further(plane: DataPlane, replica
 
 async def test_each_subject_may_ask_as_often_as_the_limit_says(plane: DataPlane) -> None:
     blue = upstream("blue", await plane.replica("blue"))
-    limits = Limits(per_caller=Rate(MIN_RATE, burst=2))
+    limits = Limits(per_caller=CallerLimits(MIN_RATE, burst=2))
     await plane.endpoint("rationed", blue, access=holders(), limits=limits)
     for subject in ("ann", "bob"):  # a new token is not a new caller
         asked = [await plane.infer("rationed", bearer(PROVIDER.token(sub=subject, jti=str(n)))) for n in range(3)]

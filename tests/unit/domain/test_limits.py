@@ -9,7 +9,7 @@ import pytest
 
 from router.domain.endpoint import AuthMode, Endpoint
 from router.domain.errors import Invalid
-from router.domain.limits import Limits, Rate
+from router.domain.limits import CallerLimits, Limits, Rate
 from router.domain.routing import routing_for
 from tests.unit.router.states import deployed, state
 
@@ -32,8 +32,25 @@ def test_limits_that_mean_nothing_are_refused(limits: dict[str, Any], key: str) 
     assert refused.value.key == key
 
 
+@pytest.mark.parametrize(
+    ("limits", "key"),
+    [
+        ({}, "limits.per_caller"),
+        ({"burst": 5}, "limits.per_caller.burst"),
+        ({"requests_per_second": 0.0}, "limits.per_caller.requests_per_second"),
+        ({"requests_per_second": 1.0, "burst": 0}, "limits.per_caller.burst"),
+        ({"concurrent_requests": 0}, "limits.per_caller.concurrent_requests"),
+        ({"concurrent_requests": 2_000_000}, "limits.per_caller.concurrent_requests"),
+    ],
+)
+def test_limits_of_each_caller_that_mean_nothing_are_refused(limits: dict[str, Any], key: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        CallerLimits(**limits)
+    assert refused.value.key == key
+
+
 def test_callers_that_cannot_be_told_apart_have_no_limits_of_their_own() -> None:
-    limits = Limits(per_caller=Rate(1.0))
+    limits = Limits(per_caller=CallerLimits(concurrent_requests=1))
     with pytest.raises(Invalid, match="cannot tell callers apart"):
         Endpoint("fraud", limits=limits)
     assert Endpoint("fraud", auth_mode=AuthMode.KEY, limits=limits).limits == limits

@@ -17,7 +17,7 @@ from router.domain.deployment import Backend, Deployment
 from router.domain.deployment_settings import Batching, Execution, Provider, RequestSettings, Resources
 from router.domain.endpoint import AuthMode, Endpoint
 from router.domain.errors import Invalid
-from router.domain.limits import Limits, Rate
+from router.domain.limits import CallerLimits, Limits
 from router.domain.model_ref import ModelRef
 from router.domain.policy import Policy
 from router.domain.scaling import ScaleSettings
@@ -33,7 +33,7 @@ from router.domain.watching import Recipe, Watch, WatchPolicy
 from router.domain.window import Window
 from router.spec import SpecProblems, SpecSource, json_schema, read_documents, read_specs, to_plain, to_yaml
 from router.spec.changes import KEEP, Scale, TrafficChange, read_scale, read_traffic_change
-from router.spec.limit_tables import LIMITS, RATE
+from router.spec.limit_tables import LIMITS, PER_CALLER
 from router.spec.tables import (
     BATCHING,
     DEPLOYMENT,
@@ -109,18 +109,18 @@ token_rules = st.builds(
 )
 
 
-rates = st.builds(Rate, st.floats(0.001, 1e6), st.none() | st.integers(1, 10_000_000))
+rates = st.tuples(st.floats(0.001, 1e6), st.none() | st.integers(1, 10_000_000))
+numbers_under_way = st.integers(1, 1_000_000)
+limits_of_callers = st.builds(
+    lambda rate, under_way: CallerLimits(*rate, under_way), rates, st.none() | numbers_under_way
+) | st.builds(CallerLimits, concurrent_requests=numbers_under_way)
 
 
 @st.composite
 def limits(draw: st.DrawFn, can_tell_callers_apart: bool) -> Limits:
-    of_all = draw(st.none() | rates)
-    return Limits(
-        of_all.requests_per_second if of_all else None,
-        of_all.burst if of_all else None,
-        draw(st.none() | st.integers(1, 1_000_000)),
-        draw(st.none() | rates) if can_tell_callers_apart else None,
-    )
+    rate, burst = draw(st.just((None, None)) | rates)
+    under_way = draw(st.none() | numbers_under_way)
+    return Limits(rate, burst, under_way, draw(st.none() | limits_of_callers) if can_tell_callers_apart else None)
 
 
 @st.composite
@@ -379,7 +379,7 @@ def test_the_schema_is_a_schema_and_describes_every_key() -> None:
         {"kind": "Endpoint", "name": "a", "sticky": "client"},
         {"kind": "Endpoint", "name": "a", "limits": {"requests_per_second": 0}},
         {"kind": "Endpoint", "name": "a", "limits": {"concurrent_requests": 0}},
-        {"kind": "Endpoint", "name": "a", "auth_mode": "key", "limits": {"per_caller": {"burst": 2}}},
+        {"kind": "Endpoint", "name": "a", "auth_mode": "key", "limits": {"per_caller": {"burst": 0}}},
         {"kind": "Endpoint", "name": "a", "watch": "auto"},
         {"kind": "Endpoint", "name": "a", "watch": {"policy": "always"}},
         {"kind": "Endpoint", "name": "a", "watch": {"every": 60}},
@@ -416,12 +416,11 @@ BOUNDED = (
     ]
     + [
         (
-            partial(Rate, **({} if key.attribute == "requests_per_second" else {"requests_per_second": 1.0})),
+            partial(CallerLimits, **({"requests_per_second": 1.0} if key.attribute == "burst" else {})),
             key.attribute,
-            kind,
+            key.kind.kind,
         )
-        for key in RATE.keys
-        for kind in (getattr(key.kind, "kind", key.kind),)
+        for key in PER_CALLER.keys
     ]
     + [(Limits, key.attribute, key.kind.kind) for key in LIMITS.keys if key.name == "concurrent_requests"]
 )
