@@ -11,7 +11,7 @@ UV_VERSION := 'uv>=0.13,<1'
 SYNC := UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --frozen --quiet --inexact
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up check test bench bench-setup compare audit format clean
+.PHONY: help setup setup-dev up check test bench bench-setup compare audit format places clean
 
 help: ## list the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ audit: $(filter .uv/bin/uv,$(UV)) ## look up every locked package among the know
 format: setup-dev ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+places: setup-dev ## assemble what counts requests under way in Envoy
+	@$(BIN)/python -c 'import pathlib, wasmtime; at = pathlib.Path("router/xds/places.wat"); \
+	  at.with_suffix(".wasm").write_bytes(wasmtime.wat2wasm(at.read_text()))'
 
 clean: ## remove environments, caches and the data directory
 	@rm -rf $(VENV) .venv-peers .test-servers .uv .crossfade .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache deploy/examples/build

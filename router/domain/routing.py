@@ -92,7 +92,6 @@ class Upstream:
     max_requests: int  # in flight, over all replicas
     max_request_bytes: int
     is_held: bool = False  # the one address is the waiting room's
-    is_limited: bool = False  # `max_requests` is a limit that the operator set for the endpoint
     triton: RunningTriton | ManagedModel | None = None  # what the addresses are asked for; None: replicas of ours
     tls: TritonTls | None = None  # how the addresses are reached; None: in plain text
     keeps_sequences: bool = False  # requests of the same sequence go to the same address
@@ -199,8 +198,7 @@ def routing_for(
     identity provider.
     """
     of_endpoint = [replica for replica in replicas if replica.endpoint == state.endpoint.name]
-    limits = state.endpoint.limits
-    upstreams = tuple(_upstream(deployed, of_endpoint, limits) for _, deployed in sorted(state.deployments.items()))
+    upstreams = tuple(_upstream(deployed, of_endpoint) for _, deployed in sorted(state.deployments.items()))
     # A mirror that cannot answer would only cost Envoy failed requests.
     alive = {upstream.deployment for upstream in upstreams if upstream.addresses}
     mirror = state.endpoint.mirror
@@ -212,13 +210,13 @@ def routing_for(
         shield=shield if shield and {shield.candidate, shield.stable} <= state.deployments.keys() else None,
         sticky=state.endpoint.sticky,
         access=access_of(state.endpoint, keys, key_set),
-        limits=limits,
+        limits=state.endpoint.limits,
         group=state.endpoint.group,
         clients=state.endpoint.clients,
     )
 
 
-def _upstream(deployed: DeployedModel, replicas: Collection[Replica], limits: Limits) -> Upstream:
+def _upstream(deployed: DeployedModel, replicas: Collection[Replica]) -> Upstream:
     spec, serving = deployed.spec, serving_replicas(deployed, replicas)
     is_held = any(replica.state is ReplicaState.ASLEEP for replica in serving)
     start_timeout_s = spec.scale_settings.start_timeout_s if is_held and spec.scale_settings else 0
@@ -228,16 +226,14 @@ def _upstream(deployed: DeployedModel, replicas: Collection[Replica], limits: Li
     # For the most replicas that there may be: Envoy builds the cluster anew when it changes. Each replica has its own
     # bound as well.
     can_hold = spec.request_settings.max_concurrent_requests_per_instance * max(1, spec.most_answering)
-    allowed = limits.concurrent_requests or can_hold
     return Upstream(
         deployment=spec.name,
         model_version=deployed.model_version,
         addresses=addresses,
         request_timeout_ms=spec.request_settings.request_timeout_ms + 1000 * start_timeout_s,
-        max_requests=min(can_hold, allowed),
+        max_requests=can_hold,
         max_request_bytes=spec.request_settings.max_request_bytes,
         is_held=is_held,
-        is_limited=allowed < can_hold,
         triton=asked,
         tls=running.tls if running else None,
         keeps_sequences=running is not None and running.has_sequences,

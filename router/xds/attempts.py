@@ -28,7 +28,7 @@ from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.access_loggers.stats.v3 import stats_pb2
 from google.protobuf.wrappers_pb2 import UInt64Value
 
-from router.xds.gateway import BOUND_KEY, LIMITS_METADATA, RETRY_HEADER, STREAM_HEADER
+from router.xds.gateway import RETRY_HEADER, STREAM_HEADER
 from router.xds.resources import packed
 
 STAT_PREFIX = "attempts"
@@ -48,7 +48,6 @@ class Tag(StrEnum):
     FLAGS = "flags"
     NOT_BEGUN = "not_begun"
     DETAILS = "details"
-    BOUND = "bound"
 
 
 _WHO = {Tag.ROUTE: "%ROUTE_NAME%", Tag.CLUSTER: "%UPSTREAM_CLUSTER%", Tag.HOST: "%UPSTREAM_HOST_NAME%"}
@@ -57,7 +56,6 @@ _OUTCOME = {
     Tag.GRPC_STATUS: "%GRPC_STATUS_NUMBER%",
     Tag.FLAGS: "%RESPONSE_FLAGS%",
     Tag.NOT_BEGUN: f"%RESP({RETRY_HEADER})%",
-    Tag.BOUND: f"%METADATA(CLUSTER:{LIMITS_METADATA}:{BOUND_KEY})%",
 }
 
 # Microseconds, sixteen to a decade, from 0.1 ms to a quarter of an hour: each 12 to 20% above the one before.

@@ -19,7 +19,6 @@ from router.domain.routing import Routing, Shield, Upstream
 from router.domain.triton_managed import ManagedModel
 from router.domain.triton_tls import TritonTls
 from router.xds.gateway import TOKEN_HEADER, Gateway
-from router.xds.limits import Bound
 from router.xds.names import ENDPOINTS, SERVER_CLUSTER, Key, at_view, cluster_name, shield_name, stat_name
 from router.xds.replica_tls import REPLICA_SECRETS, replica_tls_match
 from router.xds.resources import Resource, milliseconds, packed, resource
@@ -46,14 +45,16 @@ def deployment_clusters(endpoint: str, upstream: Upstream, gateway: Gateway) -> 
     """How one deployment is reached, one for each of `Upstream.ports`. The addresses are not in it: they change without
     touching connections.
     """
-    name, bound = cluster_name(endpoint, upstream.deployment), Bound.of(upstream)
+    name = cluster_name(endpoint, upstream.deployment)
     remote = _remote(gateway, deployment_prefix(gateway.trust_domain, endpoint, upstream.deployment))
     if upstream.triton is None:
-        return [_cluster(name, bound, _replica_check("/v2/health/ready", gateway), gateway, remote=remote)]
+        return [
+            _cluster(name, upstream.max_requests, _replica_check("/v2/health/ready", gateway), gateway, remote=remote)
+        ]
     return [
         _cluster(
             cluster_name(endpoint, upstream.deployment, is_grpc_port=is_grpc_port),
-            bound,
+            upstream.max_requests,
             readiness_check(upstream),
             gateway,
             options=_with_filters(
@@ -75,7 +76,7 @@ def server_cluster(gateway: Gateway, view: str = "") -> Resource:
     """Who answers server-level calls. Asked whether it lives: a server that says "not ready" is right to say so."""
     name, check = at_view(SERVER_CLUSTER, view), _replica_check("/v2/health/live", gateway)
     remote = _remote(gateway, replicas_prefix(gateway.trust_domain))
-    return _cluster(name, Bound(_SERVER_MAX_REQUESTS), check, gateway, remote=remote)
+    return _cluster(name, _SERVER_MAX_REQUESTS, check, gateway, remote=remote)
 
 
 def shield_clusters(routing: Routing, shield: Shield, gateway: Gateway) -> list[Resource]:
@@ -108,7 +109,6 @@ def _shield_cluster(routing: Routing, shield: Shield, gateway: Gateway, *, is_gr
             typed_config=packed(aggregate_pb2.ClusterConfig(clusters=[candidate, stable])),
         ),
         per_connection_buffer_limit_bytes=_buffered_bytes(members, gateway),
-        metadata=Bound.of(members[0]).mark(),
         circuit_breakers=circuit_breaker_pb2.CircuitBreakers(
             thresholds=[
                 circuit_breaker_pb2.CircuitBreakers.Thresholds(
@@ -153,7 +153,7 @@ def _buffered_bytes(members: Iterable[Upstream], gateway: Gateway) -> Any:
 
 def _cluster(
     name: str,
-    bound: Bound,
+    max_requests: int,
     health: Any,
     gateway: Gateway,
     *,
@@ -185,11 +185,10 @@ def _cluster(
             update_merge_window=Duration(seconds=0),
         ),
         ignore_health_on_host_removal=True,  # the control plane knows better than the last health check
-        circuit_breakers=_circuit_breakers(bound.max_requests),
+        circuit_breakers=_circuit_breakers(max_requests),
         outlier_detection=_outlier_detection(),
         health_checks=[_health_check(health, gateway)],
         per_connection_buffer_limit_bytes=buffered_bytes,
-        metadata=bound.mark(),
         typed_extension_protocol_options={HTTP_OPTIONS: packed(options or _http1_with_trailers())},
     )
     keeps = frozenset({Key(ENDPOINTS, name)})

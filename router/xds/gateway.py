@@ -43,10 +43,8 @@ SEQUENCE_HEADER = "x-crossfade-sequence"
 # On a request that is mirrored, when it reaches a replica, and on its copy. Never accepted from clients.
 MIRROR_HEADER = "x-crossfade-mirrored"
 
-# Where routes say how big a body may be, and how Envoy's messages quote it; and where clusters say whose their bound on
-# what is under way is (limits.py).
+# Where routes say how big a body may be, and how Envoy's messages quote it; and other limits (places.py).
 LIMITS_METADATA = "crossfade.limits"
-BOUND_KEY = "bound"
 MAX_BODY_FORMAT = f"%METADATA(VIRTUAL_HOST:{LIMITS_METADATA}:max_request_bytes)%"
 
 

@@ -1,4 +1,5 @@
-"""Limits in Envoy: how often an endpoint may be asked, by all callers and by each, and how much may be under way.
+"""Limits in Envoy: how often an endpoint may be asked, by all callers and by each. places.py has how much may be under
+way.
 
 The rate is Envoy's own filter with a token bucket, which all workers of a process share; several Envoys have a bucket
 each. It stands behind the gate of access.py, where a call has found its endpoint and is known to be let in: strangers
@@ -6,11 +7,8 @@ take nothing from those who may call. Whoever passes it is counted once, however
 request: copies come by another listener, and retries and shields are behind. The buckets come with the endpoint's
 routes and begin full when those change.
 
-What is under way is bounded by the circuit breaker that each deployment's cluster has anyway (clusters.py). Envoy has
-nothing that counts over several clusters: adaptive_concurrency does, but only for a whole listener.
-
-A refusal is the limit's and not the deployment's. Over the rate, no deployment was asked, so none is blamed; one by a
-breaker is an attempt of the router, which reports.py tells by the cluster's mark from a breaker that protects replicas.
+A refusal is the limit's and not the deployment's: none was asked. One by the circuit breaker of a deployment's cluster
+(clusters.py) is the deployment's, which can hold no more.
 
 `python -m benchmarks.hostile --only limits` measures what a rate costs a request.
 """
@@ -18,13 +16,12 @@ breaker is an attempt of the router, which reports.py tells by the cluster's mar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2 as rc
+from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
 from envoy.extensions.access_loggers.stats.v3 import stats_pb2
 from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
 from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2
@@ -37,9 +34,9 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 
 from router.domain.callers import Access, TokenHolders
 from router.domain.limits import Limits, Rate
-from router.domain.routing import Upstream
-from router.xds.gateway import ADMITTED_HEADER, BOUND_KEY, LIMITS_METADATA
+from router.xds.gateway import ADMITTED_HEADER, LIMITS_METADATA
 from router.xds.hot_path import without
+from router.xds.places import NO_PLACE, NO_PLACE_FOR_CALLER
 from router.xds.resources import packed
 from router.xds.tokens import subject_of
 
@@ -57,29 +54,6 @@ _ENDLESS = 2**32 - 1
 STAT_PREFIX = "limits"
 
 
-class BoundBy(StrEnum):
-    """Why no more may be under way at a cluster."""
-
-    LIMIT = "concurrency"  # the operator says so
-    CAPACITY = "capacity"  # its replicas can hold no more
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """How much may be under way at a cluster."""
-
-    max_requests: int
-    by: BoundBy = BoundBy.CAPACITY
-
-    @classmethod
-    def of(cls, upstream: Upstream) -> Bound:
-        return cls(upstream.max_requests, BoundBy.LIMIT if upstream.is_limited else BoundBy.CAPACITY)
-
-    def mark(self) -> Any:
-        """The cluster's metadata."""
-        return limits_metadata(**{BOUND_KEY: str(self.by)})
-
-
 def rate_filter() -> Any:
     """Does what a route says."""
     return hcm_pb2.HttpFilter(
@@ -89,7 +63,8 @@ def rate_filter() -> Any:
 
 def rate_config(endpoint: str, limits: Limits, access: Access) -> Mapping[str, Any]:
     """What an endpoint's routes say to the filter."""
-    rates = [rate for rate in (limits.rate, limits.per_caller) if rate is not None]
+    of_each = limits.per_caller.rate if limits.per_caller else None
+    rates = [rate for rate in (limits.rate, of_each) if rate is not None]
     if not rates:
         return without(_FILTER)
     always = base_pb2.RuntimeFractionalPercent(default_value=percent_pb2.FractionalPercent(numerator=100))
@@ -103,12 +78,12 @@ def rate_config(endpoint: str, limits: Limits, access: Access) -> Mapping[str, A
         filter_enforced=always,
         response_headers_to_add=[_retry_after(max(rate.retry_after_s for rate in rates))],
     )
-    if limits.per_caller is not None:
+    if of_each is not None:
         callers = {_KEY: _by_key(), _CERTIFICATE: _by_certificate()}
         if isinstance(access, TokenHolders):
             callers = {_SUBJECT: _by_subject(endpoint)}
         config.rate_limits.extend(rc.RateLimit(actions=[action]) for action in callers.values())
-        config.descriptors.extend(_each(name, limits.per_caller) for name in callers)
+        config.descriptors.extend(_each(name, of_each) for name in callers)
         config.max_dynamic_descriptors.value = _MAX_CALLERS
     return {_FILTER: packed(config)}
 
@@ -116,8 +91,9 @@ def rate_config(endpoint: str, limits: Limits, access: Access) -> Mapping[str, A
 def refusal_logs() -> list[Any]:
     """For the connection manager: refused requests, counted by endpoint and by the limit that they met."""
     return [
-        _refused("RL", "rate"),
-        _refused("UO", f"%METADATA(CLUSTER:{LIMITS_METADATA}:{BOUND_KEY})%"),
+        _refused(_has_flag("RL"), "rate"),
+        _refused(_had_no_place(), "%RESPONSE_CODE_DETAILS%"),
+        _refused(_has_flag("UO"), "capacity"),
     ]
 
 
@@ -128,8 +104,7 @@ def limits_metadata(**values: str) -> Any:
     return base_pb2.Metadata(filter_metadata={LIMITS_METADATA: struct})
 
 
-def _refused(flag: str, limit: str) -> Any:
-    """`flag`: of the response, in Envoy's words."""
+def _refused(condition: Any, limit: str) -> Any:
     tags = {"endpoint": f"%METADATA(VIRTUAL_HOST:{LIMITS_METADATA}:endpoint)%", "limit": limit}
     refused = stats_pb2.Config.Stat(
         name="refused", tags=[stats_pb2.Config.Tag(name=name, value_format=text) for name, text in tags.items()]
@@ -137,11 +112,41 @@ def _refused(flag: str, limit: str) -> Any:
     one = stats_pb2.Config.Counter(stat=refused, value_fixed=UInt64Value(value=1))
     return accesslog_pb2.AccessLog(
         name="envoy.access_loggers.stats",
-        filter=accesslog_pb2.AccessLogFilter(
-            response_flag_filter=accesslog_pb2.ResponseFlagFilter(flags=[flag]),
-        ),
+        filter=condition,
         typed_config=packed(stats_pb2.Config(stat_prefix=STAT_PREFIX, counters=[one])),
     )
+
+
+def _has_flag(flag: str) -> Any:
+    """Of the response, in Envoy's words."""
+    return accesslog_pb2.AccessLogFilter(response_flag_filter=accesslog_pb2.ResponseFlagFilter(flags=[flag]))
+
+
+def _had_no_place() -> Any:
+    """The details are compared for replies alone that say that there is too much: it takes its time."""
+    refused = accesslog_pb2.ComparisonFilter(
+        value=base_pb2.RuntimeUInt32(default_value=429, runtime_key="crossfade.never_set")
+    )
+    exhausted = accesslog_pb2.GrpcStatusFilter(statuses=[accesslog_pb2.GrpcStatusFilter.RESOURCE_EXHAUSTED])
+    is_refusal = accesslog_pb2.OrFilter(
+        filters=[
+            accesslog_pb2.AccessLogFilter(
+                status_code_filter=accesslog_pb2.StatusCodeFilter(comparison=refused)  # EQ is the default operator
+            ),
+            accesslog_pb2.AccessLogFilter(grpc_status_filter=exhausted),
+        ]
+    )
+    expression = cel_pb2.ExpressionFilter(
+        expression=f"response.code_details in {[str(details) for details in (NO_PLACE, NO_PLACE_FOR_CALLER)]}"
+    )
+    has_details = accesslog_pb2.ExtensionFilter(
+        name="envoy.access_loggers.extension_filters.cel", typed_config=packed(expression)
+    )
+    both = [
+        accesslog_pb2.AccessLogFilter(or_filter=is_refusal),
+        accesslog_pb2.AccessLogFilter(extension_filter=has_details),
+    ]
+    return accesslog_pb2.AccessLogFilter(and_filter=accesslog_pb2.AndFilter(filters=both))
 
 
 def _bucket(rate: Rate) -> Any:

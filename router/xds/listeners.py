@@ -48,6 +48,7 @@ from router.xds.hot_path import buffers
 from router.xds.limits import rate_filter, refusal_logs
 from router.xds.local_replies import local_reply_config
 from router.xds.names import Key, listener_name, view_name
+from router.xds.places import places_filter
 from router.xds.resources import Resource, overwritten, packed, resource, seconds
 from router.xds.revocation import REVOCATIONS, peer_note, revocation_filters
 from router.xds.routes import SHIELD_FILTER
@@ -172,6 +173,7 @@ def _http_filters(gateway: Gateway, offer: Offer) -> list[Any]:
         back_clients_filter(),
         *back_filters(if_translated),
         rate_filter(),
+        places_filter(),
         sequence_filter(),
         hcm_pb2.HttpFilter(name=SHIELD_FILTER, typed_config=packed(filter_mutation_pb2.HeaderMutation())),
         hcm_pb2.HttpFilter(

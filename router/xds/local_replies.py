@@ -19,6 +19,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from router.xds.clients import REFUSED_ADDRESS
 from router.xds.gateway import MAX_BODY_FORMAT, MODEL_HEADER
+from router.xds.places import NO_PLACE, NO_PLACE_FOR_CALLER, OF_ALL_FORMAT, OF_EACH_FORMAT
 from router.xds.resources import packed
 from router.xds.tokens import CLAIMS_TEXT, REFUSALS, was_refused, was_verified
 
@@ -27,6 +28,10 @@ _NOT_ADMITTED = "access denied: this needs a client's certificate with a name th
 _WRONG_ADDRESS = "access denied: requests from this address are not taken here"
 _OVERLOADED = "overloaded: too many requests are under way, try again later"
 _TOO_OFTEN = "too many requests: a limit of this endpoint is reached, of all its callers or of this one"
+_NO_PLACE = f"too many requests are under way: this endpoint takes {OF_ALL_FORMAT} at a time, try again later"
+_NO_PLACE_FOR_CALLER = (
+    f"too many requests are under way: this endpoint takes {OF_EACH_FORMAT} of each caller at a time, try again later"
+)
 _TIMED_OUT = "the deadline passed before the model answered"
 
 
@@ -65,6 +70,8 @@ _RULES = (
         for refusal in REFUSALS
     ),
     _Rule(7, status=403, text=CLAIMS_TEXT, noted=was_verified()),
+    _Rule(8, details=NO_PLACE, text=_NO_PLACE, retry_after_s=1),
+    _Rule(8, details=NO_PLACE_FOR_CALLER, text=_NO_PLACE_FOR_CALLER, retry_after_s=1),
     _Rule(8, flags=("UO", "OM"), http_status=429, text=_OVERLOADED, retry_after_s=1),
     _Rule(4, flags=("UT", "DT"), http_status=504, text=_TIMED_OUT),
     _Rule(14, flags=("UH", "UF", "NC"), http_status=503, text=_NOT_READY),

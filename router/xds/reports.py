@@ -11,7 +11,6 @@ import grpc
 from router.domain.measurement import Latencies, Totals
 from router.telemetry import Increment
 from router.xds.attempts import BOUNDS_US, COUNT, DURATION, THRESHOLDS_US, TIMED_OUT, Tag
-from router.xds.limits import BoundBy
 from router.xds.names import cluster_of_stat, deployment_of_cluster
 from router.xds.otlp import EXPORT_METHOD, EXPORT_SERVICE, export_request
 from router.xds.retries import FAILED_GRPC_STATUSES, FAILED_STATUSES
@@ -21,7 +20,7 @@ log = logging.getLogger(__name__)
 
 BOUNDS_MS = tuple(bound / 1000 for bound in BOUNDS_US)
 
-_NO_FLAGS, _OVERFLOW = "-", "UO"
+_NO_FLAGS = "-"
 _TIME_WAS_OVER = "response_timeout"  # and not upstream_per_try_timeout, which the attempt itself tells
 _FAILED_GRPC_STATUSES = frozenset(map(str, FAILED_GRPC_STATUSES))
 
@@ -83,12 +82,11 @@ def _totals(metric: str, tags: _Tags, point: Any) -> Totals | None:
 def _is_void(tags: _Tags) -> bool:
     """The attempt says nothing about the deployment.
 
-    It was broken off by this side, because the client went away or its time was over (which TIMED_OUT counts); the
-    replica had not begun and said so; or a limit of the operator's let it not begin.
+    It was broken off by this side, because the client went away or its time was over (which TIMED_OUT counts); or the
+    replica had not begun and said so.
     """
     is_broken_off = tags.get(Tag.STATUS) == "0" and tags.get(Tag.FLAGS) == _NO_FLAGS
-    is_over_limit = tags.get(Tag.FLAGS) == _OVERFLOW and tags.get(Tag.BOUND) == BoundBy.LIMIT
-    return is_broken_off or is_over_limit or bool(tags.get(Tag.NOT_BEGUN))
+    return is_broken_off or bool(tags.get(Tag.NOT_BEGUN))
 
 
 def _is_failure(tags: _Tags) -> bool:

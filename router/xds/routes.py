@@ -59,6 +59,7 @@ from router.xds.names import (
     routes_name,
     shield_name,
 )
+from router.xds.places import places_config, places_metadata
 from router.xds.resources import Resource, milliseconds, overwritten, packed, resource
 from router.xds.retries import retry_policy
 from router.xds.scopes import scope
@@ -138,7 +139,11 @@ class _Routes:
                 *self._weighted(),
             ],
             retry_policy=retry_policy(self._gateway),
-            metadata=limits_metadata(max_request_bytes=str(self._max_request_bytes), endpoint=self._endpoint),
+            metadata=limits_metadata(
+                max_request_bytes=str(self._max_request_bytes),
+                endpoint=self._endpoint,
+                **places_metadata(self._endpoint, self._routing.limits, self._routing.access),
+            ),
             # Retries and mirrors replay the body, so all of it is kept.
             request_body_buffer_limit=UInt64Value(value=self._max_request_bytes),
             typed_per_filter_config={
@@ -148,6 +153,7 @@ class _Routes:
                 **(decompressing() if self._routing.has_triton else {}),
                 **sequence_config(self._routing.upstreams),
                 **rate_config(self._endpoint, self._routing.limits, self._routing.access),
+                **places_config(self._routing.limits, self._gateway),
                 **clients_config(self._routing.clients),
             },
         )

@@ -23,14 +23,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from envoy.config.core.v3 import base_pb2, extension_pb2
+from envoy.config.core.v3 import base_pb2
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2 as rc
-from envoy.extensions.common.matching.v3 import extension_matcher_pb2
-from envoy.extensions.filters.common.matcher.action.v3 import skip_action_pb2
-from envoy.extensions.filters.http.composite.v3 import composite_pb2
 from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2 as jwt_pb2
-from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.type.matcher.v3 import http_inputs_pb2, metadata_pb2, string_pb2, value_pb2
 from envoy.type.metadata.v3 import metadata_pb2 as type_metadata_pb2
 from xds.core.v3 import extension_pb2 as xds_extension_pb2
@@ -39,6 +35,7 @@ from xds.type.matcher.v3 import string_pb2 as xds_string_pb2
 
 from router.domain.callers import TokenHolders
 from router.domain.tokens import Claim, TokenRules
+from router.xds.brought import brought, place_for_filter
 from router.xds.gateway import ORIGINAL_PATH_HEADER
 from router.xds.resources import packed
 
@@ -82,34 +79,15 @@ CLAIMS_TEXT = "the token is valid, but does not say what this endpoint asks for:
 
 def token_filter(name: str) -> Any:
     """Does nothing until a route says what."""
-    skip = xds_extension_pb2.TypedExtensionConfig(name="skip", typed_config=packed(skip_action_pb2.SkipFilter()))
-    matching = extension_matcher_pb2.ExtensionWithMatcher(
-        extension_config=extension_pb2.TypedExtensionConfig(name=name, typed_config=packed(composite_pb2.Composite())),
-        xds_matcher=matcher_pb2.Matcher(on_no_match=matcher_pb2.Matcher.OnMatch(action=skip)),
-    )
-    return hcm_pb2.HttpFilter(name=name, typed_config=packed(matching))
+    return place_for_filter(name)
 
 
 def token_checks(endpoint: str, holders: TokenHolders) -> dict[str, Any]:
     """What an endpoint's routes say to the two filters. Behind the translation only what was translated is checked."""
-    verifying = xds_extension_pb2.TypedExtensionConfig(
-        name="verify",
-        typed_config=packed(
-            composite_pb2.ExecuteFilterAction(
-                typed_config=extension_pb2.TypedExtensionConfig(
-                    name=_METADATA, typed_config=packed(_verification(endpoint, holders))
-                )
-            )
-        ),
-    )
-    on_match = matcher_pb2.Matcher.OnMatch(action=verifying)
-    translated = matcher_pb2.Matcher.MatcherList(
-        matchers=[matcher_pb2.Matcher.MatcherList.FieldMatcher(predicate=_was_translated(), on_match=on_match)]
-    )
-    per_route = extension_matcher_pb2.ExtensionWithMatcherPerRoute
+    verification = _verification(endpoint, holders)
     return {
-        FRONT: packed(per_route(xds_matcher=matcher_pb2.Matcher(on_no_match=on_match))),
-        BACK: packed(per_route(xds_matcher=matcher_pb2.Matcher(matcher_list=translated))),
+        FRONT: brought(_METADATA, verification),
+        BACK: brought(_METADATA, verification, only_if=_was_translated()),
     }
 
 
@@ -135,8 +113,13 @@ def was_verified() -> Any:
 def subject_of(endpoint: str) -> Any:
     """Where in a request's metadata the claim `sub` of a verified token is (RFC 7519 §4.1.2)."""
     segment = type_metadata_pb2.MetadataKey.PathSegment
-    path = [segment(key=name) for name in (endpoint, "sub")]
-    return type_metadata_pb2.MetadataKey(key=_METADATA, path=path)
+    filter_name, *path = subject_path(endpoint)
+    return type_metadata_pb2.MetadataKey(key=filter_name, path=[segment(key=name) for name in path])
+
+
+def subject_path(endpoint: str) -> tuple[str, ...]:
+    """The same, from the filter's name on."""
+    return _METADATA, endpoint, "sub"
 
 
 def _verification(endpoint: str, holders: TokenHolders) -> Any:

@@ -135,10 +135,9 @@ def upstream(
     timeout_ms: int = 5000,
     max_requests: int = 1000,
     max_request_bytes: int = MAX_BODY_BYTES,
-    is_limited: bool = False,
 ) -> Upstream:
     addresses = tuple(sorted((replica.address for replica in replicas), key=str))
-    return Upstream(deployment, version, addresses, timeout_ms, max_requests, max_request_bytes, is_limited=is_limited)
+    return Upstream(deployment, version, addresses, timeout_ms, max_requests, max_request_bytes)
 
 
 def routing(
