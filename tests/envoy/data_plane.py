@@ -198,9 +198,8 @@ async def listening(port: int) -> None:
 
 def process_of(folder: Path, node_id: str = "envoy-1", admin: str = "admin", **bounds: int) -> EnvoyProcess:
     """`bounds`: of `EnvoyProcess`."""
-    return EnvoyProcess(
-        node_id=node_id, xds_socket=str(folder / "xds"), admin_socket=str(folder / admin), concurrency=1, **bounds
-    )
+    wanted = {"concurrency": 1} | bounds
+    return EnvoyProcess(node_id=node_id, xds_socket=str(folder / "xds"), admin_socket=str(folder / admin), **wanted)
 
 
 def gateway_in(folder: Path) -> Gateway:

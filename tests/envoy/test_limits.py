@@ -31,7 +31,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SLOWEST = 0.001
 TOO_OFTEN = "too many requests: a limit of this endpoint is reached, of all its callers or of this one"
-OVERLOADED = "overloaded: too many requests are under way, try again later"
 
 
 def at_most(requests: int) -> Limits:
@@ -156,29 +155,6 @@ async def test_each_certificate_has_a_bucket(tmp_path: Path) -> None:
             async with httpx.AsyncClient(base_url=plane.url, verify=trusting, timeout=DEADLINE_S) as client:
                 replies = [await client.post("/v2/models/certified/infer", content=b"{}") for _ in range(3)]
             assert [reply.status_code for reply in replies] == [200, 200, 429]
-
-
-async def test_over_what_may_be_under_way_is_refused_and_no_deployment_is_blamed(
-    plane: DataPlane, stub: service_pb2_grpc.GRPCInferenceServiceStub
-) -> None:
-    blue = await plane.replica("blue")
-    blue.answer = lambda _: None
-    await plane.endpoint("busy", upstream("blue", blue, max_requests=2, is_limited=True))
-    waiting = [asyncio.create_task(plane.infer("busy")) for _ in range(2)]
-    await eventually(lambda: len(blue.requests), 2)
-
-    reply = await plane.infer("busy")
-    assert (reply.status_code, reply.json(), reply.headers["retry-after"]) == (429, {"error": OVERLOADED}, "1")
-    call = stub.ModelInfer(service_pb2.ModelInferRequest(model_name="busy"))
-    assert (await call.code(), await call.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, OVERLOADED)
-
-    for task in waiting:
-        task.cancel()
-    await eventually(lambda: blue.cancelled, 2)
-    blue.answer = None
-    assert (await plane.infer("busy")).status_code == 200
-    assert (await counted(plane.meter, "busy", 1))["blue"].errors == 0
-    await eventually(lambda: refusals(plane, "busy", "concurrency"), 2)
 
 
 async def test_what_replicas_cannot_hold_is_the_deployments_failure(plane: DataPlane) -> None:

@@ -66,16 +66,24 @@ def test_a_rate_says_how_many_may_come_at_once_and_when_there_is_room_again(
     assert (rate.most_at_once, rate.retry_after_s) == (most_at_once, retry_after_s)
 
 
-@pytest.mark.parametrize(
-    ("allowed", "max_requests", "is_limited"),
-    [(None, 3000, False), (20, 20, True), (3000, 3000, False), (4000, 3000, False)],
-)
-def test_the_lower_bound_on_what_is_under_way_counts(allowed: int | None, max_requests: int, is_limited: bool) -> None:
+def test_what_a_deployment_can_hold_is_its_own_affair_whatever_the_endpoint_may() -> None:
     three = state({"blue": 100}, deployed("blue", count=3))  # each of which can hold 1,000
-    limits = Limits(5.0, concurrent_requests=allowed)
+    limits = Limits(5.0, concurrent_requests=20)
     limited = three.with_endpoint(replace(three.endpoint, limits=limits))
 
     routing = routing_for(limited, limited.endpoint.traffic, [])
 
-    assert routing.limits == limits
-    assert (routing.upstream("blue").max_requests, routing.upstream("blue").is_limited) == (max_requests, is_limited)
+    assert (routing.limits, routing.upstream("blue").max_requests) == (limits, 3000)
+
+
+@pytest.mark.parametrize(
+    ("limits", "has_concurrency"),
+    [
+        (Limits(), False),
+        (Limits(5.0, per_caller=CallerLimits(1.0)), False),
+        (Limits(concurrent_requests=1), True),
+        (Limits(per_caller=CallerLimits(concurrent_requests=1)), True),
+    ],
+)
+def test_what_is_under_way_is_counted_where_a_limit_asks_for_it(limits: Limits, has_concurrency: bool) -> None:
+    assert limits.has_concurrency == has_concurrency

@@ -8,6 +8,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import BufferPerRoute
 
 from router.domain.callers import Access, Anyone, CertificateHolders, KeyHolders, KeySlot, TokenHolders
+from router.domain.limits import NO_LIMITS, CallerLimits, Limits
 from router.domain.listening import Clients
 from router.domain.routing import Routing, Shield
 from router.domain.tokens import KeySetFile, TokenRules
@@ -39,9 +40,13 @@ def switched_off(wanted: Routing) -> set[str]:
     return found
 
 
-def guarded(access: Access, clients: Clients = Clients()) -> Routing:  # noqa: B008  (it is frozen)
+def guarded(
+    access: Access,
+    clients: Clients = Clients(),  # noqa: B008  (it is frozen)
+    limits: Limits = NO_LIMITS,
+) -> Routing:
     blue = upstream("blue")
-    return Routing("fraud", Traffic.of({"blue": 100}), None, (blue,), None, None, access, clients=clients)
+    return Routing("fraud", Traffic.of({"blue": 100}), None, (blue,), None, None, access, limits, clients=clients)
 
 
 @pytest.mark.parametrize("access", PROTECTED, ids=lambda access: type(access).__name__)
@@ -96,3 +101,36 @@ def test_the_buffer_is_as_large_as_the_smallest_of_its_deployments_takes() -> No
     assert config.config.Unpack(own)
 
     assert (config.disabled, own.buffer.max_request_bytes.value) == (False, 1024 * 1024)
+
+
+COUNTED = Limits(concurrent_requests=20, per_caller=CallerLimits(concurrent_requests=3))
+
+
+def test_nothing_is_counted_for_an_endpoint_without_such_a_limit() -> None:
+    wanted = guarded(KeyHolders(()), limits=Limits(5.0, per_caller=CallerLimits(1.0)))
+    assert "crossfade.places" in switched_off(wanted)
+    assert set(host_of(wanted).metadata.filter_metadata["crossfade.limits"].fields) == {"endpoint", "max_request_bytes"}
+
+
+def test_all_endpoints_share_one_module_and_a_number_is_not_in_it() -> None:
+    brought = [
+        host_of(guarded(KeyHolders(()), limits=limits)).typed_per_filter_config["crossfade.places"]
+        for limits in (COUNTED, Limits(concurrent_requests=7))
+    ]
+    assert brought[0] == brought[1]
+    assert b"\0asm" in brought[0].value
+    assert GATEWAY.token.encode() not in brought[0].value
+
+
+@pytest.mark.parametrize(
+    ("access", "known_by"),
+    [
+        (PROTECTED[1], "request\0headers\0x-crossfade-admitted"),
+        (PROTECTED[2], "connection\0sha256_peer_certificate_digest"),
+        (PROTECTED[4], "metadata\0filter_metadata\0envoy.filters.http.jwt_authn\0fraud\0sub"),
+    ],
+    ids=["key", "certificate", "token"],
+)
+def test_a_caller_is_known_by_what_lets_it_in(access: Access, known_by: str) -> None:
+    said = host_of(guarded(access, limits=COUNTED)).metadata.filter_metadata["crossfade.limits"]
+    assert said["places"] == f"00000200000003fraud|{known_by}"

@@ -120,15 +120,6 @@ def test_an_attempt_that_reached_no_replica_is_the_deployments() -> None:
     assert message.read() == [Increment("fraud", "blue", Totals(1, 1))]
 
 
-def test_an_attempt_that_a_limit_of_the_operators_refused_is_nobodys() -> None:
-    refused = WHO | OUTCOME | {"host": "", "status": "0", "flags": "UO"}
-
-    assert Message().count(COUNT, refused | {"bound": "concurrency"}).read() == []
-    assert Message().count(COUNT, refused | {"bound": "capacity"}).read() == [Increment("fraud", "blue", Totals(1, 1))]
-    answered = WHO | OUTCOME | {"bound": "concurrency", "status": "429"}
-    assert Message().count(COUNT, answered).read() == [Increment("fraud", "blue", Totals(1, 1))]
-
-
 @pytest.mark.parametrize("tags", [{"route": ""}, {"cluster": "server", "host": ""}, {"cluster": "", "host": ""}])
 def test_what_was_not_drawn_by_weight_is_left_out(tags: dict[str, str]) -> None:
     without_route = WHO | {"route": ""} if "route" not in tags else WHO
