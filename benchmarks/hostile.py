@@ -27,7 +27,7 @@ from benchmarks.throughput import Contender, Pair, in_turns, numbers
 
 CONNECTIONS = 32
 BAR = 0.80
-ALONE, LIMITED = "nobody else", "limited"
+ALONE, LIMITED, COUNTED = "nobody else", "limited", "counted"
 # Until all of the slow connections are there. Attackers run at the lowest priority: what they themselves take of the
 # machine is no cost of the gateway's, and their rates need little of it.
 _ATTACK_BEGINS_S = 3.0
@@ -82,17 +82,19 @@ def attacks(bench: Bench[Settings]) -> list[Row]:
 
 
 def limits(bench: Bench[Settings]) -> list[Row]:
-    """What a rate costs: an endpoint with one that is never reached, beside one without."""
+    """What limits that are never reached cost: endpoints with a rate, and with a number of requests under way, beside
+    one without."""
     model = bench.folder / "mlp.onnx"
-    documents = [
-        *_documents(bench.folder),
-        endpoint(LIMITED, {"blue": 100}) | {"limits": {"requests_per_second": 1_000_000, "burst": 10_000_000}},
-        deployment(LIMITED, "blue", model, cpu=1),
-    ]
+    ample = {
+        LIMITED: {"requests_per_second": 1_000_000, "burst": 10_000_000},
+        COUNTED: {"concurrent_requests": 1_000_000},
+    }
+    documents = _documents(bench.folder)
+    for name, these in ample.items():
+        documents += [endpoint(name, {"blue": 100}) | {"limits": these}, deployment(name, "blue", model, cpu=1)]
     with crossfade(bench.folder, documents, _payload(bench.folder)) as gateway:
         contenders = [
-            Contender.on(gateway.server, name, _load(bench.folder, gateway.url_of(name)))
-            for name in (ENDPOINT, LIMITED)
+            Contender.on(gateway.server, name, _load(bench.folder, gateway.url_of(name))) for name in (ENDPOINT, *ample)
         ]
         samples = in_turns(contenders, bench.settings.rounds, bench.settings.turn_s)
     envoy_us = {
@@ -101,12 +103,13 @@ def limits(bench: Bench[Settings]) -> list[Row]:
     }
     return [
         Row(
-            title="CPU of Envoy per JSON request to an endpoint with a rate",
+            title=f"CPU of Envoy per JSON request to an endpoint with {words}",
             bar="",
-            crossfade=f"{envoy_us[LIMITED]:.1f} µs",
+            crossfade=f"{envoy_us[name]:.1f} µs",
             peer=f"without: {envoy_us[ENDPOINT]:.1f} µs",
-            details={"turns": numbers(samples)},
+            details={"turns": numbers({one: samples[one] for one in (ENDPOINT, name)})},
         )
+        for name, words in ((LIMITED, "a rate"), (COUNTED, "a number of requests under way"))
     ]
 
 

@@ -78,8 +78,7 @@ def places_config(limits: Limits, gateway: Gateway) -> Mapping[str, Any]:
 
 
 def places_metadata(endpoint: str, limits: Limits, access: Access) -> Mapping[str, str]:
-    """What the module is told by the metadata of an endpoint's routes (places.wat has the format), and messages quote.
-    """
+    """What the metadata of an endpoint's routes tells the module (in the format of places.wat), and messages quote."""
     if not limits.has_concurrency:
         return {}
     of_all, of_each = limits.concurrent_requests or 0, limits.concurrent_requests_per_caller or 0

@@ -92,7 +92,7 @@ async def test_over_the_number_callers_are_refused_whatever_deployment_they_woul
             assert reply.headers["retry-after"] == "1"
         call = stub.ModelInfer(message)
         assert (await call.code(), await call.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, of_all(3))
-        assert ("retry-after", "1") in tuple(await call.initial_metadata())
+        assert ("retry-after", "1") in tuple(await call.trailing_metadata())  # it has no others
         assert len(blue.requests) + len(green.requests) == 3
 
     blue.answer = green.answer = None
