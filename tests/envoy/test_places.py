@@ -285,6 +285,25 @@ async def test_a_number_that_changes_costs_no_request(plane: DataPlane) -> None:
     assert await plane.stat(connections) == before
 
 
+async def test_who_has_a_place_keeps_it_when_the_limit_goes_and_comes_back() -> None:
+    async with data_plane() as plane:  # the module goes with the last endpoint that asks for it
+        blue = await plane.replica("blue")
+        blue.answer = never
+        behind = upstream("blue", blue)
+        for keeps_counting in (True, False):
+            await plane.endpoint("wavering", behind, limits=Limits(concurrent_requests=1))
+            async with under_way([plane.infer("wavering")], blue):
+                await plane.endpoint("wavering", behind)
+                async with under_way([plane.infer("wavering")], blue):
+                    if keeps_counting:
+                        await plane.endpoint("wavering", behind, limits=Limits(concurrent_requests=1))
+                        assert (await plane.infer("wavering")).status_code == 429
+            await eventually(lambda: plane.stat("http.scoring.downstream_rq_active"), 0)
+        await plane.endpoint("wavering", behind, limits=Limits(concurrent_requests=1))
+        blue.answer = None
+        await is_free(plane, "wavering")
+
+
 async def test_workers_count_together_and_lose_nothing_whenever_clients_go_away() -> None:
     chance = random.Random(7)
     number = 6

@@ -97,6 +97,25 @@ async def test_each_subject_may_ask_as_often_as_the_limit_says(plane: DataPlane)
         assert [reply.status_code for reply in asked] == [200, 200, 429]
 
 
+async def test_each_subject_may_have_as_many_under_way_as_the_limit_says(plane: DataPlane, stub: STUB) -> None:
+    blue = await plane.replica("blue")
+    blue.answer = lambda _: None
+    limits = Limits(per_caller=CallerLimits(concurrent_requests=1))
+    await plane.endpoint("portioned", upstream("blue", blue), access=holders(), limits=limits)
+    message = service_pb2.ModelInferRequest(model_name="portioned")
+    held = []
+    for subject in ("ann", "bob" * 3000, "bob" * 3000 + "b"):
+        held.append(asyncio.create_task(plane.infer("portioned", bearer(PROVIDER.token(sub=subject)))))
+        await eventually(lambda: len(blue.requests), len(held))
+        another = bearer(PROVIDER.token(sub=subject, jti="another"))
+        refused = await plane.infer("portioned", another)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        call = stub.ModelInfer(message, metadata=tuple(another.items()), timeout=DEADLINE_S)
+        assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for task in held:
+        task.cancel()
+
+
 @pytest.mark.parametrize(
     "algorithm", ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 )
