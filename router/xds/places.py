@@ -59,11 +59,8 @@ _CAPABILITIES = (
     "proxy_send_local_response",
     "proxy_on_memory_allocate",
     "proxy_on_vm_start",
-    "proxy_on_configure",
-    "proxy_on_context_create",
     "proxy_on_request_headers",
     "proxy_on_done",
-    "proxy_on_delete",
 )
 
 

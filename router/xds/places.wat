@@ -44,9 +44,6 @@
   (global $key1 (mut i64) (i64.const 0))
 
   (func (export "proxy_abi_version_0_2_1"))
-  (func (export "proxy_on_context_create") (param $context i32) (param $parent i32))
-  (func (export "proxy_on_configure") (param $context i32) (param $size i32) (result i32) (i32.const 1))
-  (func (export "proxy_on_delete") (param $context i32))
 
   (func (export "proxy_on_memory_allocate") (param $size i32) (result i32)
     (local $at i32)

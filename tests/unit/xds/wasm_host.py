@@ -86,13 +86,11 @@ class Worker:
         """Whether the request may go on; `said`: by its routes."""
         known = {RULE: said, CALLER: caller}
         self._properties = {path: value for path, value in known.items() if value is not None}
-        self._call("proxy_on_context_create", request, 1)
         return self._call("proxy_on_request_headers", request, 5, 1) == CONTINUE
 
     def ends(self, request: int) -> None:
         self._properties = {}  # its routes may be gone by then
         assert self._call("proxy_on_done", request) == 1
-        self._call("proxy_on_delete", request)
 
     def _call(self, name: str, *arguments: int) -> int:
         result: int = self._exports[name](self._store, *arguments)
