@@ -14,6 +14,12 @@ Lua cannot do it: every worker has a machine of its own, and no script learns of
 breaker on the way to a second pass through Envoy, as copies take it (mirror_listener.py), costs that pass, has no
 answer for callers that are not known beforehand, and every request would have two halves: two logs, two deadlines.
 
+Measured (2-core machine, not idle, CPU of Envoy per JSON request, 32 connections of wrk, medians of five turns each,
+`python -m benchmarks.hostile --only limits` twice): 48.1 and 47.4 µs with a number that is never reached, 41.9 and 39.8
+without. The module takes 12 ms and 16 MB (two workers) when the first endpoint asks for it, and 26 KB for each one
+more. After 94,000 requests, 27,000 calls and 11,000 streams that were broken off at any moment, while replicas were
+killed and the limit changed 657 times, every count was what it should be; so it was after 91,000 more.
+
 Envoy's documentation says of this filter that it has not been used much in production, and trusts it where modules are
 trusted. This one is ours, and of what strangers send it sees the name of a caller who was let in, of which it keeps a
 hash. It can call nothing but the five functions that it needs.
