@@ -101,7 +101,7 @@ async def test_each_subject_may_have_as_many_under_way_as_the_limit_says(plane: 
     blue = await plane.replica("blue")
     blue.answer = lambda _: None
     limits = Limits(per_caller=CallerLimits(concurrent_requests=1))
-    await plane.endpoint("portioned", upstream("blue", blue), access=holders(), limits=limits)
+    await plane.endpoint("portioned", upstream("blue", blue, timeout_ms=60_000), access=holders(), limits=limits)
     message = service_pb2.ModelInferRequest(model_name="portioned")
     held = []
     for subject in ("ann", "bob" * 3000, "bob" * 3000 + "b"):
