@@ -50,7 +50,11 @@ names = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,8}[A-Za-z0-9])?", fullmatch
     lambda name: name != "stats"
 )
 models = st.one_of(
-    st.builds(lambda text: ModelRef("file", f"/{text}"), st.from_regex(r"[a-zA-Z0-9 ._:#-]{1,20}", fullmatch=True)),
+    # Behind a '#', files of the model: no dots alone, no drive letters.
+    st.builds(
+        lambda text: ModelRef("file", f"/{text}"),
+        st.from_regex(r"[a-zA-Z0-9 ._:-]{1,20}(#[a-z][a-zA-Z0-9 ._-]{0,9}){0,2}", fullmatch=True),
+    ),
     st.builds(
         lambda text: ModelRef("package", text), st.from_regex(r"[a-z]{1,9}/[a-zA-Z0-9._/-]{1,20}", fullmatch=True)
     ),
