@@ -23,14 +23,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from envoy.config.core.v3 import base_pb2, extension_pb2
+from envoy.config.core.v3 import base_pb2
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2 as rc
-from envoy.extensions.common.matching.v3 import extension_matcher_pb2
-from envoy.extensions.filters.common.matcher.action.v3 import skip_action_pb2
-from envoy.extensions.filters.http.composite.v3 import composite_pb2
 from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2 as jwt_pb2
-from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.type.matcher.v3 import http_inputs_pb2, metadata_pb2, string_pb2, value_pb2
 from envoy.type.metadata.v3 import metadata_pb2 as type_metadata_pb2
 from xds.core.v3 import extension_pb2 as xds_extension_pb2
@@ -39,14 +35,15 @@ from xds.type.matcher.v3 import string_pb2 as xds_string_pb2
 
 from router.domain.callers import TokenHolders
 from router.domain.tokens import Claim, TokenRules
+from router.xds.composites import running
 from router.xds.gateway import ORIGINAL_PATH_HEADER
 from router.xds.resources import packed
 
 FRONT, BACK = "crossfade.token.front", "crossfade.token.back"
 
 # Metadata of the filter for JWTs: why a token was refused, and that one was verified. No endpoint has such a name.
-_METADATA = "envoy.filters.http.jwt_authn"
-_REFUSED, _VERIFIED = "@refused", "@verified"
+TOKENS_METADATA = "envoy.filters.http.jwt_authn"
+_REFUSED, VERIFIED = "@refused", "@verified"
 
 # RFC 8693 and Microsoft: several words in one text, which the filter makes a list of.
 _SPACED_CLAIMS = ("scope", "scp")
@@ -80,36 +77,12 @@ REFUSALS = (
 CLAIMS_TEXT = "the token is valid, but does not say what this endpoint asks for: its claims do not suffice"
 
 
-def token_filter(name: str) -> Any:
-    """Does nothing until a route says what."""
-    skip = xds_extension_pb2.TypedExtensionConfig(name="skip", typed_config=packed(skip_action_pb2.SkipFilter()))
-    matching = extension_matcher_pb2.ExtensionWithMatcher(
-        extension_config=extension_pb2.TypedExtensionConfig(name=name, typed_config=packed(composite_pb2.Composite())),
-        xds_matcher=matcher_pb2.Matcher(on_no_match=matcher_pb2.Matcher.OnMatch(action=skip)),
-    )
-    return hcm_pb2.HttpFilter(name=name, typed_config=packed(matching))
-
-
 def token_checks(endpoint: str, holders: TokenHolders) -> dict[str, Any]:
     """What an endpoint's routes say to the two filters. Behind the translation only what was translated is checked."""
-    verifying = xds_extension_pb2.TypedExtensionConfig(
-        name="verify",
-        typed_config=packed(
-            composite_pb2.ExecuteFilterAction(
-                typed_config=extension_pb2.TypedExtensionConfig(
-                    name=_METADATA, typed_config=packed(_verification(endpoint, holders))
-                )
-            )
-        ),
-    )
-    on_match = matcher_pb2.Matcher.OnMatch(action=verifying)
-    translated = matcher_pb2.Matcher.MatcherList(
-        matchers=[matcher_pb2.Matcher.MatcherList.FieldMatcher(predicate=_was_translated(), on_match=on_match)]
-    )
-    per_route = extension_matcher_pb2.ExtensionWithMatcherPerRoute
+    verification = _verification(endpoint, holders)
     return {
-        FRONT: packed(per_route(xds_matcher=matcher_pb2.Matcher(on_no_match=on_match))),
-        BACK: packed(per_route(xds_matcher=matcher_pb2.Matcher(matcher_list=translated))),
+        FRONT: running(TOKENS_METADATA, verification),
+        BACK: running(TOKENS_METADATA, verification, only_if=_was_translated()),
     }
 
 
@@ -129,14 +102,14 @@ def was_refused(refusal: Refusal) -> Any:
 
 def was_verified() -> Any:
     """Matches metadata: the filter took the token."""
-    return _metadata((_VERIFIED, "alg"), value_pb2.ValueMatcher(present_match=True))
+    return _metadata((VERIFIED, "alg"), value_pb2.ValueMatcher(present_match=True))
 
 
 def subject_of(endpoint: str) -> Any:
     """Where in a request's metadata the claim `sub` of a verified token is (RFC 7519 §4.1.2)."""
     segment = type_metadata_pb2.MetadataKey.PathSegment
     path = [segment(key=name) for name in (endpoint, "sub")]
-    return type_metadata_pb2.MetadataKey(key=_METADATA, path=path)
+    return type_metadata_pb2.MetadataKey(key=TOKENS_METADATA, path=path)
 
 
 def _verification(endpoint: str, holders: TokenHolders) -> Any:
@@ -153,7 +126,7 @@ def _verification(endpoint: str, holders: TokenHolders) -> Any:
         ],
         forward=True,  # as far as the second filter; the routes take it away (CREDENTIAL_HEADERS)
         payload_in_metadata=endpoint,
-        header_in_metadata=_VERIFIED,
+        header_in_metadata=VERIFIED,
         failed_status_in_metadata=_REFUSED,
         normalize_payload_in_metadata=jwt_pb2.JwtProvider.NormalizePayload(space_delimited_claims=_SPACED_CLAIMS),
         jwt_cache_config=jwt_pb2.JwtCacheConfig(jwt_cache_size=_NUM_REMEMBERED),
@@ -195,4 +168,4 @@ def _equal(value: str | bool) -> Any:
 
 def _metadata(path: tuple[str, ...], value: Any) -> Any:
     segment = metadata_pb2.MetadataMatcher.PathSegment
-    return metadata_pb2.MetadataMatcher(filter=_METADATA, path=[segment(key=name) for name in path], value=value)
+    return metadata_pb2.MetadataMatcher(filter=TOKENS_METADATA, path=[segment(key=name) for name in path], value=value)
