@@ -145,17 +145,18 @@ async def test_a_revoked_key_ends_its_streams_and_another_keys_go_on(streams: St
 
 
 async def test_what_is_ended_is_not_the_deployments_failure(streams: Streams) -> None:
-    await streams.let_in(holders(KEY))
-    call = await streams.begun(KEY)
-    before = streams.plane.meter.totals("locked").get("blue")
-    errors = before.errors if before else 0
-    await streams.let_in(holders(OTHER_KEY))
-    await is_ended(call)
-    counted_so_far = before.requests if before else 0
-    call = await streams.begun(OTHER_KEY)
-    await call.done_writing()
-    assert (await end(call))[0] is grpc.StatusCode.OK
-    assert (await counted(streams.plane.meter, "locked", counted_so_far + 1))["blue"].errors == errors
+    plane = streams.plane
+    own = blue((await replica_of(plane, "counted", "blue", streams.exits))[1])
+    for key, next_key in ((KEY, OTHER_KEY), (OTHER_KEY, KEY)):
+        await plane.endpoint("counted", own, access=holders(key))
+        call = await streams.opened(key, endpoint="counted")
+        assert answer(await call.read()) == ("first", "", [2.0])
+        await plane.endpoint("counted", own, access=holders(next_key))
+        await is_ended(call)
+    call = await streams.opened(KEY, endpoint="counted")
+    assert answer(await call.read()) == ("first", "", [2.0])
+    call.cancel()  # as little as when a client goes away
+    assert (await counted(plane.meter, "counted", 3))["blue"].errors == 0
 
 
 async def test_before_anything_was_answered_the_reason_is_said(streams: Streams) -> None:
