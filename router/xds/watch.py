@@ -9,6 +9,13 @@ Credentials are not told. Of a key its fingerprint is, which access.py has noted
 of a token what it says, without its signature.
 
 Without a control plane streams begin and go on unwatched: it must fail nobody. So a day ends them.
+
+A filter in front of the deployment can end a reply that has begun in no other way than by a reset, for which HTTP/2 has
+no word: clients see INTERNAL. Before that, they are told the reason.
+
+Measured (2-core machine, not idle): to begin and end a stream takes 0.7 ms longer, and 0.3 ms of the control plane's
+CPU; one that is open takes 17 KiB there, and no CPU. 1,000 of them are ended in 0.25 s. CPU of Envoy per other request,
+with and without all this: 79 and 77 µs for gRPC, 42 and 43 for HTTP, ± 3.
 """
 
 from __future__ import annotations
