@@ -68,6 +68,8 @@ class StreamWatch:
         if self._looking is not None:
             self._looking.cancel()
             self._looking = None
+        for task in self._ending:
+            task.cancel()
 
     def set_endpoint(self, routing: Routing) -> None:
         self._end(routing.endpoint, self._doorkeeper.set_terms(routing.endpoint, Terms.of(routing)))
