@@ -16,9 +16,10 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from adapters.key_sets import parsed_key_set
 from router.domain.callers import Access, CertificateHolders, KeyHolders, KeySlot, TokenHolders
 from router.domain.listening import Clients
-from router.domain.routing import UnixAddress, Upstream
+from router.domain.routing import Shield, UnixAddress, Upstream
 from router.domain.tls import CertificateFiles, ListenerTls
 from router.domain.tokens import KeySetFile, TokenRules
+from router.domain.traffic import Mirror
 from router.keys import hashed, new_key
 from router.waiting_room import WaitingRoom
 from router.xds.doorkeeper import NOT_ADMITTED
@@ -171,6 +172,24 @@ async def test_before_anything_was_answered_the_reason_is_said(streams: Streams)
         assert await end(call) == (grpc.StatusCode.UNAUTHENTICATED, NOT_ADMITTED)
     finally:
         await room.close()
+
+
+@pytest.mark.parametrize("blue_percent", [0, 50])
+async def test_streams_end_in_the_middle_of_a_rollout_too(streams: Streams, blue_percent: int) -> None:
+    green = Upstream("green", "1", (streams.address,), 5000, 1000, MAX_BODY_BYTES)
+    upstreams, traffic = (blue(streams.address), green), {"blue": blue_percent, "green": 100 - blue_percent}
+    shield = Shield("green", "blue")
+    mirror = None if blue_percent else Mirror("blue", 100)
+    await streams.plane.endpoint(
+        "locked", *upstreams, traffic=traffic, shield=shield, mirror=mirror, access=holders(KEY, OTHER_KEY)
+    )
+    revoked, kept = [await streams.begun(KEY) for _ in range(8)], await streams.begun(OTHER_KEY)
+    await eventually(streams.watched, 9)
+    only_other = KeyHolders(((KeySlot.SECONDARY, hashed(OTHER_KEY)),))
+    await streams.plane.endpoint("locked", *upstreams, traffic=traffic, shield=shield, mirror=mirror, access=only_other)
+    for call in revoked:
+        await is_ended(call)
+    await goes_on(kept)
 
 
 async def test_streams_end_with_their_endpoint(streams: Streams) -> None:
