@@ -14,7 +14,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from adapters.peer_certificates import PeerCertificates
 from benchmarks.processes import free_port
 from router.domain.routing import Routing, UnixAddress, Upstream
 from router.domain.traffic import Traffic
@@ -25,6 +27,7 @@ from router.xds.names import SEND_ORDER, WILDCARD_TYPES
 from router.xds.server import XdsServer
 from router.xds.snapshot import Snapshot
 from router.xds.stream import Request, Stream
+from router.xds.watch_service import StreamWatch
 from router.xds.wire import encoded
 from serving.exchange import Cancel, HttpRequest, HttpResponse, Reply
 from serving.listener import Listener
@@ -79,7 +82,10 @@ def pushed_by_one_weight_change(endpoints: int) -> Push:
 async def in_force_ms(endpoints: int) -> list[float]:
     """With a real Envoy: from the call to Envoy's acknowledgement, for each of many weight changes."""
     with tempfile.TemporaryDirectory(prefix="cf-") as folder, _replica(f"{folder}/replica") as socket:
-        xds = XdsServer(_gateway(f"{folder}/server", f"{folder}/access.jsonl"))
+        xds = XdsServer(
+            _gateway(f"{folder}/server", f"{folder}/access.jsonl"),
+            StreamWatch(PeerCertificates(), lambda: datetime.now(UTC)),
+        )
         for number in range(endpoints):
             xds.set_endpoint(routing(number, 100, socket))
         await xds.start(f"{folder}/xds")

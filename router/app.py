@@ -22,6 +22,7 @@ from adapters.lookout import ConnectionLookout
 from adapters.model_archives import ArchiveDisk
 from adapters.model_cache import ModelCache
 from adapters.model_records import ModelRecords
+from adapters.peer_certificates import PeerCertificates
 from adapters.ray.logs import ReplicaLogs
 from adapters.replica_answers import ReplicaAnswers
 from adapters.sqlite_access import SqliteAccess
@@ -88,6 +89,7 @@ from router.waiting_room import WaitingRoom
 from router.xds.gateway import Gateway
 from router.xds.reports import reports_service
 from router.xds.server import XdsServer
+from router.xds.watch_service import StreamWatch
 from serving.listener import Listener
 from serving.server_view import ServerView
 
@@ -119,7 +121,8 @@ class ControlPlane:
                 tls=config.tls,
                 redirect_port=config.ports.redirect_http,
                 trust_domain="" if config.is_ray_ours else config.gateway_id,
-            )
+            ),
+            StreamWatch(PeerCertificates(), _now),
         )
         self.replica_tls = replica_tls(config, self.xds, self.desired.states, _now)
         self.admin_tls, self.metrics_tls = (live_tls(port, self.events) for port in (config.admin, config.metrics))

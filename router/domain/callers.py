@@ -34,7 +34,7 @@ class ApiKey:
     @property
     def fingerprint(self) -> str:
         """What may be shown of it, to tell it from others."""
-        return self.sha256[:12]
+        return fingerprint_of(self.sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,10 @@ class TokenHolders:
 
 
 Access = Anyone | KeyHolders | CertificateHolders | TokenHolders
+
+
+def fingerprint_of(sha256: str) -> str:
+    return sha256[:12]
 
 
 def access_of(endpoint: Endpoint, keys: Iterable[ApiKey], key_set: str = "") -> Access:

@@ -30,6 +30,15 @@ class Clients:
     def is_everybody(self) -> bool:
         return not self.allow and not self.deny
 
+    def take(self, address: str) -> bool:
+        """Whether a request from this IP address is taken. One of IPv4 may be written as one of IPv6."""
+        if self.is_everybody:
+            return True
+        found = ipaddress.ip_address(address)
+        one = getattr(found, "ipv4_mapped", None) or found
+        is_in = [any(one in ipaddress.ip_network(network) for network in listed) for listed in (self.allow, self.deny)]
+        return (is_in[0] or not self.allow) and not is_in[1]
+
 
 @dataclass(frozen=True, slots=True)
 class Everything:

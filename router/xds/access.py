@@ -34,13 +34,14 @@ from envoy.type.matcher.v3 import string_pb2
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BoolValue
 
-from router.domain.callers import Access, Anyone, CertificateHolders, KeyHolders, TokenHolders
+from router.domain.callers import Access, Anyone, CertificateHolders, KeyHolders, TokenHolders, fingerprint_of
+from router.xds.composites import empty_place
 from router.xds.gateway import ADMITTED_HEADER
 from router.xds.hot_path import without
 from router.xds.resources import packed
 from router.xds.tokens import BACK as TOKEN_BACK
 from router.xds.tokens import FRONT as TOKEN_FRONT
-from router.xds.tokens import token_checks, token_filter, token_principal
+from router.xds.tokens import token_checks, token_principal
 
 _FRONT, _BACK = "crossfade.key.front", "crossfade.key.back"
 _FRONT_GATE, _GATE = "crossfade.gate.front", "crossfade.gate"
@@ -154,12 +155,12 @@ end
 def front_filters() -> list[Any]:
     """Before anything is done for a request."""
     script = hcm_pb2.HttpFilter(name=_FRONT, typed_config=packed(_scripts()))
-    return [script, token_filter(TOKEN_FRONT), _gate(_FRONT_GATE)]
+    return [script, empty_place(TOKEN_FRONT), _gate(_FRONT_GATE)]
 
 
 def back_filters(only_if: Callable[[str, Any], Any]) -> list[Any]:
     """After a call has found its endpoint. `only_if` limits a filter to calls that were translated to do so."""
-    return [only_if(_BACK, packed(_scripts())), token_filter(TOKEN_BACK), _gate(_GATE)]
+    return [only_if(_BACK, packed(_scripts())), empty_place(TOKEN_BACK), _gate(_GATE)]
 
 
 def nobody_filter() -> Any:
@@ -179,7 +180,7 @@ def _checks(endpoint: str, access: Access) -> Mapping[str, Any]:
             return without(_GATE)
         case KeyHolders(keys):
             hashes = Struct()
-            hashes.update({sha256: f"{endpoint}/{slot}" for slot, sha256 in keys})
+            hashes.update({sha256: f"{endpoint}/{slot}/{fingerprint_of(sha256)}" for slot, sha256 in keys})
             check = packed(lua_pb2.LuaPerRoute(name=_SCRIPT_NAME, filter_context=hashes))
             return {_FRONT: check, _BACK: check, _GATE: packed(_allowing([_admitted(endpoint)]))}
         case CertificateHolders(names):

@@ -53,7 +53,9 @@ class Tag(StrEnum):
 _WHO = {Tag.ROUTE: "%ROUTE_NAME%", Tag.CLUSTER: "%UPSTREAM_CLUSTER%", Tag.HOST: "%UPSTREAM_HOST_NAME%"}
 _OUTCOME = {
     Tag.STATUS: "%RESPONSE_CODE%",
-    Tag.GRPC_STATUS: "%GRPC_STATUS_NUMBER%",
+    # As the deployment says it, in headers or in trailers; a dash stands where it does not. (Envoy's own word for it is
+    # UNKNOWN also when this side breaks off a reply, because the client goes away or is no longer let in.)
+    Tag.GRPC_STATUS: "%RESP(grpc-status):2%%TRAILER(grpc-status):2%",
     Tag.FLAGS: "%RESPONSE_FLAGS%",
     Tag.NOT_BEGUN: f"%RESP({RETRY_HEADER})%",
 }

@@ -10,6 +10,8 @@ from router.xds import attempts, limits
 from router.xds.attempts import DURATION, THRESHOLDS_US
 from router.xds.binary import envoy_binary
 from router.xds.client_limits import ClientLimits
+from router.xds.doorkeeper import MAX_BEGUN
+from router.xds.names import WATCH_CLUSTER
 
 XDS_CLUSTER = "xds"
 
@@ -118,7 +120,7 @@ def bootstrap(process: EnvoyProcess) -> dict[str, Any]:
             "lds_config": ads,
         },
         "bootstrap_extensions": [_internal_listeners()],
-        "static_resources": {"clusters": [_xds_cluster(process.xds_socket)]},
+        "static_resources": {"clusters": [_xds_cluster(process.xds_socket), _watch_cluster(process.xds_socket)]},
         "stats_config": {
             "stats_matcher": {"inclusion_list": _KEPT_STATS},
             "histogram_bucket_settings": [{"match": {"prefix": DURATION}, "buckets": list(THRESHOLDS_US)}],
@@ -140,21 +142,31 @@ def _internal_listeners() -> dict[str, Any]:
 
 
 def _xds_cluster(socket: str) -> dict[str, Any]:
+    return _control_plane(XDS_CLUSTER, socket, {"connection_keepalive": {"interval": "10s", "timeout": "5s"}})
+
+
+def _watch_cluster(socket: str) -> dict[str, Any]:
+    """Of its own, for many streams (watch.py) must not keep the configuration out. Without pings: a control plane that
+    stands still for a while, as when its machine was suspended, has forgotten none of them."""
+    enough = 2 * MAX_BEGUN  # the control plane is to refuse, not Envoy, which would let them go on unwatched
+    breakers = {"thresholds": [{"max_requests": enough, "max_pending_requests": enough}]}
+    return _control_plane(WATCH_CLUSTER, socket, {}) | {"circuit_breakers": breakers}
+
+
+def _control_plane(name: str, socket: str, http2: dict[str, Any]) -> dict[str, Any]:
     options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     return {
-        "name": XDS_CLUSTER,
+        "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
         "load_assignment": {
-            "cluster_name": XDS_CLUSTER,
+            "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": socket}}}}]}],
         },
         "typed_extension_protocol_options": {
             options: {
                 "@type": f"type.googleapis.com/{options}",
-                "explicit_http_config": {
-                    "http2_protocol_options": {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}
-                },
+                "explicit_http_config": {"http2_protocol_options": http2},
             }
         },
     }

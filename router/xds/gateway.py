@@ -30,7 +30,7 @@ ORIGINAL_PATH_HEADER = "x-crossfade-original-path"
 # that the route chose.
 UPSTREAM_HEADER = "x-crossfade-upstream"
 ROUTED_PATH_HEADER = "x-crossfade-routed-path"
-ADMITTED_HEADER = "x-crossfade-admitted"  # whose key opened the endpoint: `<endpoint>/<which key>`
+ADMITTED_HEADER = "x-crossfade-admitted"  # whose key opened the endpoint: `<endpoint>/<slot>/<fingerprint>`
 # On a call that is a stream. Never accepted from clients.
 STREAM_HEADER = "x-crossfade-stream"
 # translation.py puts this before the path of a server-level call, so that scoped routing finds it; it is taken off

@@ -24,6 +24,7 @@ WILDCARD_TYPES = frozenset({CLUSTER, LISTENER, SCOPE})
 
 GATEWAY_GROUP = ""
 SERVER_CLUSTER = "server"
+WATCH_CLUSTER = "watch"  # the control plane, where it is told of streams
 SERVER_ROUTES = "server"
 LISTENER_NAME = "gateway"
 MIRROR_LISTENER = "mirror"

@@ -40,7 +40,7 @@ from google.protobuf.wrappers_pb2 import BytesValue
 
 from router.domain.callers import Access, CertificateHolders, KeyHolders, TokenHolders
 from router.domain.limits import Limits
-from router.xds.brought import brought, place_for_filter
+from router.xds.composites import empty_place, running
 from router.xds.gateway import ADMITTED_HEADER, LIMITS_METADATA, Gateway
 from router.xds.hot_path import without
 from router.xds.resources import packed
@@ -72,7 +72,7 @@ _CAPABILITIES = (
 
 def places_filter() -> Any:
     """Does what a route says."""
-    return place_for_filter(_FILTER)
+    return empty_place(_FILTER)
 
 
 def places_config(limits: Limits, gateway: Gateway) -> Mapping[str, Any]:
@@ -124,4 +124,4 @@ def _counting(token: str) -> Any:
             allowed_capabilities=dict.fromkeys(_CAPABILITIES, none_of_its_own)
         ),
     )
-    return brought("envoy.filters.http.wasm", filter_wasm_pb2.Wasm(config=plugin))
+    return running("envoy.filters.http.wasm", filter_wasm_pb2.Wasm(config=plugin))

@@ -93,7 +93,7 @@ def _is_failure(tags: _Tags) -> bool:
     """Reset, refused, timed out (the flags), or answered with a status that blames the deployment."""
     if tags.get(Tag.FLAGS) != _NO_FLAGS:
         return True
-    if tags.get(Tag.GRPC_STATUS) in _FAILED_GRPC_STATUSES:
+    if tags.get(Tag.GRPC_STATUS, "").strip("-") in _FAILED_GRPC_STATUSES:
         return True
     status = int(tags.get(Tag.STATUS, "0"))
     return status >= 500 or status in FAILED_STATUSES

@@ -9,6 +9,8 @@ Model-level gRPC calls arrive here under HTTP paths (translation.py), so one tre
 4. pinned by model version
 5. by weight: first the share that is mirrored, then the rest; streams are never mirrored
 
+Where an endpoint does not let in everybody, each of 3 to 5 is preceded by the same for streams alone (watch.py).
+
 The mirrored share has a route of its own, so that the live request can be marked as well as its copy: replicas then
 know whose answers are to be compared. Envoy draws one random number a request for both the share and the weight, so
 with several deployments of weight the share falls on the first of them; how the traffic is split stays exact.
@@ -16,7 +18,7 @@ with several deployments of weight the share falls on the first of them; how the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
@@ -28,6 +30,7 @@ from envoy.type.matcher.v3 import regex_pb2, string_pb2
 from envoy.type.v3 import range_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 
+from router.domain.begun_streams import Terms
 from router.domain.routing import Routing, Shield, Upstream
 from router.domain.sticky import Sticky, StickyBy
 from router.domain.traffic import Mirror
@@ -65,6 +68,7 @@ from router.xds.retries import retry_policy
 from router.xds.scopes import scope
 from router.xds.sequences import sequence_config
 from router.xds.translation import EXTRACTION_FILTER
+from router.xds.watch import WATCH_FILTER, watched
 
 SHIELD_FILTER = "crossfade.shield"
 
@@ -134,9 +138,7 @@ class _Routes:
             routes=[
                 *self._refusals(),
                 *self._mirrored(),
-                *self._header_pins(),
-                *self._version_pins(),
-                *self._weighted(),
+                *self._with_streams([*self._header_pins(), *self._version_pins(), *self._weighted()]),
             ],
             retry_policy=retry_policy(self._gateway),
             metadata=limits_metadata(
@@ -147,7 +149,7 @@ class _Routes:
             # Retries and mirrors replay the body, so all of it is kept.
             request_body_buffer_limit=UInt64Value(value=self._max_request_bytes),
             typed_per_filter_config={
-                **without(EXTRACTION_FILTER, *([] if self._has_own_attempts else [SHIELD_FILTER])),
+                **without(EXTRACTION_FILTER, WATCH_FILTER, *([] if self._has_own_attempts else [SHIELD_FILTER])),
                 **buffering(self._max_request_bytes),
                 **access_config(self._endpoint, self._routing.access),
                 **(decompressing() if self._routing.has_triton else {}),
@@ -206,6 +208,14 @@ class _Routes:
             route.route.timeout.CopyFrom(timeout)
             route.route.max_grpc_timeout.CopyFrom(timeout)
         return routes
+
+    def _with_streams(self, routes: Iterable[Any]) -> Iterator[Any]:
+        """Routes for streams alone stand before those whose streams are watched. What is mirrored is no stream."""
+        terms = Terms.of(self._routing)
+        for route in routes:
+            if not terms.are_none and route.HasField("route") and not route.route.request_mirror_policies:
+                yield watched(route, self._endpoint, terms)
+            yield route
 
     def _header_pins(self) -> list[Any]:
         routes = []

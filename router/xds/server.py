@@ -30,6 +30,7 @@ from router.xds.secrets import certificate_secret, trust_secret
 from router.xds.snapshot import Snapshot
 from router.xds.stream import Stream
 from router.xds.upstream_tls import upstream_pair_secret, upstream_secret_keys, upstream_trust_secret
+from router.xds.watch_service import StreamWatch
 from router.xds.wire import decoded, encoded
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ _OPTIONS = (
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    # In what Envoy says of a stream is its caller's certificate.
+    ("grpc.max_metadata_size", 256 * 1024),
+    ("grpc.absolute_max_metadata_size", 256 * 1024),
     ("grpc.so_reuseport", 0),
 )
 
@@ -105,10 +109,13 @@ class XdsServer:
 
     It begins on hold: Envoys may connect, and are told nothing until `release`, which is called when the configuration
     of every endpoint was set. A control plane that starts again therefore never empties an Envoy.
+
+    What changes who is let in, the `watch` of begun streams is told as well.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, watch: StreamWatch) -> None:
         self._snapshot = Snapshot(gateway)
+        self._watch = watch
         self._connections: set[_Connection] = set()
         self._released = asyncio.Event()
         self._progress = asyncio.Event()  # replaced each time it is set
@@ -128,7 +135,11 @@ class XdsServer:
             self._serve, request_deserializer=discovery_pb2.DeltaDiscoveryRequest.FromString
         )
         server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(_SERVICE, {"DeltaAggregatedResources": handler}), *services]
+            [
+                grpc.method_handlers_generic_handler(_SERVICE, {"DeltaAggregatedResources": handler}),
+                self._watch.service(),
+                *services,
+            ]
         )
         with _only_for_me():
             try:
@@ -142,21 +153,25 @@ class XdsServer:
         """Close every stream. Envoys keep their configuration and connect again to whoever comes next."""
         if self._forgetting is not None:
             self._forgetting.cancel()
+        self._watch.close()
         if self._server is not None:
             await self._server.stop(grace=None)  # streams never end by themselves
             self._server = None
 
     def release(self) -> None:
         """Answer the Envoys from now on."""
+        self._watch.release()
         self._released.set()
 
     # -- DataPlane
 
     def set_endpoint(self, routing: Routing) -> None:
         self._changed(self._snapshot.set_endpoint(routing))
+        self._watch.set_endpoint(routing)
 
     def remove_endpoint(self, name: str) -> None:
         self._changed(self._snapshot.remove_endpoint(name))
+        self._watch.remove_endpoint(name)
 
     def set_certificate(self, index: int, pair: CertificatePair) -> None:
         """Implements `router.certificates.Secrets`, as the next does."""
@@ -165,6 +180,7 @@ class XdsServer:
     def set_client_trust(self, trust: ClientTrust) -> None:
         self._changed(self._snapshot.set_secret(trust_secret(trust)))
         self._changed(self._snapshot.set_secret(revocation_list(trust)))
+        self._watch.set_client_trust(trust)
 
     def set_listeners(self, offers: tuple[Offer, ...]) -> None:
         self._changed(self._snapshot.set_listeners(offers))

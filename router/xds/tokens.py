@@ -35,15 +35,15 @@ from xds.type.matcher.v3 import string_pb2 as xds_string_pb2
 
 from router.domain.callers import TokenHolders
 from router.domain.tokens import Claim, TokenRules
-from router.xds.brought import brought, place_for_filter
+from router.xds.composites import running
 from router.xds.gateway import ORIGINAL_PATH_HEADER
 from router.xds.resources import packed
 
 FRONT, BACK = "crossfade.token.front", "crossfade.token.back"
 
 # Metadata of the filter for JWTs: why a token was refused, and that one was verified. No endpoint has such a name.
-_METADATA = "envoy.filters.http.jwt_authn"
-_REFUSED, _VERIFIED = "@refused", "@verified"
+TOKENS_METADATA = "envoy.filters.http.jwt_authn"
+_REFUSED, VERIFIED = "@refused", "@verified"
 
 # RFC 8693 and Microsoft: several words in one text, which the filter makes a list of.
 _SPACED_CLAIMS = ("scope", "scp")
@@ -77,17 +77,12 @@ REFUSALS = (
 CLAIMS_TEXT = "the token is valid, but does not say what this endpoint asks for: its claims do not suffice"
 
 
-def token_filter(name: str) -> Any:
-    """Does nothing until a route says what."""
-    return place_for_filter(name)
-
-
 def token_checks(endpoint: str, holders: TokenHolders) -> dict[str, Any]:
     """What an endpoint's routes say to the two filters. Behind the translation only what was translated is checked."""
     verification = _verification(endpoint, holders)
     return {
-        FRONT: brought(_METADATA, verification),
-        BACK: brought(_METADATA, verification, only_if=_was_translated()),
+        FRONT: running(TOKENS_METADATA, verification),
+        BACK: running(TOKENS_METADATA, verification, only_if=_was_translated()),
     }
 
 
@@ -107,7 +102,7 @@ def was_refused(refusal: Refusal) -> Any:
 
 def was_verified() -> Any:
     """Matches metadata: the filter took the token."""
-    return _metadata((_VERIFIED, "alg"), value_pb2.ValueMatcher(present_match=True))
+    return _metadata((VERIFIED, "alg"), value_pb2.ValueMatcher(present_match=True))
 
 
 def subject_of(endpoint: str) -> Any:
@@ -119,7 +114,7 @@ def subject_of(endpoint: str) -> Any:
 
 def subject_path(endpoint: str) -> tuple[str, ...]:
     """The same, from the filter's name on."""
-    return _METADATA, endpoint, "sub"
+    return TOKENS_METADATA, endpoint, "sub"
 
 
 def _verification(endpoint: str, holders: TokenHolders) -> Any:
@@ -136,7 +131,7 @@ def _verification(endpoint: str, holders: TokenHolders) -> Any:
         ],
         forward=True,  # as far as the second filter; the routes take it away (CREDENTIAL_HEADERS)
         payload_in_metadata=endpoint,
-        header_in_metadata=_VERIFIED,
+        header_in_metadata=VERIFIED,
         failed_status_in_metadata=_REFUSED,
         normalize_payload_in_metadata=jwt_pb2.JwtProvider.NormalizePayload(space_delimited_claims=_SPACED_CLAIMS),
         jwt_cache_config=jwt_pb2.JwtCacheConfig(jwt_cache_size=_NUM_REMEMBERED),
@@ -178,4 +173,4 @@ def _equal(value: str | bool) -> Any:
 
 def _metadata(path: tuple[str, ...], value: Any) -> Any:
     segment = metadata_pb2.MetadataMatcher.PathSegment
-    return metadata_pb2.MetadataMatcher(filter=_METADATA, path=[segment(key=name) for name in path], value=value)
+    return metadata_pb2.MetadataMatcher(filter=TOKENS_METADATA, path=[segment(key=name) for name in path], value=value)

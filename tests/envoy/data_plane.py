@@ -19,6 +19,7 @@ import httpx
 
 from adapters.certificates import PemFiles
 from adapters.internal_authority import InternalAuthority
+from adapters.peer_certificates import PeerCertificates
 from router.certificates import Certificates
 from router.domain.callers import Access, Anyone
 from router.domain.limits import NO_LIMITS, Limits
@@ -36,6 +37,7 @@ from router.xds.gateway import Gateway
 from router.xds.names import GATEWAY_GROUP
 from router.xds.reports import reports_service
 from router.xds.server import XdsServer
+from router.xds.watch_service import StreamWatch
 from tests.envoy.replica import MAX_BODY_BYTES, TOKEN, Replica
 from tests.envoy.waiting import DEADLINE_S, eventually
 from tests.internal_ca import GATEWAY
@@ -215,6 +217,10 @@ def gateway_in(folder: Path) -> Gateway:
     )
 
 
+def xds_server(gateway: Gateway) -> XdsServer:
+    return XdsServer(gateway, StreamWatch(PeerCertificates(), _now))
+
+
 @asynccontextmanager
 async def short_folder() -> AsyncIterator[Path]:
     """Unix socket paths are limited to 107 bytes, so not below pytest's own folder."""
@@ -250,7 +256,7 @@ async def data_plane(
             gateway = replace(gateway, trust_domain=GATEWAY)
         server = await Replica("control-plane", gateway.server_socket).start()
         stack.push_async_callback(server.kill)
-        xds = XdsServer(gateway)
+        xds = xds_server(gateway)
         for one in endpoints:
             xds.set_endpoint(one)
         if internal is not None:

@@ -13,9 +13,8 @@ from envoy.service.discovery.v3 import discovery_pb2
 from router.domain.routing import TcpAddress
 from router.ports import Acknowledged, Rejected, Unconfirmed
 from router.xds.names import CLUSTER, ENDPOINTS, ROUTES
-from router.xds.server import XdsServer
 from serving.exchange import HttpRequest, HttpResponse
-from tests.envoy.data_plane import DataPlane, process_of, routing, started_envoy, upstream
+from tests.envoy.data_plane import DataPlane, process_of, routing, started_envoy, upstream, xds_server
 from tests.envoy.load import under_load
 from tests.envoy.waiting import DEADLINE_S, eventually
 from tests.statistics import assert_share
@@ -214,7 +213,7 @@ async def test_a_removed_endpoint_is_gone_from_envoy(plane: DataPlane) -> None:
 
 
 async def test_nobody_connected_means_unconfirmed(plane: DataPlane) -> None:
-    lonely = XdsServer(plane.gateway)
+    lonely = xds_server(plane.gateway)
 
     assert await lonely.applied("any", 0.05) == Unconfirmed("no Envoy is connected")
 

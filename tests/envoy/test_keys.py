@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from router.domain.callers import KeyHolders, KeySlot
+from router.domain.callers import KeyHolders, KeySlot, fingerprint_of
 from router.domain.traffic import Mirror
 from router.keys import hashed, new_key
 from tests.envoy.data_plane import DataPlane, data_plane, upstream
@@ -389,7 +389,7 @@ async def test_no_key_is_in_the_log_or_in_envoys_configuration(plane: DataPlane,
     def entry() -> list[object]:
         return [line["admitted"] for line in plane.access_log() if line["request_id"] == request_id]
 
-    await eventually(entry, ["locked/secondary"])
+    await eventually(entry, [f"locked/secondary/{fingerprint_of(hashed(SECOND_KEY))}"])
     seen = json.dumps(plane.access_log()) + "".join([await plane.admin(page) for page in ("/config_dump", "/stats")])
     assert hashed(KEY) in seen
     query_logged = [path for path in PATHS if KEY in path]

@@ -12,7 +12,6 @@ from router.metrics import MetricsPage
 from router.ports import Acknowledged
 from router.telemetry import AttemptMeter
 from router.xds.reports import BOUNDS_MS, reports_service
-from router.xds.server import XdsServer
 from serving.exchange import HttpRequest, HttpResponse
 from tests.envoy.data_plane import (
     DataPlane,
@@ -22,6 +21,7 @@ from tests.envoy.data_plane import (
     routing,
     started_envoy,
     upstream,
+    xds_server,
 )
 from tests.envoy.replica import Answer
 from tests.envoy.waiting import DEADLINE_S, eventually
@@ -229,7 +229,7 @@ async def test_a_control_plane_that_starts_again_counts_from_there_on() -> None:
 
         await plane.xds.stop()
         meter = AttemptMeter()
-        plane.xds = XdsServer(plane.gateway)
+        plane.xds = xds_server(plane.gateway)
         plane.xds.set_endpoint(wanted)
         await plane.xds.start(plane.xds_socket, reports_service(meter.take))
         plane.xds.release()

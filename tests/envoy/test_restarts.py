@@ -12,8 +12,16 @@ from router.domain.routing import Routing, UnixAddress, Upstream
 from router.domain.traffic import Traffic
 from router.ports import Acknowledged, Unconfirmed
 from router.xds.names import ROUTES
-from router.xds.server import XdsServer
-from tests.envoy.data_plane import data_plane, listening, process_of, routing, short_folder, started_envoy, upstream
+from tests.envoy.data_plane import (
+    data_plane,
+    listening,
+    process_of,
+    routing,
+    short_folder,
+    started_envoy,
+    upstream,
+    xds_server,
+)
 from tests.envoy.load import under_load
 from tests.envoy.waiting import DEADLINE_S, eventually
 
@@ -58,7 +66,7 @@ async def test_a_control_plane_that_starts_again_pushes_nothing_and_goes_on_from
             await plane.xds.stop()
             await load.more(50)
 
-            plane.xds = again = XdsServer(plane.gateway)
+            plane.xds = again = xds_server(plane.gateway)
             await again.start(plane.xds_socket)
             again.set_endpoint(routing("other", upstream("blue", blue)))
             assert await again.applied("other", 0.2) == Unconfirmed("no Envoy is connected")
@@ -80,7 +88,7 @@ async def test_what_changed_while_the_control_plane_was_away_is_caught_up() -> N
         await plane.endpoint("deleted", upstream("blue", blue))
         await plane.xds.stop()
 
-        plane.xds = again = XdsServer(plane.gateway)
+        plane.xds = again = xds_server(plane.gateway)
         await again.start(plane.xds_socket)
         again.set_endpoint(routing("changed", upstream("green", green)))
         again.release()

@@ -59,12 +59,7 @@ class Streams:
     exits: contextlib.AsyncExitStack
 
     async def replica(self, endpoint: str, name: str) -> tuple[asyncio.subprocess.Process, UnixAddress]:
-        path = self.plane.folder / f"{endpoint}-{name}"
-        command = (sys.executable, "-m", "tests.envoy.stream_replica", path, endpoint)
-        process = await asyncio.create_subprocess_exec(*command)
-        self.exits.push_async_callback(_ended, process)
-        await eventually(path.exists)
-        return process, UnixAddress(str(path))
+        return await replica_of(self.plane, endpoint, name, self.exits)
 
     async def served(self, endpoint: str) -> asyncio.subprocess.Process:
         process, address = await self.replica(endpoint, "blue")
@@ -77,6 +72,17 @@ class Streams:
 
 def blue(*addresses: UnixAddress) -> Upstream:
     return Upstream("blue", "1", tuple(sorted(addresses, key=str)), 5000, 1000, MAX_BODY_BYTES)
+
+
+async def replica_of(
+    plane: DataPlane, endpoint: str, name: str, exits: contextlib.AsyncExitStack
+) -> tuple[asyncio.subprocess.Process, UnixAddress]:
+    """It ends with `exits`."""
+    path = plane.folder / f"{endpoint}-{name}"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.envoy.stream_replica", path, endpoint)
+    exits.push_async_callback(_ended, process)
+    await eventually(path.exists)
+    return process, UnixAddress(str(path))
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:

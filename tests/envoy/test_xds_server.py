@@ -8,8 +8,7 @@ import struct
 
 import pytest
 
-from router.xds.server import XdsServer
-from tests.envoy.data_plane import gateway_in, short_folder
+from tests.envoy.data_plane import gateway_in, short_folder, xds_server
 from tests.envoy.waiting import DEADLINE_S
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -32,7 +31,7 @@ async def next_frame(reader: asyncio.StreamReader) -> tuple[int, int, bytes]:
 async def test_an_envoy_may_ask_for_ever_whether_a_silent_connection_still_stands() -> None:
     async with contextlib.AsyncExitStack() as stack:
         folder = await stack.enter_async_context(short_folder())
-        xds = XdsServer(gateway_in(folder))
+        xds = xds_server(gateway_in(folder))
         await xds.start(str(folder / "xds"))
         stack.push_async_callback(xds.stop)
         await stack.enter_async_context(asyncio.timeout(DEADLINE_S))

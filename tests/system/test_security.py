@@ -4,15 +4,50 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+import tritonclient.grpc as triton_grpc
 
 from benchmarks.payloads import Payload
+from router.client_errors import Unreachable
 from router.tls_folder import TlsFolder
 from tests.identity import AUDIENCE, ISSUER, Provider, SigningKey, key_set
 from tests.system.gateway import SETTLE_TIMEOUT_S, Gateway, a_gateway, deployment, endpoint, eventually, write_spec
+from tests.system.test_triton_streams import Answers, inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    client: triton_grpc.InferenceServerClient
+    answers: Answers
+
+    def asks(self) -> None:
+        self.client.async_stream_infer("mlp", inputs(0))
+        _, error = self.answers.next()
+        assert error is None, error
+
+
+@contextmanager
+def a_stream(gateway: Gateway, folder: TlsFolder, key: str) -> Iterator[Stream]:
+    """To the endpoint `mlp`."""
+    trusted = str(folder.authority)
+    with triton_grpc.InferenceServerClient(gateway.grpc, ssl=True, root_certificates=trusted) as client:
+        answers = Answers()
+        client.start_stream(answers, headers={"x-api-key": key})
+        yield Stream(client, answers)
+        client.stop_stream(cancel_requests=True)
+
+
+def _is_up_to_date(gateway: Gateway) -> bool:
+    try:
+        proxies = gateway.admin.status()["proxies"]
+    except Unreachable:
+        return False
+    return bool(proxies) and all(proxy["is_up_to_date"] for proxy in proxies)
 
 
 @pytest.fixture
@@ -69,7 +104,19 @@ def test_a_gateway_with_a_certificate_and_a_key_is_used_from_the_command_line_an
         eventually(lambda: gateway.admin.status()["certificates"][0]["fingerprint"] != before, SETTLE_TIMEOUT_S)
         assert client.post(infer, content=payload.body, headers={"x-api-key": key}).status_code == 200
 
-        assert gateway.run("keys", "revoke", "mlp", "primary").returncode == 0
+        with a_stream(gateway, folder, key) as begun:
+            begun.asks()
+            (control_plane,) = gateway.find("router.app")
+            control_plane.kill()
+            control_plane.wait()
+            begun.asks()
+            eventually(lambda: _is_up_to_date(gateway), SETTLE_TIMEOUT_S)
+            begun.asks()
+            with a_stream(gateway, folder, key) as watched:
+                watched.asks()
+                assert gateway.run("keys", "revoke", "mlp", "primary").returncode == 0
+                assert watched.answers.next()[1] is not None
+            begun.asks()  # nobody has told the new control plane of it
         assert client.post(infer, content=payload.body, headers={"x-api-key": key}).status_code == 401
 
     secrets = [key.encode(), (tmp_path / "token").read_bytes(), Path(folder.server.key).read_bytes().splitlines()[1]]

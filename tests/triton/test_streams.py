@@ -16,8 +16,10 @@ import pytest
 import pytest_asyncio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from router.domain.callers import KeyHolders, KeySlot
 from router.domain.routing import Shield, TritonAddress, UnixAddress, Upstream
 from router.domain.triton import RunningTriton, TritonServer
+from router.keys import hashed, new_key
 from tests.envoy.data_plane import DataPlane
 from tests.envoy.test_meter import counted
 from tests.envoy.waiting import DEADLINE_S, eventually
@@ -282,3 +284,23 @@ async def test_a_client_that_goes_away_leaves_nothing_under_way(plane: DataPlane
     assert sorted(await under_way()) == ["0", "1"]  # over HTTP, and over gRPC
     call.cancel()
     await eventually(under_way, ["0", "0"])
+
+
+async def test_a_revoked_key_ends_its_stream_though_nothing_of_ours_is_on_the_way(
+    plane: DataPlane, server: Triton, stub: Stub
+) -> None:
+    await endpoint(plane, "watched", server)
+    keys, blue = [new_key(), new_key()], triton_upstream("blue", server, model="identity_fp32")
+    both = tuple((slot, hashed(key)) for slot, key in zip(KeySlot, keys, strict=True))
+    await plane.endpoint("watched", blue, access=KeyHolders(both))
+    revoked, kept = [stub.ModelStreamInfer(timeout=DEADLINE_S, metadata=(("x-api-key", key),)) for key in keys]
+    for call in (revoked, kept):
+        await call.write(request("watched", "1", 1))
+        assert answer(await call.read()) == ("1", "", [1.0])
+    await plane.endpoint("watched", blue, access=KeyHolders(both[1:]))
+    with pytest.raises(grpc.aio.AioRpcError, match="RST_STREAM"):
+        await revoked.read()
+    await kept.write(request("watched", "2", 2))
+    assert answer(await kept.read()) == ("2", "", [2.0])
+    await kept.done_writing()
+    assert await kept.read() is grpc.aio.EOF

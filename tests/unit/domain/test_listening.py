@@ -7,6 +7,7 @@ import pytest
 from router.domain.errors import Invalid
 from router.domain.listening import (
     DEFAULT,
+    Clients,
     Everything,
     GatewaySpec,
     Listener,
@@ -156,3 +157,20 @@ def test_what_is_no_network_or_another_way_of_writing_one_is_refused(text: str) 
 def test_what_is_no_address_or_another_way_of_writing_one_is_refused(text: str) -> None:
     with pytest.raises(Invalid):
         checked_address("k", text)
+
+
+@pytest.mark.parametrize(
+    ("clients", "address", "is_taken"),
+    [
+        (Clients(), "192.0.2.7", True),
+        (Clients(allow=("192.0.2.0/24",)), "192.0.2.7", True),
+        (Clients(allow=("192.0.2.0/24",)), "::ffff:192.0.2.7", True),
+        (Clients(allow=("192.0.2.0/24",)), "2001:db8::1", False),
+        (Clients(allow=("192.0.2.0/24", "2001:db8::/32")), "2001:db8::1", True),
+        (Clients(deny=("192.0.2.0/24",)), "192.0.2.7", False),
+        (Clients(deny=("192.0.2.0/24",)), "198.51.100.1", True),
+        (Clients(allow=("192.0.2.0/24",), deny=("192.0.2.7/32",)), "192.0.2.7", False),
+    ],
+)
+def test_an_address_is_on_the_lists_or_not(clients: Clients, address: str, is_taken: bool) -> None:
+    assert clients.take(address) is is_taken

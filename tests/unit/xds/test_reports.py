@@ -59,6 +59,9 @@ def judged(**outcome: str) -> list[Totals]:
         {"grpc_status": "3"},
         {"grpc_status": "5"},
         {"grpc_status": "12"},
+        {"grpc_status": "-0"},
+        {"grpc_status": "3-"},
+        {"grpc_status": "--"},  # broken off by this side, or no gRPC
     ],
 )
 def test_success_and_the_callers_own_mistakes_are_no_errors(outcome: dict[str, str]) -> None:
@@ -78,6 +81,8 @@ def test_success_and_the_callers_own_mistakes_are_no_errors(outcome: dict[str, s
         {"grpc_status": "13"},
         {"grpc_status": "14"},
         {"grpc_status": "15"},
+        {"grpc_status": "13-"},
+        {"grpc_status": "-2"},
         {"status": "0", "flags": "UF"},
         {"status": "0", "flags": "UC"},
         {"status": "0", "flags": "UR"},
