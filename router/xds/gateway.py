@@ -26,10 +26,11 @@ CREDENTIAL_HEADERS = ("authorization", "x-api-key", PEER_HEADER)
 # Set by the gateway while it translates a request, never accepted from clients.
 MODEL_HEADER = "x-crossfade-model"  # the model that a gRPC call names in its body
 ORIGINAL_PATH_HEADER = "x-crossfade-original-path"
-# Between the filters before a Triton (triton.py), never accepted from clients: whom an attempt goes to, and the path
-# that the route chose.
+# Between the filters before a Triton (triton.py), never accepted from clients: whom an attempt goes to, the path that
+# the route chose, and how the request was compressed.
 UPSTREAM_HEADER = "x-crossfade-upstream"
 ROUTED_PATH_HEADER = "x-crossfade-routed-path"
+CODING_HEADER = "x-crossfade-coding"
 ADMITTED_HEADER = "x-crossfade-admitted"  # whose key opened the endpoint: `<endpoint>/<slot>/<fingerprint>`
 # On a call that is a stream. Never accepted from clients.
 STREAM_HEADER = "x-crossfade-stream"

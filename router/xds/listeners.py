@@ -29,9 +29,9 @@ from router.xds.clients import (
     proxy_match,
     proxy_protocol_filters,
 )
-from router.xds.decompression import decompression_filter
 from router.xds.gateway import (
     ADMITTED_HEADER,
+    CODING_HEADER,
     LISTENER_HEADER,
     MIRROR_HEADER,
     MODEL_HEADER,
@@ -63,6 +63,7 @@ STAT_PREFIX = "scoring"  # statistics are called http.scoring.…
 
 _INTERNAL_HEADERS = (
     ADMITTED_HEADER,
+    CODING_HEADER,
     LISTENER_HEADER,
     MIRROR_HEADER,
     MODEL_HEADER,
@@ -161,14 +162,13 @@ def _connection_manager(gateway: Gateway, offer: Offer) -> Any:
 
 def _http_filters(gateway: Gateway, offer: Offer) -> list[Any]:
     """Strangers are turned away first. Then the whole request is gathered. All of these do what a route says; what its
-    requests need not pass, an endpoint's routes switch off (hot_path.py). None but buffers and the decompression are
+    requests need not pass, an endpoint's routes switch off (hot_path.py). None but buffers are
     `disabled` until then: that is decided before a gRPC call has found its route."""
     return [
         *listener_clients_filter(offer.clients),
         *(revocation_filters() if _verifies_clients(gateway, offer) else []),
         front_clients_filter(),
         *front_filters(),
-        decompression_filter(),
         *buffers(gateway),
         *translation_filters(),
         back_clients_filter(),

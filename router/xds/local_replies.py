@@ -22,6 +22,7 @@ from router.xds.gateway import MAX_BODY_FORMAT, MODEL_HEADER
 from router.xds.places import NO_PLACE, NO_PLACE_FOR_CALLER, OF_ALL_FORMAT, OF_EACH_FORMAT
 from router.xds.resources import packed
 from router.xds.tokens import CLAIMS_TEXT, REFUSALS, was_refused, was_verified
+from router.xds.translation import stream_refusal
 
 _NOT_READY = "the model is not ready: no replica can answer now"
 _NOT_ADMITTED = "access denied: this needs a client's certificate with a name that is allowed here"
@@ -80,12 +81,14 @@ _RULES = (
     _Rule(12, flags=("NR",), text="unknown model or path '%PATH(NQ:PATH)%'"),
     _Rule(5, status=404, grpc_header=MODEL_HEADER),
     _Rule(12, status=404),
-    # The model's name cannot be read from a compressed message (a per-call choice of gRPC clients, seldom made).
-    _Rule(12, status=400, grpc_header="grpc-encoding", text="compressed gRPC messages are not supported"),
+    *(_Rule(status, noted=noted, text=text) for status in (3, 8, 12) for noted, text in [stream_refusal(status)]),
     _Rule(3, status=400),
     _Rule(16, status=401),
     _Rule(7, status=403, text=_NOT_ADMITTED),
     _Rule(4, status=408, text="the request did not arrive in time"),
+    _Rule(12, status=415),
+    # A script says itself how large what can be.
+    _Rule(8, status=413, details="lua_response", text="%LOCAL_REPLY_BODY%"),
     _Rule(8, status=413, text=f"the request body is larger than the {MAX_BODY_FORMAT} bytes that the endpoint accepts"),
     _Rule(8, status=429, text=_TOO_OFTEN),  # which says itself when to come again (limits.py)
     _Rule(8, status=431),

@@ -37,7 +37,6 @@ from router.domain.traffic import Mirror
 from router.xds.access import access_config
 from router.xds.clients import clients_config
 from router.xds.clusters import reached_by, token_header
-from router.xds.decompression import decompressing
 from router.xds.gateway import (
     CREDENTIAL_HEADERS,
     DEPLOYMENT_HEADER,
@@ -152,7 +151,6 @@ class _Routes:
                 **without(EXTRACTION_FILTER, WATCH_FILTER, *([] if self._has_own_attempts else [SHIELD_FILTER])),
                 **buffering(self._max_request_bytes),
                 **access_config(self._endpoint, self._routing.access),
-                **(decompressing() if self._routing.has_triton else {}),
                 **sequence_config(self._routing.upstreams),
                 **rate_config(self._endpoint, self._routing.limits, self._routing.access),
                 **places_config(self._routing.limits, self._gateway),

@@ -1,5 +1,5 @@
 -- Requests of a sequence: its id, which stands in the body, is noted in a header, by which a Triton is chosen.
--- sequences.py fills in what is between @, and joins this file to triton_reading.lua.
+-- sequences.py fills in what is between @, and joins this file to those that it leans on.
 
 -- What is found ends the reading. A text is taken as it is written, escapes and all.
 local function look_at_parameter(text, at, _, key)
@@ -19,7 +19,7 @@ end
 
 -- `parameters` is field 4, a map: key 1, value 2, of which field 2 is a number and field 3 a text.
 local function look_in_message(text)
-  each_field(text, HEAD + 1, #text, function(field, wire, _, at, stop)
+  each_field(text, 1, #text, function(field, wire, _, at, stop)
     if field ~= 4 or wire ~= 2 then
       return
     end
@@ -39,15 +39,28 @@ local function look_in_message(text)
   end)
 end
 
+-- What a request says; nothing of one that cannot be decompressed, which is refused when it is sent to a Triton.
+local function decompressed(text, coding)
+  local is_fine, found = pcall(inflated, text, coding, MAX_INFLATED)
+  return is_fine and found or ""
+end
+
 function envoy_on_request(handle)
   local path = handle:headers():get(":path")
   local is_grpc = find(path, "/ModelInfer", -11, true)
   if not is_grpc and not find(path, "/infer", -6, true) then
     return
   end
-  local body = handle:body()
-  local text = body and body:getBytes(0, body:length()) or ""
+  local body, head = handle:body(), is_grpc and HEAD or 0
+  if not body or body:length() <= head then
+    return
+  end
+  local text = body:getBytes(head, body:length() - head)
   local headers = handle:headers()
+  local coding = headers:get(is_grpc and "grpc-encoding" or "content-encoding")
+  if coding and not (is_grpc and byte(body:getBytes(0, 1)) == 0) then
+    text = decompressed(text, coding)
+  end
   local said = headers:get("inference-header-content-length")
   local length = said and tonumber(said)
   local _, found = pcall(is_grpc and look_in_message or look_in_json, length and sub(text, 1, length) or text)

@@ -8,10 +8,8 @@ Triton could answer it. A stream is one connection to one Triton, and needs none
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Any
 
-from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 
@@ -19,18 +17,17 @@ from router.domain.routing import Upstream
 from router.xds.gateway import NO_RETRY_HEADER, SEQUENCE_HEADER
 from router.xds.hot_path import without
 from router.xds.resources import packed
+from router.xds.scripts import READING, inline, script
 
 _FILTER = "crossfade.sequence"
 _SCRIPT_NAME = "sequence"
-_SCRIPTS = ("triton_reading", "sequences")
 
 
 def sequence_filter() -> Any:
     """Runs where a route says so."""
-    script = "\n".join(files("router.xds").joinpath(f"{name}.lua").read_text() for name in _SCRIPTS)
-    for mark, text in {"@NO_RETRY@": NO_RETRY_HEADER, "@SEQUENCE@": SEQUENCE_HEADER}.items():
-        script = script.replace(mark, text)
-    config = lua_pb2.Lua(source_codes={_SCRIPT_NAME: base_pb2.DataSource(inline_string=script)})
+    marks = {"@NO_RETRY@": NO_RETRY_HEADER, "@SEQUENCE@": SEQUENCE_HEADER}
+    text = script(*READING, "sequences", marks=marks)
+    config = lua_pb2.Lua(source_codes={_SCRIPT_NAME: inline(text)})
     return hcm_pb2.HttpFilter(name=_FILTER, typed_config=packed(config))
 
 

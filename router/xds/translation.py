@@ -6,6 +6,8 @@ runs none of the filters below. The rest is translated by a few lines of Lua:
 - a model-level gRPC call names its model in the body: `/v2/models/<model>[/versions/<version>]/<Method>`
 - so does a stream, in its first message: the whole stream goes where that one does. It is marked, and takes as long as
   it takes; the replica keeps the time of each request in it
+- where messages may be compressed (`grpc-encoding`), Envoy's own filter cannot read the name. As much as the name takes
+  is decompressed for that, of a stream the first message (compressed_calls.lua); the rest is for whoever answers
 - `/endpoints/<endpoint>/score`: `/v2/models/<endpoint>/infer`
 - a server-level call, HTTP or gRPC: `SERVER_PREFIX` before its path
 - a query string, of which the protocol knows none, is dropped: it would hide the end of the segment before it
@@ -27,14 +29,21 @@ from envoy.extensions.filters.common.matcher.action.v3 import skip_action_pb2
 from envoy.extensions.filters.http.grpc_field_extraction.v3 import config_pb2 as extraction_pb2
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
-from envoy.type.matcher.v3 import http_inputs_pb2
+from envoy.type.matcher.v3 import http_inputs_pb2, metadata_pb2, value_pb2
 from google.protobuf import descriptor_pb2
 from tritonclient.grpc import model_config_pb2, service_pb2
 from xds.core.v3 import extension_pb2 as xds_extension_pb2
 from xds.type.matcher.v3 import matcher_pb2, regex_pb2, string_pb2
 
-from router.xds.gateway import MODEL_HEADER, ORIGINAL_PATH_HEADER, SERVER_PREFIX, SERVICE, STREAM_HEADER
+from router.xds.gateway import (
+    MODEL_HEADER,
+    ORIGINAL_PATH_HEADER,
+    SERVER_PREFIX,
+    SERVICE,
+    STREAM_HEADER,
+)
 from router.xds.resources import packed
+from router.xds.scripts import READING, inline, script
 
 STREAMING_PATH = f"/{SERVICE}/ModelStreamInfer"
 
@@ -49,6 +58,7 @@ MODEL_METHODS = {
 }
 
 EXTRACTION_FILTER = "envoy.filters.http.grpc_field_extraction"
+_NOTED = "crossfade.stream"  # why its first message cannot be read, by the status of the refusal
 _HOT_PREFIX = "/v2/models/"
 
 _LUA = """
@@ -62,10 +72,20 @@ local function is_legal(name)
   return #name <= 63 and string.find(name, "^%w[%w._-]*$") and string.find(name, "%w$")
 end
 
-local function model_path(handle, headers, method)
+local function names_in_metadata(handle, method)
   local fields = handle:streamInfo():dynamicMetadata():get("@EXTRACTION@") or {}
-  local name = first(fields[FIELDS[method][1]])
-  local version = first(fields[FIELDS[method][2]])
+  return first(fields[FIELDS[method][1]]), first(fields[FIELDS[method][2]])
+end
+
+local function model_path(handle, headers, method)
+  local name, version
+  local coding = method ~= "ModelStreamInfer" and compression_of(headers)
+  if coding then
+    name, version = names_in_body(handle, coding)
+    headers = handle:headers()
+  else
+    name, version = names_in_metadata(handle, method)
+  end
   if name == "" and method == "ModelStatistics" then
     return nil
   end
@@ -73,6 +93,7 @@ local function model_path(handle, headers, method)
     headers:replace("@STREAM@", "1")
     headers:replace("x-envoy-upstream-rq-timeout-ms", "0")
     headers:replace("x-envoy-upstream-rq-per-try-timeout-ms", "0")
+    headers:remove("content-length") -- of a chunk (compressed_calls.lua)
   end
   headers:replace("@MODEL@", string.sub(string.gsub(name, "[^%w._-]", "?"), 1, 63))
   local path = "/v2/models/" .. (is_legal(name) and name or "-")
@@ -103,10 +124,23 @@ end
 function envoy_on_request(handle)
   local headers = handle:headers()
   local path = string.match(headers:get(":path"), "^[^?]*")
-  local target = translated(handle, headers, path)
-  if target then
+  local is_fine, target = pcall(translated, handle, headers, path)
+  if not is_fine then
+    local refusal = as_refusal(target)
+    handle:respond({ [":status"] = refusal.status }, refusal.text)
+  elseif target then
+    headers = handle:headers()
     headers:replace("@ORIGINAL@", path)
     headers:replace(":path", target)
+  end
+end
+"""
+
+_STREAM_LUA = """
+function envoy_on_request(handle)
+  local coding = compression_of(handle:headers())
+  if coding then
+    pass_beginning(handle, coding)
   end
 end
 """
@@ -117,14 +151,22 @@ def translation_filters() -> list[Any]:
 
     The extraction waits for a message, also when the request ended with its headers: such a one it must not see.
     """
+    is_stream, may_be_compressed = _path("exact", STREAMING_PATH), _may_be_compressed()
+    is_unreadable = _both(may_be_compressed, _not(is_stream))
     return [
-        _unless(_any(_is_hot(), _is_empty_call()), EXTRACTION_FILTER, packed(_extraction())),
-        _unless(
-            _is_hot(),
-            "crossfade.translation",
-            packed(lua_pb2.Lua(default_source_code=base_pb2.DataSource(inline_string=_script()))),
-        ),
+        _unless(_not(_both(is_stream, may_be_compressed)), "crossfade.translation.stream", _lua(_STREAM_LUA)),
+        _unless(_any(_is_hot(), _is_empty_call(), is_unreadable), EXTRACTION_FILTER, packed(_extraction())),
+        _unless(_is_hot(), "crossfade.translation", _lua(_LUA)),
     ]
+
+
+def stream_refusal(status: int) -> tuple[Any, str]:
+    """Why a stream's first message could not be read, if one such was noted: a matcher of metadata, and the words."""
+    segment = metadata_pb2.MetadataMatcher.PathSegment
+    noted = metadata_pb2.MetadataMatcher(
+        filter=_NOTED, path=[segment(key=str(status))], value=value_pb2.ValueMatcher(present_match=True)
+    )
+    return noted, f"%DYNAMIC_METADATA({_NOTED}:{status})%"
 
 
 def for_named_calls(name: str, config: Any) -> Any:
@@ -146,21 +188,23 @@ def if_translated(name: str, config: Any) -> Any:
     return _unless(_not(_path("prefix", "/", ORIGINAL_PATH_HEADER)), name, config)
 
 
-def _script() -> str:
+def _lua(text: str) -> Any:
+    whole = script(*READING, "compressed_calls", marks=_marks(), more=text)
+    return packed(lua_pb2.Lua(default_source_code=inline(whole)))
+
+
+def _marks() -> dict[str, str]:
     fields = ", ".join(f'{method} = {{"{name}", "{version}"}}' for method, (name, version) in MODEL_METHODS.items())
-    marks = {
+    return {
         "@FIELDS@": fields,
         "@EXTRACTION@": EXTRACTION_FILTER,
         "@MODEL@": MODEL_HEADER,
+        "@NOTED@": _NOTED,
         "@ORIGINAL@": ORIGINAL_PATH_HEADER,
         "@SERVICE@": SERVICE.replace(".", "%."),
         "@SERVER@": SERVER_PREFIX,
         "@STREAM@": STREAM_HEADER,
     }
-    script = _LUA
-    for mark, text in marks.items():
-        script = script.replace(mark, text)
-    return script
 
 
 def _extraction() -> Any:
@@ -195,31 +239,31 @@ def _unless(predicate: Any, name: str, config: Any) -> Any:
 
 
 def _is_hot() -> Any:
-    predicate = matcher_pb2.Matcher.MatcherList.Predicate
-    return predicate(
-        and_matcher=predicate.PredicateList(predicate=[_path("prefix", _HOT_PREFIX), _not(_path("contains", "?"))])
-    )
+    return _both(_path("prefix", _HOT_PREFIX), _not(_path("contains", "?")))
 
 
 def _is_named_call() -> Any:
-    predicate = matcher_pb2.Matcher.MatcherList.Predicate
     is_named = _any(_path("prefix", f"/{SERVICE}/Model"), _path("prefix", "/endpoints/"))
-    return predicate(and_matcher=predicate.PredicateList(predicate=[is_named, _not(_path("exact", STREAMING_PATH))]))
+    return _both(is_named, _not(_path("exact", STREAMING_PATH)))
 
 
 def _is_empty_call() -> Any:
     """A call without a body, but for a stream, which may take its time. The buffer tells the length of the others."""
-    predicate = matcher_pb2.Matcher.MatcherList.Predicate
     digits = regex_pb2.RegexMatcher(google_re2=regex_pb2.RegexMatcher.GoogleRE2(), regex="[1-9][0-9]*")
     length = string_pb2.StringMatcher(safe_regex=digits)
-    return predicate(
-        and_matcher=predicate.PredicateList(
-            predicate=[
-                _not(_header("content-length", length)),
-                _not(_path("exact", STREAMING_PATH)),
-            ]
-        )
-    )
+    return _both(_not(_header("content-length", length)), _not(_path("exact", STREAMING_PATH)))
+
+
+def _may_be_compressed() -> Any:
+    coding = "grpc-encoding"
+    identity = _header(coding, string_pb2.StringMatcher(exact="identity"))
+    anything = regex_pb2.RegexMatcher(google_re2=regex_pb2.RegexMatcher.GoogleRE2(), regex=".+")
+    return _both(_header(coding, string_pb2.StringMatcher(safe_regex=anything)), _not(identity))
+
+
+def _both(*predicates: Any) -> Any:
+    predicate = matcher_pb2.Matcher.MatcherList.Predicate
+    return predicate(and_matcher=predicate.PredicateList(predicate=predicates))
 
 
 def _not(predicate: Any) -> Any:

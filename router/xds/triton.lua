@@ -22,12 +22,33 @@ local function whole_body(handle)
   return body, body and body:getBytes(0, body:length()) or ""
 end
 
-local function check_infer(handle)
-  if handle:headers():get("content-encoding") then
-    refused("@COMPRESSED@", "415")
+-- Takes a coding away, which an attempt after this one finds again.
+local function taken_coding(headers, name)
+  local coding = headers:get(name)
+  if coding then
+    headers:remove(name)
+    headers:replace("@CODING@", name .. ":" .. coding)
   end
-  local _, text = whole_body(handle)
+  return coding
+end
+
+local function put_back_coding(headers)
+  local name, coding = string.match(headers:get("@CODING@") or "", "^(.-):(.*)$")
+  if name then
+    headers:replace(name, coding)
+    headers:remove("@CODING@")
+  end
+end
+
+local function check_infer(handle, limit)
+  local coding = taken_coding(handle:headers(), "content-encoding")
+  local body, text = whole_body(handle)
   local headers = handle:headers()
+  if coding then
+    text = inflated(text, coding, limit)
+    body:setBytes(text)
+    headers:replace("content-length", tostring(#text))
+  end
   local said = headers:get("inference-header-content-length")
   if not said then
     return check_json(text, #text)
@@ -60,12 +81,15 @@ local function for_triton(handle, facts, path)
       handle:streamInfo():dynamicMetadata():set("@METADATA@", "method", method)
     end
   end
+  local coding = method and taken_coding(headers, "grpc-encoding")
   if method == "ModelStreamInfer" then
     headers:remove("content-length") -- of a chunk, from the attempt before
-    return pass_stream(handle, requests_of(facts, path))
+    return pass_stream(handle, requests_of(facts, path, coding))
   elseif method then
     local body, text = whole_body(handle)
-    local message = translated_message(text, 1, #text, method, model, number)
+    local first, last
+    text, first, last = plain_message(text, 1, #text, coding, facts.limit)
+    local message = translated_message(text, first, last, method, model, number)
     body:setBytes(message)
     handle:headers():replace("content-length", tostring(#message))
     return
@@ -77,7 +101,7 @@ local function for_triton(handle, facts, path)
   end
   headers:replace(":path", "/v2/models/" .. model .. (number ~= "" and "/versions/" .. number or "") .. rest)
   if rest == "/infer" then
-    check_infer(handle)
+    check_infer(handle, facts.limit)
   end
 end
 
@@ -88,6 +112,8 @@ function envoy_on_request(handle)
   if not is_again then
     path = headers:get(":path")
     headers:add("@ROUTED_PATH@", path)
+  else
+    put_back_coding(headers)
   end
   local facts = OWN
   if not facts then

@@ -10,6 +10,7 @@ next (a shield), each in its own words. In a deployment's own cluster the script
 - puts Triton's name and version of the model into the path, or into the gRPC message
 - puts the endpoint's name and the deployment's version into the reply, unless they are Triton's own
 - does both for every message of a stream
+- decompresses what a client compressed, since nobody else before Triton would look into it
 - refuses what crashes Triton or what Triton would misread; a client's mistake is never its failure
 - lets through what scores or describes the model, and nothing else
 
@@ -22,7 +23,6 @@ Each deployment costs Envoy 1 MB: a Lua machine for each of its two clusters and
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
@@ -40,6 +40,7 @@ from router.domain.routing import Upstream
 from router.domain.tls import Secret
 from router.domain.triton_token import TritonToken
 from router.xds.gateway import (
+    CODING_HEADER,
     RETRY_HEADER,
     ROUTED_PATH_HEADER,
     SERVICE,
@@ -49,15 +50,15 @@ from router.xds.gateway import (
     Gateway,
 )
 from router.xds.resources import packed
+from router.xds.scripts import READING, inline, script
 
 _METADATA = "crossfade.triton"
 _TOKEN_METADATA = "crossfade.triton.token"
 _SERVED = f"=%UPSTREAM_METADATA({_METADATA}:served)%"
 
 # In this order: each leans on those before it.
-_SCRIPTS = ("triton_reading", "triton_checks", "triton_streams", "triton")
+_SCRIPTS = (*READING, "triton_checks", "triton_streams", "triton")
 
-_COMPRESSED = "this deployment takes a request as it is, or compressed with gzip at /v2/models/NAME/infer"
 _GRPC_ONLY = "this deployment answers gRPC alone: its Tritons have TLS, which Triton's HTTP port has not"
 
 
@@ -112,8 +113,8 @@ def withheld_headers() -> list[Any]:
 
 
 def _lua(gateway: Gateway, own: str) -> Any:
-    script = base_pb2.DataSource(inline_string=_script(gateway.token).replace("@OWN@", own))
-    return hcm_pb2.HttpFilter(name="crossfade.triton", typed_config=packed(lua_pb2.Lua(default_source_code=script)))
+    source = inline(_script(gateway.token).replace("@OWN@", own))
+    return hcm_pb2.HttpFilter(name="crossfade.triton", typed_config=packed(lua_pb2.Lua(default_source_code=source)))
 
 
 def _codec() -> Any:
@@ -196,9 +197,8 @@ def _header(name: str, value: str) -> Any:
 
 @cache
 def _script(token: str) -> str:
-    script = "\n".join(files("router.xds").joinpath(f"{name}.lua").read_text() for name in _SCRIPTS)
-    for mark, text in {
-        "@COMPRESSED@": _COMPRESSED,
+    marks = {
+        "@CODING@": CODING_HEADER,
         "@GRPC_ONLY@": _GRPC_ONLY,
         "@METADATA@": _METADATA,
         "@RETRY_HEADER@": RETRY_HEADER,
@@ -208,6 +208,5 @@ def _script(token: str) -> str:
         "@TOKEN@": token,
         "@TOKEN_HEADER@": TOKEN_HEADER,
         "@UPSTREAM@": UPSTREAM_HEADER,
-    }.items():
-        script = script.replace(mark, text)
-    return script
+    }
+    return script(*_SCRIPTS, marks=marks)

@@ -4,7 +4,6 @@ local MAX_DIMENSION = 2 ^ 31 - 1
 local MAX_NAME = 1024
 
 local NO_SHARED_MEMORY = "shared memory is not offered here: send the tensors in the request"
-local NO_COMPRESSED_MESSAGE = "compressed gRPC messages are not supported"
 
 -- Every element takes a byte at least, so a shape that promises more of them than there are bytes is a lie.
 local function times(count, dimension, bytes)
@@ -144,14 +143,8 @@ local function check_field(text, field, wire, at, stop, request)
   end
 end
 
--- The framed message at `from`..`to` as Triton shall get it.
+-- The message at `from`..`to` as Triton shall get it, framed.
 local function translated_message(text, from, to, method, model, number)
-  local length = to - from + 1 - HEAD
-  if length < 0 or length_after(text, from) ~= length then
-    refused(NO_MESSAGE)
-  elseif byte(text, from) ~= 0 then
-    refused(NO_COMPRESSED_MESSAGE)
-  end
   local check = method == "ModelInfer" and check_field or nil
-  return framed(renamed(text, from + HEAD, to, model, number, check, check and { bytes = length, outputs = {} }))
+  return framed(renamed(text, from, to, model, number, check, check and { bytes = to - from + 1, outputs = {} }))
 end

@@ -1,47 +1,11 @@
--- Streams: messages one after the other, in chunks that know nothing of them.
+-- Streams to a Triton (messages.lua tells their messages apart).
 --
--- Each is checked and translated like the message of a single call. But the call has begun, so one that is refused
+-- Each is inflated, checked and translated like the message of a single call. But the call has begun, so one that is refused
 -- cannot end it: in its place, Triton gets a request for a model that nobody has, called by the reason. Triton answers
 -- that with an error in its turn, under the request's id, and the stream goes on.
 
 local REFUSES = "crossfade refuses: "
 local AS_TRITON_SAYS = "^Request for unknown model: '" .. REFUSES .. "(.*)' is not found"
-
--- Returns a function that takes what came and gives what may go on. `translate(text, from, to)` gives what a framed
--- message becomes; of one that is larger than `limit`, nothing is kept, and `translate()` gives what stands for it.
-local function by_messages(limit, translate)
-  local parts, size, needed, dropping = {}, 0, HEAD, 0
-  return function(text)
-    if dropping > 0 then
-      local gone = math.min(dropping, #text)
-      dropping, text = dropping - gone, sub(text, gone + 1)
-    end
-    parts[#parts + 1] = text
-    size = size + #text
-    if size < needed then
-      return ""
-    end
-    text = table.concat(parts)
-    local at, passed = 1, {}
-    while true do
-      local left = #text - at + 1
-      needed = left < HEAD and HEAD or HEAD + length_after(text, at)
-      if needed - HEAD > limit then
-        passed[#passed + 1] = translate()
-        dropping = math.max(0, needed - left)
-        at, needed = at + needed - dropping, HEAD
-      elseif left < needed then
-        break
-      else
-        passed[#passed + 1] = translate(text, at, at + needed - 1)
-        at = at + needed
-      end
-    end
-    parts = { sub(text, at) }
-    size = #parts[1]
-    return table.concat(passed)
-  end
-end
 
 local function pass_stream(handle, passed)
   for chunk in handle:bodyChunks() do
@@ -51,7 +15,7 @@ end
 
 local function check_names(text, from, to, endpoint, version)
   local name, number = "", ""
-  each_field(text, from + HEAD, to, function(field, wire, _, at, stop)
+  each_field(text, from, to, function(field, wire, _, at, stop)
     if field == 1 and wire == 2 then
       name = sub(text, at, stop)
     elseif field == 2 and wire == 2 then
@@ -71,7 +35,7 @@ end
 -- Of a message that cannot be read as well.
 local function id_of(text, from, to)
   local id = ""
-  pcall(each_field, text, from + HEAD, to, function(field, wire, _, at, stop)
+  pcall(each_field, text, from, to, function(field, wire, _, at, stop)
     if field == 3 and wire == 2 and stop - at < MAX_NAME then
       id = sub(text, at, stop)
     end
@@ -83,18 +47,21 @@ local function refusal_on_stream(reason, id)
   return framed(as_field(1, REFUSES .. reason) .. (id ~= "" and as_field(3, id) or ""))
 end
 
-local function requests_of(facts, path)
+local function requests_of(facts, path, coding)
   local endpoint = string.match(path, "^/v2/models/([^/]+)")
   return by_messages(facts.limit, function(text, from, to)
     if not text then
       return refusal_on_stream("a message is larger than the " .. facts.limit .. " bytes that the endpoint accepts", "")
     end
-    local is_fine, message = pcall(function()
-      local translated = translated_message(text, from, to, "ModelInfer", facts.model, facts.number)
-      check_names(text, from, to, endpoint, facts.version)
-      return translated
+    local is_fine, message, first, last = pcall(plain_message, text, from, to, coding, facts.limit)
+    if not is_fine then
+      return refusal_on_stream(as_refusal(message).text, "")
+    end
+    local is_right, translated = pcall(function()
+      check_names(message, first, last, endpoint, facts.version)
+      return translated_message(message, first, last, "ModelInfer", facts.model, facts.number)
     end)
-    return is_fine and message or refusal_on_stream(as_refusal(message).text, id_of(text, from, to))
+    return is_right and translated or refusal_on_stream(as_refusal(translated).text, id_of(message, first, last))
   end)
 end
 

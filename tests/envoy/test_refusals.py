@@ -198,14 +198,19 @@ async def test_a_grpc_body_that_is_no_message_is_the_callers_mistake(plane: Data
             assert code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND), garbage
 
 
-async def test_a_compressed_grpc_message_is_refused_clearly(
+async def test_a_compressed_grpc_message_is_for_the_replica_and_finds_it(
     plane: DataPlane, stub: service_pb2_grpc.GRPCInferenceServiceStub
 ) -> None:
-    await plane.endpoint("zipped", upstream("blue", await plane.replica("blue")))
+    blue = await plane.replica("blue")
+    await plane.endpoint("zipped", upstream("blue", blue))
 
-    zipped = stub.ModelInfer(call("zipped", 10_000), compression=grpc.Compression.Gzip)
+    reply = await stub.ModelInfer(call("zipped", 10_000), compression=grpc.Compression.Gzip)
 
-    assert await grpc_error(zipped) == (grpc.StatusCode.UNIMPLEMENTED, "compressed gRPC messages are not supported")
+    assert reply.model_name == "blue"
+    (request,) = blue.requests
+    assert (request.headers[b"grpc-encoding"], request.body[0]) == (b"gzip", 1)
+    unknown = stub.ModelInfer(call("nobodys", 10_000), compression=grpc.Compression.Gzip)
+    assert await grpc_error(unknown) == (grpc.StatusCode.NOT_FOUND, "unknown model 'nobodys'")
 
 
 @pytest.mark.parametrize("name", ["guarded", "a.b-c_" + "d" * 57])  # the longest that there may be

@@ -145,6 +145,15 @@ async def test_many_requests_of_any_size_are_answered_in_order(streams: Streams)
         ]
 
 
+async def test_messages_may_be_compressed(streams: Streams) -> None:
+    await streams.served("packed")
+    requests = [request("packed", str(number), *[float(number)] * rows) for number, rows in enumerate([500, 1, 60_000])]
+    call = streams.stub.ModelStreamInfer(timeout=4 * DEADLINE_S, compression=grpc.Compression.Gzip)
+    assert await answers(call, requests) == [
+        (str(number), "", [2.0 * number] * rows) for number, rows in enumerate([500, 1, 60_000])
+    ]
+
+
 async def test_a_replica_that_stops_answers_what_it_has_and_says_so(streams: Streams) -> None:
     replica = await streams.served("stopping")
     call = streams.open()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
-import zlib
 from typing import Any
 
 import grpc
@@ -97,46 +95,6 @@ async def test_a_length_of_json_beyond_the_body_is_refused(plane: DataPlane, end
     for length in ("-1", "99999999999999999999", "1000", "x", "3, 4"):
         reply = await plane.infer(endpoint, {"inference-header-content-length": length}, with_shape([1, 2]))
         assert reply.status_code == 400, length
-
-
-@pytest.mark.parametrize("coding", ["deflate", "br", "gzip, deflate", "deflate, gzip"])
-async def test_what_is_compressed_with_anything_but_gzip_is_refused_because_nobody_could_look_into_it(
-    plane: DataPlane, endpoint: str, coding: str
-) -> None:
-    reply = await plane.infer(endpoint, {"content-encoding": coding}, zlib.compress(with_shape([1, 2])))
-
-    assert reply.status_code == 415
-    assert "compressed" in reply.json()["error"]
-
-
-@pytest.mark.parametrize("what", HTTP)
-async def test_what_is_compressed_is_looked_into(plane: DataPlane, server: Triton, endpoint: str, what: str) -> None:
-    for _ in range(5):
-        reply = await plane.infer(endpoint, {"content-encoding": "gzip"}, gzip.compress(HTTP[what], 1))
-        assert 400 <= reply.status_code < 500, reply.text
-    assert server.is_alive
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (gzip.compress(bytes(200 * 1024 * 1024), 1), 413),
-        (gzip.compress(with_shape([1, 2]))[:-20], 400),
-        (gzip.compress(with_shape([1, 2]))[:30] + bytes(100), 400),
-        (b"\x1f\x8b", 400),
-        (with_shape([1, 2]), 400),
-    ],
-    ids=["bomb", "cut", "broken", "begun", "plain"],
-)
-async def test_a_bomb_grows_to_the_limit_and_what_cannot_be_decompressed_is_a_clients_mistake(
-    plane: DataPlane, server: Triton, endpoint: str, body: bytes, status: int
-) -> None:
-    async with under_load(plane, endpoint, PAIR, clients=2) as load:
-        for _ in range(3):
-            reply = await plane.infer(endpoint, {"content-encoding": "gzip"}, body)
-            assert (reply.status_code, bool(reply.json()["error"])) == (status, True), reply.text
-        await load.more(10)
-    assert server.is_alive
 
 
 @pytest.mark.parametrize("count", [10_000, 1_000_000])

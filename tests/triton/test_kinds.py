@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -90,40 +91,78 @@ async def in_binary(place: Place, asked: Sequence[Asked]) -> list[Any]:
     return [await _posted(place, *binary_request(one.inputs, one.parameters, one.classes)) for one in asked]
 
 
-async def compressed(place: Place, asked: Sequence[Asked]) -> list[Any]:
+async def _compressed(place: Place, asked: Sequence[Asked], coding: str, compress: Callable[..., bytes]) -> list[Any]:
     answers = []
     for one in asked:
         body, headers = binary_request(one.inputs, one.parameters, one.classes)
-        answers.append(await _posted(place, gzip.compress(body), {**headers, "content-encoding": "gzip"}))
+        answers.append(await _posted(place, compress(body), {**headers, "content-encoding": coding}))
     return answers
 
 
-async def over_grpc(place: Place, asked: Sequence[Asked]) -> list[Any]:
+async def gzipped(place: Place, asked: Sequence[Asked]) -> list[Any]:
+    return await _compressed(place, asked, "gzip", gzip.compress)
+
+
+async def deflated(place: Place, asked: Sequence[Asked]) -> list[Any]:
+    return await _compressed(place, asked, "deflate", zlib.compress)
+
+
+def _to(place: Place, one: Asked, how: grpc.Compression) -> Any:
+    """So large that grpc's core compresses it, where it shall; it sends what does not get smaller as it is."""
+    request = grpc_request(place.model, one.inputs, one.parameters, one.classes)
+    if how is not grpc.Compression.NoCompression:
+        request.parameters["padding"].string_param = "-" * 1000
+    return request
+
+
+async def over_grpc(
+    place: Place, asked: Sequence[Asked], how: grpc.Compression = grpc.Compression.NoCompression
+) -> list[Any]:
     answers: list[Any] = []
     for one in asked:
         try:
-            reply = await place.stub.ModelInfer(
-                grpc_request(place.model, one.inputs, one.parameters, one.classes), timeout=DEADLINE_S
-            )
+            reply = await place.stub.ModelInfer(_to(place, one, how), timeout=DEADLINE_S, compression=how)
             answers.append(MessageToDict(reply, preserving_proto_field_name=True))
         except grpc.aio.AioRpcError as error:
             answers.append((error.code().name, error.details()))
     return answers
 
 
-async def over_a_stream(place: Place, asked: Sequence[Asked]) -> list[Any]:
+async def gzipped_over_grpc(place: Place, asked: Sequence[Asked]) -> list[Any]:
+    return await over_grpc(place, asked, grpc.Compression.Gzip)
+
+
+async def deflated_over_grpc(place: Place, asked: Sequence[Asked]) -> list[Any]:
+    return await over_grpc(place, asked, grpc.Compression.Deflate)
+
+
+async def over_a_stream(
+    place: Place, asked: Sequence[Asked], how: grpc.Compression = grpc.Compression.NoCompression
+) -> list[Any]:
     answers = []
-    call = place.stub.ModelStreamInfer(timeout=DEADLINE_S)
+    call = place.stub.ModelStreamInfer(timeout=DEADLINE_S, compression=how)
     for one in asked:
-        await call.write(grpc_request(place.model, one.inputs, one.parameters, one.classes))
+        await call.write(_to(place, one, how))
         answers += [MessageToDict(await call.read(), preserving_proto_field_name=True) for _ in range(one.answers)]
     await call.done_writing()
     assert await call.read() is grpc.aio.EOF
     return answers
 
 
+async def gzipped_over_a_stream(place: Place, asked: Sequence[Asked]) -> list[Any]:
+    return await over_a_stream(place, asked, grpc.Compression.Gzip)
+
+
+async def deflated_over_a_stream(place: Place, asked: Sequence[Asked]) -> list[Any]:
+    return await over_a_stream(place, asked, grpc.Compression.Deflate)
+
+
 Way = Callable[[Place, Sequence[Asked]], Awaitable[list[Any]]]
-WAYS: tuple[Way, ...] = (in_json, in_binary, compressed, over_grpc, over_a_stream)
+WAYS: tuple[Way, ...] = (
+    *(in_json, in_binary, gzipped, deflated),
+    *(over_grpc, gzipped_over_grpc, deflated_over_grpc),
+    *(over_a_stream, gzipped_over_a_stream, deflated_over_a_stream),
+)
 
 
 def of_its_own(kind: Kind) -> list[Asked]:

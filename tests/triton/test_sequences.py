@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -51,7 +52,7 @@ async def counts(tritons: tuple[Triton, ...]) -> list[int]:
     return [reply.json()["model_stats"][0]["inference_count"] for reply in replies]
 
 
-@pytest.mark.parametrize("way", ["json", "binary", "grpc"])
+@pytest.mark.parametrize("way", ["json", "binary", "gzip", "grpc", "grpc-gzip"])
 async def test_each_keeps_its_state_while_they_are_spread(plane: DataPlane, pair: tuple[Triton, ...], way: str) -> None:
     await sequences(plane, f"by-{way}", pair)
     before = await counts(pair)
@@ -60,8 +61,11 @@ async def test_each_keeps_its_state_while_they_are_spread(plane: DataPlane, pair
 
         async def ask(key: Any, number: int) -> int:
             inputs, parameters = step(key, number)
-            if way == "grpc":
-                message = await infer(grpc_request(f"by-{way}", inputs, parameters), timeout=DEADLINE_S)
+            if way.startswith("grpc"):
+                how = grpc.Compression.Gzip if way == "grpc-gzip" else grpc.Compression.NoCompression
+                padding = {"padding": "-" * 1000}  # what gets no smaller is not compressed
+                request = grpc_request(f"by-{way}", inputs, {**padding, **parameters})
+                message = await infer(request, timeout=DEADLINE_S, compression=how)
                 return int(np.frombuffer(message.raw_output_contents[0], np.int32)[0])
             if way == "json":
                 body = json_request(inputs, parameters=parameters)
@@ -69,6 +73,8 @@ async def test_each_keeps_its_state_while_they_are_spread(plane: DataPlane, pair
             else:
                 content, headers = binary_request(inputs, parameters)
                 headers["x-crossfade-sequence"] = "the-same-for-all"  # from a client, it means nothing
+                if way == "gzip":
+                    content, headers["content-encoding"] = gzip.compress(content), "gzip"
                 reply = await plane.http.post(f"/v2/models/by-{way}/infer", content=content, headers=headers)
                 length = int(reply.headers["inference-header-content-length"])
                 return int(np.frombuffer(reply.content[length:], np.int32)[0])

@@ -166,16 +166,16 @@ async def test_a_message_beyond_the_limit_is_refused_without_being_kept(
     assert sorted(got) == [*[("", error, [])] * 3, *[(str(n), "", [float(n)]) for n in (1, 2, 3)]]
 
 
-async def test_a_compressed_message_is_refused_because_nobody_could_look_into_it(
-    plane: DataPlane, server: Triton
-) -> None:
+@pytest.mark.parametrize("first", [1, 1000])
+async def test_messages_may_be_compressed_the_first_one_or_others(plane: DataPlane, server: Triton, first: int) -> None:
+    """grpc's core compresses what gets smaller."""
     await endpoint(plane, "packed", server)
-    async with grpc.aio.insecure_channel(plane.grpc_address) as channel:
-        call = Stub(channel).ModelStreamInfer(timeout=DEADLINE_S, compression=grpc.Compression.Gzip)
-        # The first one is too small to be compressed.
-        got = await answers(call, [request("packed", "1", 1), request("packed", "2", *[0.0] * 1000)])
+    sizes = [first, 100_000, *[1, 1000] * 10, 1_000_000]
+    async with grpc.aio.insecure_channel(plane.grpc_address, options=NO_LIMIT) as channel:
+        call = Stub(channel).ModelStreamInfer(timeout=4 * DEADLINE_S, compression=grpc.Compression.Gzip)
+        got = await answers(call, [request("packed", str(number), *[0.5] * size) for number, size in enumerate(sizes)])
 
-    assert sorted(got) == [("", "compressed gRPC messages are not supported", []), ("1", "", [1.0])]
+    assert {int(number): values for number, _, values in got} == {n: [0.5] * size for n, size in enumerate(sizes)}
 
 
 async def test_a_stream_takes_longer_than_a_request_may_and_is_asked_of_one_triton_alone(

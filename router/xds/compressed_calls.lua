@@ -1,0 +1,113 @@
+-- gRPC calls whose messages may be compressed: where their models' names are found, before anybody is known to be let in.
+-- So no more is decompressed here than that takes. translation.py joins this file to those that it leans on.
+
+-- Of a call with one message: how much of it is looked at, as it came and decompressed. (Names have 63 bytes at the most.)
+local MAX_LOOKED_AT = 16 * 1024
+local MAX_BEGIN = 4 * 1024
+
+-- Of a stream, whose first message Envoy's own filter reads in full: as much as gRPC takes of a message unless told
+-- otherwise.
+local MAX_FIRST = 4 * 1024 * 1024
+local TOO_LARGE_FIRST = "the first message of a stream may have " .. MAX_FIRST .. " bytes when it is compressed"
+local NOTED_AS = { ["400"] = "3", ["413"] = "8", ["415"] = "12" } -- statuses of HTTP, and of gRPC
+local UNREADABLE = "\1\0\0\0\0" -- marked as compressed
+
+-- As what a call's messages may be compressed, or nil.
+local function compression_of(headers)
+  local coding = headers:get("grpc-encoding")
+  return coding and coding ~= "identity" and find(headers:get("content-type") or "", "^application/grpc") and coding or nil
+end
+
+-- The name and the version at the beginning of a message: fields 1 and 2 of all that are asked for. Protobuf is written in
+-- the order of its numbers, though it need not be.
+local function names_of(text)
+  local names, at = { "", "" }, 1
+  while at <= #text and (byte(text, at) == 10 or byte(text, at) == 18) do
+    local number, _, from, to = field_at(text, at, #text)
+    names[number] = sub(text, from, to)
+    at = to + 1
+  end
+  if names[1] == "" and at <= #text then
+    refused("a message that may be compressed must begin with the name of its model")
+  end
+  return names[1], names[2]
+end
+
+-- Waits for the body: headers must be asked for again.
+local function names_in_body(handle, coding)
+  local body = handle:body()
+  local text = body and body:getBytes(0, math.min(body:length(), MAX_LOOKED_AT)) or ""
+  if #text < HEAD or byte(text, 1) > 1 then
+    refused(NO_MESSAGE)
+  end
+  local begin = sub(text, HEAD + 1)
+  return names_of(byte(text, 1) == 1 and inflated_begin(begin, coding, MAX_BEGIN) or sub(begin, 1, MAX_BEGIN))
+end
+
+-- How a stream's messages are made plain, together no larger than what its first one may be.
+local function plain_frames(coding)
+  local room = MAX_FIRST
+  return function(text, from, to)
+    if byte(text, from) == 0 then
+      return sub(text, from, to)
+    end
+    local message = plain_message(text, from, to, coding, room, TOO_LARGE_FIRST)
+    room = room - #message
+    return framed(message)
+  end
+end
+
+-- The beginning of a stream, as Envoy's filter has to have it: it wants plain messages, of everything that comes together
+-- with the end of the first one, and loses what then is no whole message. So everything waits until there are whole
+-- messages alone; but not for the end of a first message that is plain. After that, neither looks at anything more: when a
+-- script changes a chunk, Envoy sets content-length to the length of that, which must not happen behind the translation.
+--
+-- Returns a function that takes what came and gives what may go on, whether that was all, and a refusal, if there is one.
+local function beginning(coding)
+  local passed, waiting = by_messages(math.huge, plain_frames(coding))
+  local begin, ready, ahead = "", "", nil -- `ahead`: bytes to come of a plain first message
+  return function(text)
+    text, begin = begin .. text, ""
+    if #text < HEAD and not ahead then
+      begin = text
+      return "", false
+    elseif not ahead then
+      local length, is_plain = length_after(text, 1), byte(text, 1) == 0
+      if length > MAX_FIRST and not is_plain then
+        return UNREADABLE, true, { status = "413", text = TOO_LARGE_FIRST }
+      end
+      ahead = is_plain and HEAD + length or 0
+    end
+    local first = sub(text, 1, ahead)
+    ahead = ahead - #first
+    if ahead > 0 then
+      return first, false
+    end
+    local is_fine, more = pcall(passed, sub(text, #first + 1))
+    ready = ready .. first .. (is_fine and more or "")
+    if not is_fine then
+      return ready .. UNREADABLE, true, as_refusal(more)
+    elseif ready ~= "" and #waiting() == 0 then
+      return ready, true
+    elseif #ready + #waiting() > 2 * MAX_FIRST then
+      return ready .. UNREADABLE, true, { status = "413", text = TOO_LARGE_FIRST }
+    end
+    return "", false
+  end
+end
+
+-- It is too late to refuse here: the filter does that, of what it cannot read, and what is noted is said for it
+-- (local_replies.py).
+local function pass_beginning(handle, coding)
+  local passed = beginning(coding)
+  for chunk in handle:bodyChunks() do
+    local text, is_all, refusal = passed(chunk:getBytes(0, chunk:length()))
+    chunk:setBytes(text)
+    if refusal then
+      handle:streamInfo():dynamicMetadata():set("@NOTED@", NOTED_AS[refusal.status], refusal.text)
+    end
+    if is_all then
+      return
+    end
+  end
+end
