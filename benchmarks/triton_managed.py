@@ -29,6 +29,7 @@ from benchmarks.models import tiny_mlp
 from benchmarks.triton_home import triton_home
 from router.domain.routing import Replica, TritonAddress, Upstream
 from router.domain.triton_managed import ManagedModel
+from serving.certified import Tell
 from serving.replica import ReplicaConfig
 from serving.triton_ports import TritonHome
 from serving.triton_replica import TritonReplica
@@ -71,7 +72,7 @@ async def managed(program: Path, folder: Path, model: Path) -> AsyncIterator[Tri
     """A replica, with everything that it does beside its Triton."""
     deployed, listener = deployed_model(model), Listener()
 
-    async def make_home() -> TritonHome:
+    async def make_home(_: Tell) -> TritonHome:
         return await asyncio.to_thread(home_of, program, folder, deployed)
 
     replica = TritonReplica("managed", ReplicaConfig("bench", deployed, "", "0"), listener, make_home)

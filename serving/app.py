@@ -24,7 +24,7 @@ from adapters.ray.home import take_users_home_back
 from adapters.ray.loopback import keep_internal_server_local
 from adapters.ray.scaling import LOAD_METRIC
 from adapters.replica_tls import ReplicaKeys
-from router.domain.replica_tls import ReplicaName
+from router.domain.replica_tls import ReplicaName, canonical_ip
 from serving.certified import CertifiedReplica
 from serving.loading import load_model
 from serving.replica import ReplicaConfig, ReplicaService
@@ -118,5 +118,5 @@ def _service(replica_id: str, config: ReplicaConfig, announcer: RayAnnouncer) ->
 
 def _certified(replica_id: str, config: ReplicaConfig, announcer: RayAnnouncer) -> CertifiedReplica:
     spec = config.deployed.spec
-    name = ReplicaName(config.gateway_id, spec.endpoint, spec.name, replica_id, announcer.node_ip)
+    name = ReplicaName(config.gateway_id, spec.endpoint, spec.name, replica_id, canonical_ip(announcer.node_ip))
     return CertifiedReplica(name, announcer, ReplicaKeys())

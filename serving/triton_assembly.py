@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from dataclasses import replace
 
@@ -16,27 +15,25 @@ from adapters.triton.repository import Repository, write_ensemble, write_reposit
 from adapters.triton.server import TritonHomeOnDisk, TritonSettings
 from router.domain.deployment import DeployedModel
 from router.domain.errors import ModelUnavailable
-from serving.certified import CertifiedReplica
+from serving.certified import CertifiedReplica, Tell
 from serving.replica import ReplicaConfig
 from serving.triton_ports import TriedModel, TritonHome
 from serving.triton_relay import RelayedHome
 from serving.warmup import are_rows_independent, first_that_runs
 
-log = logging.getLogger(__name__)
-
 _LOOPBACK = "127.0.0.1"
 
 
-async def make_home(config: ReplicaConfig, certified: CertifiedReplica | None) -> TritonHome:
+async def make_home(config: ReplicaConfig, certified: CertifiedReplica | None, tell: Tell) -> TritonHome:
     """Try the model here, and prepare what a Triton needs to serve it. Raises `ModelUnavailable`.
 
-    `certified`: by what it is known when Envoy is on another host.
+    `certified`: by what it is known when Envoy is on another host. `tell`: is told what it waits for.
     """
     home = await asyncio.to_thread(_prepared, config)
     if certified is None:
         return home
     try:
-        await certified.start(_log)
+        await certified.start(tell)
     except BaseException:
         await home.close()
         raise
@@ -52,10 +49,6 @@ def _prepared(config: ReplicaConfig) -> TritonHomeOnDisk:
         repository.remove()
         raise
     return TritonHomeOnDisk(TritonSettings(program, repository, _LOOPBACK, wanted.instances, wanted.gpus > 0))
-
-
-async def _log(reason: str) -> None:
-    log.info("%s", reason)
 
 
 def make_repository(beside: str, deployed: DeployedModel) -> Repository:

@@ -22,22 +22,30 @@ class RelayedHome:
     def __init__(self, home: TritonHome, certified: CertifiedReplica) -> None:
         self._home = home
         self._certified = certified
+        self._relays: tuple[TlsRelay, ...] = ()  # of the latest Triton
 
     async def start(self) -> RelayedTriton:
+        self._close_relays()  # whoever was here is replaced
         triton = await self._home.start()
         keys, ip = self._certified.keys, self._certified.name.ip
-        http, grpc = TlsRelay(triton.address.http_port), TlsRelay(triton.address.grpc_port)
+        http, grpc = self._relays = TlsRelay(triton.address.http_port), TlsRelay(triton.address.grpc_port)
         try:
             address = TritonAddress(ip, await http.open(ip, keys.context), await grpc.open(ip, keys.http2_context))
         except OSError as error:
-            http.close()
+            self._close_relays()
             await triton.end()
             raise ModelUnavailable(f"cannot listen on {ip}: {error.strerror}") from error
-        return RelayedTriton(triton, address, (http, grpc))
+        return RelayedTriton(triton, address, self._relays)
 
     async def close(self) -> None:
+        """Whatever became of the Triton: one that drained, or whose start was broken off, nobody has ended."""
         self._certified.close()
+        self._close_relays()
         await self._home.close()
+
+    def _close_relays(self) -> None:
+        for relay in self._relays:
+            relay.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +70,12 @@ class RelayedTriton:
 
     async def drain(self) -> None:
         await self.triton.drain()
+        self._close()
 
     async def end(self) -> None:
+        self._close()
+        await self.triton.end()
+
+    def _close(self) -> None:
         for relay in self.relays:
             relay.close()
-        await self.triton.end()

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from router.domain.errors import CrossfadeError, ModelUnavailable
 from router.domain.routing import Replica, ReplicaState, UnixAddress
+from serving.certified import Tell
 from serving.directory import ANNOUNCE_EVERY_S
 from serving.load import LoadMeter
 from serving.replica import RELEASE_WAIT_S, Announcer, ReplicaConfig
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 # A port can be taken between being found free and being opened.
 _FIRST_STARTS = 3
 
-MakeHome = Callable[[], Awaitable[TritonHome]]
+# It is given what tells what it waits for.
+MakeHome = Callable[[Tell], Awaitable[TritonHome]]
 
 
 class _PortTaken(ModelUnavailable):
@@ -65,7 +67,7 @@ class TritonReplica:
         """Raises `CrossfadeError` when the model cannot serve, or Triton cannot."""
         self._announcing = asyncio.create_task(self._keep_announcing(), name="announce")
         try:
-            self._home = await self._make_home()
+            self._home = await self._make_home(self._wait_for)
             triton = await self._first_life(self._home)
         except CrossfadeError as error:
             await self._tell(replace(self._self, state=ReplicaState.FAILED, reason=str(error)))
@@ -223,6 +225,10 @@ class TritonReplica:
                 reason=reason,
             )
         await self._tell(self._self)
+
+    async def _wait_for(self, what: str) -> None:
+        if what != self._self.reason:
+            await self._tell(replace(self._self, reason=what))
 
     async def _tell(self, replica: Replica) -> bool:
         async with self._telling:

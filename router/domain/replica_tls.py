@@ -21,9 +21,18 @@ CERTIFICATE_LIVES = timedelta(hours=24)
 _REPLICA_ID = re.compile("[0-9a-f]{1,32}")
 
 
+def canonical_ip(address: str) -> str:
+    """An IP address has many spellings in IPv6, and names are compared as texts: certificates have this one. What is no
+    IP address stays as it is."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return address
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaName:
-    """`replica`: its id. `ip`: where it listens."""
+    """`replica`: its id. `ip`: where it listens, as `canonical_ip` spells it."""
 
     gateway: str
     endpoint: str

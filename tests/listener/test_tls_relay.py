@@ -187,3 +187,26 @@ async def test_a_triton_is_reached_at_the_replicas_address_and_keeps_its_life() 
         await asyncio.open_connection(triton.address.ip, triton.address.http_port)
     await both.close()
     assert home.story[-1] == "closed"
+
+
+async def is_reached(triton: RelayedTriton) -> bool:
+    for port in (triton.address.http_port, triton.address.grpc_port):
+        try:
+            _, writer = await asyncio.open_connection(triton.address.ip, port)
+        except ConnectionError:
+            return False
+        writer.close()
+    return True
+
+
+async def test_the_ways_to_a_triton_close_when_it_has_drained_is_replaced_or_its_home_closes() -> None:
+    home = RelayedHome(FakeHome(), CertifiedReplica(BLUE, Desk(), certified(CA)))
+    drained = await home.start()
+    assert await is_reached(drained)
+    await drained.drain()
+    assert not await is_reached(drained)
+    replaced = await home.start()
+    latest = await home.start()
+    assert [await is_reached(triton) for triton in (replaced, latest)] == [False, True]
+    await home.close()
+    assert not await is_reached(latest)

@@ -13,6 +13,7 @@ from router.domain.errors import ModelUnavailable
 from router.domain.model_ref import ModelRef, ResolvedModel
 from router.domain.routing import Replica, ReplicaState, TritonAddress
 from router.domain.triton_managed import ManagedTriton
+from serving.certified import Tell
 from serving.load import WorkDone
 from serving.replica import ReplicaConfig
 from serving.triton_ports import Ending
@@ -107,6 +108,12 @@ class FakeHome:
         self.story: list[str] = []
         self.started: list[FakeTriton] = []
         self.prepare: Callable[[FakeTriton], None] = lambda _: None
+        self.waits_for: dict[str, asyncio.Event] = {}
+
+    async def prepared(self, tell: Tell) -> None:
+        for what, has_come in self.waits_for.items():
+            await tell(what)
+            await has_come.wait()
 
     async def start(self) -> FakeTriton:
         triton = FakeTriton(len(self.started), self.story)
@@ -135,7 +142,8 @@ def replica_of(home: FakeHome, town: Town, start_timeout_s: int = 60) -> TritonR
         managed=ManagedTriton(start_timeout_s=start_timeout_s),
     )
 
-    async def make_home() -> FakeHome:
+    async def make_home(tell: Tell) -> FakeHome:
+        await home.prepared(tell)
         return home
 
     config = ReplicaConfig("g", DeployedModel(spec, ResolvedModel("/m.onnx", "ab" * 32)), "token", "0")
@@ -167,6 +175,19 @@ async def test_it_is_ready_at_the_address_of_its_triton_when_that_has_loaded_the
     may_load.set()
     await starting
     assert (town.only.state, town.only.address) == (READY, home.started[0].address)
+    await replica.stop()
+
+
+async def test_what_it_waits_for_before_it_starts_a_triton_is_its_reason() -> None:
+    home, town = FakeHome(), Town()
+    home.waits_for = {"waiting for a certificate": asyncio.Event()}
+    replica = replica_of(home, town)
+    starting = asyncio.create_task(replica.start())
+    await until(lambda: (LOADING, "waiting for a certificate") in town.heard)
+    assert not home.started
+    home.waits_for["waiting for a certificate"].set()
+    await starting
+    assert (town.only.state, town.only.reason) == (READY, "")
     await replica.stop()
 
 
