@@ -1,8 +1,12 @@
-"""The gateway's internal CA: made once, kept in the data directory, and trusted by its Envoy and its replicas alone."""
+"""The gateway's internal CA: kept in the data directory, followed by another one in time, and trusted by this gateway's
+Envoy and replicas alone."""
 
 from __future__ import annotations
 
 import ipaddress
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +17,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from adapters.certificate_authority import Authority, key_pem, new_authority, pem, read_authority, signed
 from adapters.certificates import facts_of
-from router.domain.errors import Invalid
+from router.domain.ca_succession import SIGNS_AFTER, STANDS_ALONE_AFTER, Line, is_due
+from router.domain.errors import Conflict, Invalid
 from router.domain.replica_tls import CERTIFICATE_LIVES, CertificateRequest, Certified, envoy_uri
 from router.domain.tls import (
     BadCertificate,
@@ -27,51 +32,98 @@ from router.domain.tls import (
 from router.private_files import write_private
 
 _MAX_REQUEST_BYTES = 8192
+_UNFINISHED = ".making"
+
+
+_CERTIFICATE, _KEY = "ca.pem", "ca.key"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAuthority:
+    """A CA and the folder that its two files are in."""
+
+    authority: Authority
+    folder: Path
+
+    @property
+    def facts(self) -> CertificateFacts:
+        return replace(facts_of(self.authority.certificate), names=("internal CA",))
 
 
 class InternalAuthority:
     """Implements `router.replica_certificates.Authority`. `gateway`: its id, which is in all names.
 
-    `lives`: for how long its certificates are good. The CA's own is good for ten years: a gateway that becomes older
-    is given a new one by removing the folder, and its replicas are started again.
+    `folder`: where the CA is, and in folders of their own those that follow it (router/domain/ca_succession.py).
+    `lives`: for how long its certificates are good. The CA's own is good for ten years, and followed in time.
     """
 
-    def __init__(self, gateway: str, authority: Authority, file: Path, lives: timedelta = CERTIFICATE_LIVES) -> None:
+    def __init__(
+        self, gateway: str, line: Sequence[KeptAuthority], folder: Path, lives: timedelta = CERTIFICATE_LIVES
+    ) -> None:
+        """`line`: one at least, oldest first."""
         self._gateway = gateway
-        self._authority = authority
-        self._file = file
+        self._line = tuple(line)
+        self._signing = self._line[0]
+        self._folder = folder
         self._lives = lives
+        self._refused = ""
 
     @classmethod
     def in_folder(cls, folder: Path, gateway: str, now: datetime) -> InternalAuthority:
         """The one that is kept there, else a new one. Raises `BadCertificate` when what is there is broken: a new one
         in its place would lock out the replicas that run."""
-        certificate, key = folder / "ca.pem", folder / "ca.key"
-        if not certificate.exists():
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            made = new_authority(f"Crossfade internal CA of {gateway}", now)
-            write_private(key, key_pem(made.key))
-            write_private(certificate, pem(made.certificate))  # last: it says that both are there
-        try:
-            return cls(gateway, read_authority(certificate, key), certificate)
-        except BadCertificate as error:
-            raise BadCertificate(
-                f"{error}; bring {folder} back from a backup, or remove it and start the gateway's replicas again"
-            ) from None
+        if not _is_begun(folder):
+            _make(folder, f"Crossfade internal CA of {gateway}", now)
+        found = cls(gateway, _line_in(folder, now), folder)
+        found.look(now)
+        return found
 
     @property
     def trust(self) -> ClientTrust:
-        return ClientTrust(pem(self._authority.certificate))
+        return ClientTrust(b"".join(pem(kept.authority.certificate) for kept in self._line))
 
     @property
-    def status(self) -> CertificateStatus:
-        return CertificateStatus(CertificateFiles(str(self._file), ""), facts_of(self._authority.certificate), "")
+    def status(self) -> tuple[CertificateStatus, ...]:
+        return tuple(
+            CertificateStatus(CertificateFiles(str(kept.folder / _CERTIFICATE), ""), kept.facts, self._refused)
+            for kept in self._line
+        )
+
+    def look(self, now: datetime) -> str:
+        """Take whoever has come, give the newest a successor when that is due, and drop who is no longer needed.
+
+        Returns why that cannot be done, if so; then those in force stay, in this process."""
+        try:
+            self._look(now)
+        except (BadCertificate, OSError) as error:
+            self._refused = str(error)
+        else:
+            self._refused = ""
+        return self._refused
+
+    def _look(self, now: datetime) -> None:
+        line = _line_in(self._folder, now)
+        if is_due(line[-1].facts.not_after, now):
+            line = (*line, _succeed(self._folder, self._gateway, now))
+        standing = Line.of([kept.facts.not_before for kept in line], now)
+        for kept in line[: standing.first]:
+            self._drop(kept.folder)
+        self._signing = line[standing.signs]
+        self._line = line[standing.first :]
+
+    def _drop(self, folder: Path) -> None:
+        if folder == self._folder:
+            _remove_own(folder)
+            return
+        unfinished = folder.with_name(f"{folder.name}{_UNFINISHED}")  # at once: half of it would be an error
+        folder.rename(unfinished)
+        shutil.rmtree(unfinished)
 
     def for_envoy(self, now: datetime) -> CertificatePair:
         """A client's, with a key of its own, which goes to Envoy and into no file."""
         key = ec.generate_private_key(ec.SECP256R1())
         name, purpose = envoy_uri(self._gateway), ExtendedKeyUsageOID.CLIENT_AUTH
-        certificate = signed(self._authority, key.public_key(), [name], purpose, now, self._lives)
+        certificate = signed(self._signing.authority, key.public_key(), [name], purpose, now, self._lives)
         return CertificatePair(pem(certificate), Secret(key_pem(key)), facts_of(certificate))
 
     def for_replica(self, request: CertificateRequest, now: datetime) -> Certified:
@@ -88,9 +140,87 @@ class InternalAuthority:
             raise BadCertificate(f"the request is for a replica of the gateway {name.gateway}, not {self._gateway}")
         key = _key_of(request.signing_request, [name.uri, name.ip])
         names, purpose = [name.uri, name.ip], ExtendedKeyUsageOID.SERVER_AUTH
-        certificate = signed(self._authority, key, names, purpose, now, self._lives)
-        facts: CertificateFacts = facts_of(certificate)
+        certificate = signed(self._signing.authority, key, names, purpose, now, self._lives)
+        facts = facts_of(certificate)
         return Certified(pem(certificate), self.trust.authorities, facts.not_before, facts.not_after)
+
+
+def replace_authority(folder: Path, gateway: str, now: datetime) -> tuple[datetime, datetime]:
+    """Give the CA that is kept there a successor, which a gateway that runs takes by itself. Returns from when on it
+    signs, and from when on it alone is trusted.
+
+    Raises `BadCertificate` when what is there is broken, `Conflict` when nothing is, or a successor is on its way.
+    """
+    if not _is_begun(folder):
+        raise Conflict(f"{folder} holds no internal CA: the first `crossfade up --ray-address ADDRESS` makes it")
+    line = _line_in(folder, now)
+    newest = line[-1].facts.not_before
+    if len(line) > 1 and now - newest < STANDS_ALONE_AFTER:
+        until = newest + STANDS_ALONE_AFTER
+        raise Conflict(f"the internal CA is being replaced already, until {until:%Y-%m-%d %H:%M} UTC")
+    made = _succeed(folder, gateway, now).facts.not_before
+    return made + SIGNS_AFTER, made + STANDS_ALONE_AFTER
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether there is, or was, a CA in it."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _line_in(folder: Path, now: datetime) -> tuple[KeptAuthority, ...]:
+    """All that are there, oldest first, without those that have expired when others have not."""
+    followers = [path for path in folder.iterdir() if path.is_dir() and not path.name.endswith(_UNFINISHED)]
+    found = [KeptAuthority(_read(path), path) for path in followers]
+    found.sort(key=lambda kept: kept.facts.not_before)
+    is_alone = bool(found) and now - found[-1].facts.not_before >= STANDS_ALONE_AFTER
+    has_own = (folder / _CERTIFICATE).exists() or (folder / _KEY).exists()
+    if has_own and not is_alone:
+        found.insert(0, KeptAuthority(_read(folder), folder))
+    elif has_own:
+        _remove_own(folder)  # it was to be, when this was broken off
+    if not found:
+        raise BadCertificate(f"{folder / _CERTIFICATE} is missing; {_what_to_do(folder)}")
+    good = [kept for kept in found if not kept.facts.is_expired(now)]
+    return tuple(good or found[-1:])
+
+
+def _read(folder: Path) -> Authority:
+    for name in (_CERTIFICATE, _KEY):
+        if not (folder / name).exists():
+            raise BadCertificate(f"{folder / name} is missing; {_what_to_do(folder)}")
+    try:
+        return read_authority(folder / _CERTIFICATE, folder / _KEY)
+    except BadCertificate as error:
+        raise BadCertificate(f"{error}; {_what_to_do(folder)}") from None
+
+
+def _what_to_do(folder: Path) -> str:
+    return f"bring {folder} back from a backup, or remove it and start the gateway's replicas again"
+
+
+def _succeed(folder: Path, gateway: str, now: datetime) -> KeptAuthority:
+    """Of another name than those before: whoever verifies a certificate looks for its CA by name."""
+    where = folder / f"{now:%Y%m%dT%H%M%S}"
+    name = f"Crossfade internal CA of {gateway} since {now:%Y-%m-%d %H:%M:%S}"
+    return KeptAuthority(_make(where, name, now), where)
+
+
+def _make(folder: Path, name: str, now: datetime) -> Authority:
+    """The folder appears with both files or not at all."""
+    unfinished = folder.with_name(f"{folder.name}{_UNFINISHED}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True, mode=0o700)
+    made = new_authority(name, now)
+    write_private(unfinished / _KEY, key_pem(made.key))
+    write_private(unfinished / _CERTIFICATE, pem(made.certificate))
+    unfinished.rename(folder)
+    return made
+
+
+def _remove_own(folder: Path) -> None:
+    """Of the first CA, in whose folder the others are."""
+    for name in (_KEY, _CERTIFICATE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _key_of(signing_request: bytes, names: list[str]) -> ec.EllipticCurvePublicKey:

@@ -334,7 +334,7 @@ class ControlPlane:
         for status in (status for certificates in self.certificates for status in certificates.status()):
             if status.files not in found or status.refused:
                 found[status.files] = status
-        return tuple(found.values())
+        return (*found.values(), *self.replica_tls.status)
 
     def _ray_status(self) -> RayStatus:
         return self.reconciler.ray_status()
@@ -355,9 +355,7 @@ class ControlPlane:
         return "".join(
             (
                 gateway,
-                certificate_metrics(
-                    (*self._certificate_status(), *self.triton_certificates.status(), *self.replica_tls.status)
-                ),
+                certificate_metrics((*self._certificate_status(), *self.triton_certificates.status())),
                 key_set_metrics(self.key_sets.status()),
                 agreement_metrics(self.agreement.all_pairs()),
                 freshness_metrics(self.catalogue.asked()),

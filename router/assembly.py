@@ -109,7 +109,11 @@ class ReplicaTls:
 
     client: ReplicaClient
     certificates: ReplicaCertificates | None
-    status: tuple[CertificateStatus, ...]
+    authority: InternalAuthority | None
+
+    @property
+    def status(self) -> tuple[CertificateStatus, ...]:
+        return self.authority.status if self.authority else ()
 
     def certify(self, request: CertificateRequest) -> Certified | Declined:
         return self.certificates.answer(request) if self.certificates else Declined("no replica is on another host")
@@ -120,10 +124,10 @@ def replica_tls(config: GatewayConfig, xds: XdsServer, states: Mapping[str, Endp
     live = LiveClientContext()
     client = ReplicaClient(config.gateway_token, live.context)
     if config.is_ray_ours:
-        return ReplicaTls(client, None, ())
+        return ReplicaTls(client, None, None)
     authority = InternalAuthority.in_folder(config.internal_ca_dir, config.gateway_id, now())
     certificates = ReplicaCertificates(authority, (xds, live), states, now)
-    return ReplicaTls(client, certificates, (authority.status,))
+    return ReplicaTls(client, certificates, authority)
 
 
 def runtime_of(config: GatewayConfig, tls: ReplicaTls) -> Runtime:

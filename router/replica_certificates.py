@@ -17,7 +17,7 @@ from typing import Protocol
 
 from router.domain.endpoint import EndpointState
 from router.domain.replica_tls import CertificateRequest, Certified, Declined, is_due
-from router.domain.tls import BadCertificate, CertificateFacts, CertificatePair, ClientTrust
+from router.domain.tls import BadCertificate, CertificatePair, ClientTrust
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,9 @@ class Authority(Protocol):
 
     @property
     def trust(self) -> ClientTrust: ...
+
+    def look(self, now: datetime) -> str:
+        """Let one CA follow another. Returns why that cannot be done, if so; what was in force stays."""
 
     def for_envoy(self, now: datetime) -> CertificatePair: ...
 
@@ -57,7 +60,9 @@ class ReplicaCertificates:
         self._secrets = tuple(secrets)
         self._states = states
         self._now = now
-        self._shown: CertificateFacts | None = None
+        self._shown: CertificatePair | None = None
+        self._trusted: ClientTrust | None = None
+        self._refused = ""
 
     async def run(self) -> None:
         while True:
@@ -65,15 +70,20 @@ class ReplicaCertificates:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def look(self) -> None:
-        """Renew the gateway's own certificate when that is due."""
+        """Renew the gateway's own certificate when that is due, and tell whom to trust when that has changed."""
         now = self._now()
-        if self._shown is not None and not is_due(self._shown.not_before, self._shown.not_after, now):
+        if (refused := self._authority.look(now)) != self._refused:
+            self._refused = refused
+            log.warning("the internal CA: %s", refused or "it is in order again")
+        trust, pair = self._authority.trust, self._shown
+        if pair is None or is_due(pair.facts.not_before, pair.facts.not_after, now):
+            pair = self._authority.for_envoy(now)
+            log.info("the certificate that is shown to replicas is new", extra={"not_after": str(pair.facts.not_after)})
+        elif trust == self._trusted:
             return
-        pair = self._authority.for_envoy(now)
         for secrets in self._secrets:
-            secrets.set_replica_tls(pair, self._authority.trust)
-        self._shown = pair.facts
-        log.info("the certificate that is shown to replicas is new", extra={"not_after": str(pair.facts.not_after)})
+            secrets.set_replica_tls(pair, trust)
+        self._shown, self._trusted = pair, trust
 
     def answer(self, request: CertificateRequest) -> Certified | Declined:
         name = request.name

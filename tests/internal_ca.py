@@ -11,7 +11,7 @@ from cryptography import x509
 
 from adapters.certificate_authority import Authority, issued, new_authority
 from adapters.certificates import facts_of
-from adapters.internal_authority import InternalAuthority
+from adapters.internal_authority import InternalAuthority, KeptAuthority
 from adapters.replica_tls import ReplicaKeys
 from adapters.tls_client import LiveClientContext
 from router.domain.replica_tls import CertificateRequest, Certified, ReplicaName
@@ -28,7 +28,8 @@ def now() -> datetime:
 
 def internal_ca(gateway: str = GATEWAY, authority: Authority | None = None) -> InternalAuthority:
     """One that is in no file, with a key of its own unless it is given one."""
-    return InternalAuthority(gateway, authority or new_authority("an internal CA", now()), Path("/no/ca.pem"))
+    kept = KeptAuthority(authority or new_authority("an internal CA", now()), Path("/nowhere"))
+    return InternalAuthority(gateway, [kept], kept.folder)
 
 
 def request_of(name: ReplicaName, keys: ReplicaKeys | None = None) -> CertificateRequest:

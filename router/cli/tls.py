@@ -36,6 +36,7 @@ Client = Annotated[
 def register(app: typer.Typer) -> None:
     command(app, "init", init)
     command(app, "client", client)
+    command(app, "replace-internal-ca", replace_internal_ca)
 
 
 def init(session: Session, names: Names = None, renew: Renew = False) -> None:
@@ -96,6 +97,30 @@ def client(session: Session, name: Client) -> None:
     Path(files.certificate).write_bytes(certificate)
     result = {"name": name, "certificate": files.certificate, "key": files.key}
     session.show(result, lambda: listing(list(result.items())))
+
+
+def replace_internal_ca(session: Session) -> None:
+    """Give the CA between this gateway and replicas on other hosts a successor.
+
+    The gateway does this by itself long before its CA runs out; do it when the CA's key may be known to somebody. A
+    gateway that runs takes the new one within a minute, no request fails, and the old one is dropped after two days.
+    """
+    from adapters.internal_authority import replace_authority
+
+    home = Path(session.data_dir)
+    try:
+        gateway = (home / "gateway.id").read_text().strip()
+    except OSError:
+        raise Conflict(f"{home} is no data directory of a gateway: name it with --data-dir") from None
+    signs, alone = replace_authority(home / "internal-ca", gateway, datetime.now(UTC))
+    result = {"signs_from": signs.isoformat(), "alone_from": alone.isoformat()}
+    session.show(
+        result,
+        lambda: (
+            f"a new CA is trusted beside the old one, signs from {signs:%Y-%m-%d %H:%M} UTC,"
+            f" and is the only one from {alone:%Y-%m-%d %H:%M} UTC"
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

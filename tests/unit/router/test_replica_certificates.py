@@ -65,8 +65,9 @@ def test_it_is_made_once_and_only_this_user_may_read_its_key(tmp_path: Path) -> 
     assert first.trust == again.trust
     assert stat.S_IMODE((folder / "ca.key").stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert first.status.facts is not None
-    assert first.status.facts.not_after - NOW == 3650 * DAY
+    (status,) = first.status
+    assert status.facts is not None
+    assert (status.facts.not_after - NOW, status.facts.names) == (3650 * DAY, ("internal CA",))
 
 
 @pytest.mark.parametrize("broken", ["ca.pem", "ca.key"])
@@ -78,10 +79,21 @@ def test_one_that_is_broken_is_not_replaced_and_says_what_to_do(tmp_path: Path, 
     assert (tmp_path / broken).read_text() == "nothing"
 
 
-def test_one_that_was_half_made_is_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["ca.pem", "ca.key"])
+def test_one_that_has_lost_a_file_is_not_replaced_and_says_what_to_do(tmp_path: Path, lost: str) -> None:
     InternalAuthority.in_folder(tmp_path, GATEWAY, NOW)
-    (tmp_path / "ca.pem").unlink()  # a crash after its key was written
-    InternalAuthority.in_folder(tmp_path, GATEWAY, NOW).for_envoy(NOW)
+    (tmp_path / lost).unlink()
+    with pytest.raises(BadCertificate, match=f"{lost} is missing; bring .* from a backup, or remove it"):
+        InternalAuthority.in_folder(tmp_path, GATEWAY, NOW)
+    assert not (tmp_path / lost).exists()
+
+
+def test_one_that_loses_a_file_while_it_runs_goes_on_and_says_so(tmp_path: Path) -> None:
+    ca = InternalAuthority.in_folder(tmp_path, GATEWAY, NOW)
+    (tmp_path / "ca.pem").unlink()
+    assert "ca.pem is missing" in ca.look(NOW)
+    assert "ca.pem is missing" in ca.status[0].refused
+    ca.for_envoy(NOW)
 
 
 # -- what a replica gets
