@@ -24,6 +24,7 @@ from router.decisions import (
     scale_of,
     wanted_apps,
 )
+from router.departed import Departed, key_of
 from router.desired import Desired
 from router.domain.deployment import DeployedModel
 from router.domain.routing import Replica, ReplicaState, Routing
@@ -86,6 +87,7 @@ class Reconciler:
         self._refused: dict[AppKey, str] = {}
         self._troubles: dict[AppKey, str] = {}  # what is wrong, in Ray's words
         self._failed_starts: dict[AppKey, _Retry] = {}
+        self._departed = Departed()
         self._changed = asyncio.Event()
         self._work = asyncio.Event()
         self._dormitory = Dormitory(desired, waiting_room, events, self._work.set)
@@ -102,6 +104,7 @@ class Reconciler:
         self._tritons = tuple(r for r in known if is_found(r))
         self._note_replicas([r for r in known if r.state is not ReplicaState.ASLEEP and may_live(r)])
         for name in self._desired.states:
+            self._departed.note(name, self._desired.states, ())
             self._route(name)
 
     async def run(self, runtime: Runtime, vigil: Vigil) -> None:
@@ -136,6 +139,10 @@ class Reconciler:
     # -- Changes
 
     def endpoint_changed(self, name: str) -> None:
+        for key in self._departed.note(name, self._desired.states, self._running):
+            for memory in (self._refused, self._troubles, self._failed_starts):
+                memory.pop(key, None)
+        self._note_replicas(self._departed.without_dead(self._running))
         self._route(name)
         self._work.set()
 
@@ -212,7 +219,9 @@ class Reconciler:
     # -- replicas
 
     async def _follow_replicas(self, runtime: Runtime, vigil: Vigil) -> None:
-        async for replicas in vigil.living(runtime.replicas(self._running)):
+        async for told in vigil.living(runtime.replicas(self._running)):
+            self._departed.note_told(told)
+            replicas = self._departed.without_dead(told)
             if replicas == self._running:
                 continue
             before = self._running
@@ -245,12 +254,16 @@ class Reconciler:
             await self._dormitory.fall_asleep(self._running)
             self._note_replicas(self._running)
             self._apps = await runtime.running()
-            self._kept = {(a.endpoint, a.deployment, a.generation): a.replicas_wanted for a in self._apps}
+            self._kept = {key_of(app): app.replicas_wanted for app in self._apps}
             self._dormitory.note_stopped(self._kept)
             wanted = wanted_apps(self._desired.states.values(), self._dormitory.asleep)
             for deployed in apps_to_deploy(wanted, self._apps, self._deployed_scales):
                 await self._deploy(runtime, deployed)
-            self._troubles = {(a.endpoint, a.deployment, a.generation): a.trouble for a in self._apps} | self._refused
+            ended = self._departed.take_failed(self._apps, wanted)
+            for app in ended:
+                await self._end(runtime, app)
+            self._apps = tuple(app for app in self._apps if app not in ended)
+            self._troubles = {key_of(app): app.trouble for app in self._apps} | self._refused
             await self._retry_failed(runtime, wanted)
             in_use = self._routing.addresses_in_use()
             if released := replicas_to_release(self._replicas, in_use):
@@ -271,6 +284,7 @@ class Reconciler:
         self._kept.setdefault(key, 0)
         try:
             await runtime.deploy(deployed)
+            self._refused.pop(key, None)
         except DeployRefused as error:
             self._refused[key] = str(error)
             self._events.publish(
@@ -284,7 +298,7 @@ class Reconciler:
         """Start again, with growing pauses, what Ray gave up on: a disk may be mounted by now."""
         now_s = asyncio.get_running_loop().time()
         for app in self._apps:
-            key = (app.endpoint, app.deployment, app.generation)
+            key = key_of(app)
             if not app.has_failed:
                 continue
             retry = self._failed_starts.setdefault(key, _Retry(now_s + _RETRY_AFTER_S, _RETRY_AFTER_S))
@@ -295,7 +309,7 @@ class Reconciler:
 
     async def _end(self, runtime: Runtime, app: RunningApp) -> None:
         await runtime.delete(app)
-        key = (app.endpoint, app.deployment, app.generation)
+        key = key_of(app)
         self._deployed_scales.pop(key, None)
         self._kept.pop(key, None)
         self._dormitory.note_stopped(self._kept)

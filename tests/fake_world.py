@@ -10,7 +10,16 @@ from router.decisions import app_key
 from router.domain.deployment import DeployedModel
 from router.domain.listening import Offer
 from router.domain.routing import Address, Replica, ReplicaState, Routing, UnixAddress
-from router.ports import Acknowledged, Outcome, Presence, ProxyStatus, RunningApp, RuntimeUnavailable, Unconfirmed
+from router.ports import (
+    Acknowledged,
+    DeployRefused,
+    Outcome,
+    Presence,
+    ProxyStatus,
+    RunningApp,
+    RuntimeUnavailable,
+    Unconfirmed,
+)
 
 
 @dataclass
@@ -64,6 +73,8 @@ class FakeRay:
     log: list[str] = field(default_factory=list)
     released: set[str] = field(default_factory=set)
     is_away: bool = False
+    refuses: str = ""  # what it says to whatever is deployed
+    failed: dict[tuple[str, str, str], str] = field(default_factory=dict)  # what it cannot start, and its words
     _present: tuple[Replica, ...] = ()
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -78,17 +89,20 @@ class FakeRay:
 
     async def deploy(self, deployed: DeployedModel) -> None:
         self._must_be_here()
+        if self.refuses:
+            raise DeployRefused(self.refuses)
         self.apps[app_key(deployed)] = deployed.spec.instance_count
         self.log.append(f"deploy {deployed.spec.name} x{deployed.spec.instance_count}")
 
     async def delete(self, app: RunningApp) -> None:
         self._must_be_here()
         del self.apps[(app.endpoint, app.deployment, app.generation)]
+        self.failed.pop((app.endpoint, app.deployment, app.generation), None)
         self.log.append(f"delete {app.deployment}")
 
     async def running(self) -> tuple[RunningApp, ...]:
         self._must_be_here()
-        return tuple(RunningApp(*key) for key in self.apps)
+        return tuple(RunningApp(*key, self.failed.get(key, ""), has_failed=key in self.failed) for key in self.apps)
 
     async def release(self, replica_ids: tuple[str, ...]) -> None:
         self.released.update(replica_ids)

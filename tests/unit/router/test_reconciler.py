@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from router.admin_ports import DeploymentCondition, Failed, InForce, Pending
+from router.decisions import app_key
 from router.desired import Desired
 from router.domain.deployment import DeployedModel, Deployment
 from router.domain.endpoint import Endpoint, EndpointState
@@ -181,6 +182,47 @@ async def test_a_model_that_fails_to_load_says_why_and_gets_no_traffic() -> None
         assert "the file is not an ONNX model" in result.reason
         status = world.reconciler.endpoint_status("fraud").deployments[0]
         assert status.condition is DeploymentCondition.FAILED
+
+
+async def test_a_failed_deployment_that_is_deleted_and_asked_for_again_begins_anew() -> None:
+    blue = a_deployment("blue")
+    last_words = replica_of(blue, state=ReplicaState.FAILED, reason="the file is not an ONNX model")
+
+    def status() -> tuple[DeploymentCondition, str]:
+        (deployment,) = world.reconciler.endpoint_status("fraud").deployments
+        return deployment.condition, deployment.reason
+
+    async with a_world() as world:
+        world.ask_for(a_state(BLUE, blue))
+        world.ray.has(last_words)
+        await eventually(lambda: status() == (DeploymentCondition.FAILED, last_words.reason))
+        world.ray.failed[app_key(blue)] = "DEPLOY_FAILED: see the logs"
+        world.forget("fraud")
+        world.ask_for(a_state(BLUE, blue))
+        assert status() == (DeploymentCondition.LOADING, "")
+        await eventually(lambda: "delete blue" in world.ray.log)
+        other = replica_of(blue, 2, ReplicaState.LOADING, "preparing")
+        world.ray.has(last_words, other)  # the directory has not forgotten it yet
+        await eventually(lambda: status() == (DeploymentCondition.LOADING, "preparing"))
+        await eventually(lambda: world.ray.log == ["deploy blue x1", "delete blue", "deploy blue x1"])
+        world.ray.has(other)
+        world.ray.has(replica_of(blue, 2, ReplicaState.FAILED, "its own reason"))
+        await eventually(lambda: status() == (DeploymentCondition.FAILED, "its own reason"))
+
+
+async def test_what_ray_has_refused_is_no_reason_any_more_when_it_takes_it() -> None:
+    blue = a_deployment("blue")
+    async with a_world() as world:
+        world.ray.refuses = "no such resource"
+        world.ask_for(a_state(BLUE, blue))
+
+        def reason() -> str:
+            return world.reconciler.endpoint_status("fraud").deployments[0].reason
+
+        await eventually(lambda: reason() == "no such resource")
+        world.ray.refuses = ""
+        world.ask_for(a_state(BLUE, blue, revision=2))
+        await eventually(lambda: world.ray.log == ["deploy blue x1"] and reason() == "")
 
 
 async def test_a_refused_configuration_is_reported_with_envoys_reason() -> None:
