@@ -13,7 +13,7 @@ from router.admin_ports import (
     Pending,
     Settlement,
 )
-from router.decisions import AppKey, app_key, failure_of, ready_count, waiting_reason
+from router.decisions import AppKey, app_key, complaint_of, failure_of, ready_count, waiting_reason
 from router.domain.deployment import DeployedModel
 from router.domain.endpoint import EndpointState
 from router.domain.routing import Replica, is_asleep, serving_replicas
@@ -39,7 +39,7 @@ def deployment_status(
     trouble = troubles.get(key, "") or waiting_reason(deployed, replicas)
     failure = failure_of(deployed, replicas)
     if ready:
-        reason = trouble if ready < wanted else ""
+        reason = trouble if ready < wanted else complaint_of(deployed, replicas)
         return DeploymentStatus(deployed.spec.name, DeploymentCondition.READY, wanted, ready, reason)
     if is_asleep(deployed, replicas) and key not in kept:
         return DeploymentStatus(deployed.spec.name, DeploymentCondition.ASLEEP, 0, 0)

@@ -113,6 +113,12 @@ def waiting_reason(deployed: DeployedModel, replicas: Iterable[Replica]) -> str:
     return next((reason for reason in reasons if reason), "")
 
 
+def complaint_of(deployed: DeployedModel, replicas: Iterable[Replica]) -> str:
+    """What is wrong with the first of its ready replicas that says so, though it answers."""
+    ready = (one for one in _present_replicas(deployed, replicas) if one.state is ReplicaState.READY)
+    return next((one.reason for one in ready if one.reason), "")
+
+
 def ready_count(deployed: DeployedModel, replicas: Iterable[Replica]) -> int:
     """Ready replicas of the present generation."""
     return sum(replica.state is ReplicaState.READY for replica in _present_replicas(deployed, replicas))

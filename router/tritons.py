@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from router.decisions import AppKey, app_key
@@ -145,7 +146,7 @@ class Tritons:
         endpoint, name, generation = app_key(deployed)
         prefix = _id(deployed, server, "")
         if known := [one for one in self._found if one.id.startswith(prefix) and one.state is not ReplicaState.FAILED]:
-            return known
+            return [replace(one, reason=trouble) for one in known] if trouble else known
         nowhere = TritonAddress(server.host, server.http_port, server.grpc_port)
         reason = trouble or f"nobody knows the host {server.host!r}"
         return [Replica(f"{prefix}?", endpoint, name, generation, nowhere, ReplicaState.FAILED, reason)]

@@ -20,6 +20,8 @@ class Resource:
 
     `needs`: the client must hold these before it gets this resource, and for as long as it holds it.
     `keeps`: the client asks for these because it holds this resource; they are not taken away before it.
+    `is_makeshift`: what it should say is not known since this process began. A client that reconnects with one of any
+    version keeps that; the makeshift is for those that have none.
     """
 
     key: Key
@@ -27,6 +29,7 @@ class Resource:
     body: bytes
     needs: frozenset[Key] = frozenset()
     keeps: frozenset[Key] = frozenset()
+    is_makeshift: bool = False
 
     def following(self, leader: Resource) -> Resource:
         """The same content with a version that also changes whenever `leader` changes.

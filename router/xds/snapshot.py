@@ -7,6 +7,7 @@ Only the group that changes is built again, and within it only what depends on w
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from router.domain.listening import DEFAULT, Offer
@@ -132,7 +133,7 @@ class Snapshot:
                     shown = self._shown_to(upstream)
                     addresses = addresses_of(cluster, upstream, shown, is_grpc_port=is_grpc_port)
                     if upstream.token and shown is None:  # not read yet, or broken: who has one keeps that until then
-                        addresses = self._wanted.get(addresses.key, addresses)
+                        addresses = self._wanted.get(addresses.key, replace(addresses, is_makeshift=True))
                     resources += [cluster, addresses]
         if routing.shield is not None:
             resources += shield_clusters(routing, routing.shield, self._gateway)

@@ -11,6 +11,7 @@ everything; each response carries a nonce, and the client answers it with that n
   alone is not sent again until its content changes, and the client keeps the last version that it confirmed.
 - *Reconnecting costs nothing.* The client says which versions it holds; only the differences are sent. Of a version
   that it holds and that is not the wanted one we know nothing: what it might need is not removed before it is replaced.
+  It is better than what we can only make do with (`is_makeshift`), which is not sent to whoever has another.
 """
 
 from __future__ import annotations
@@ -170,8 +171,13 @@ class Stream:
             if subscription.covers(name):
                 self._is_resumed = True
                 key = Key(request.type_url, name)
-                self._copies[key] = Copies(confirmed=Unknown(version))
-                self._unknown[request.type_url] += 1
+                wanted = self._wanted.get(key)
+                if wanted is not None and wanted.is_makeshift:
+                    self._hold(wanted)
+                    self._copies[key] = Copies(confirmed=wanted)
+                else:
+                    self._copies[key] = Copies(confirmed=Unknown(version))
+                    self._unknown[request.type_url] += 1
                 self._settle(key)
 
     def _subscribe(self, subscription: _Subscription, request: Request) -> None:

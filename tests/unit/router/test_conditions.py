@@ -47,6 +47,7 @@ LOST = replica_of(BLUE, 3, ReplicaState.FAILED, "the file is gone")
         ([LOST, replica_of(BLUE, 1)], "", READY, 1, ""),
         ([replica_of(BLUE, 1)], "waiting for a GPU", READY, 1, "waiting for a GPU"),
         ([replica_of(BLUE, 1), replica_of(BLUE, 2)], "an old message", READY, 2, ""),
+        ([replica_of(BLUE, 1), replica_of(BLUE, 2, reason="no new token")], "", READY, 2, "no new token"),
         ([replica_of(BLUE, 1, ReplicaState.DRAINING)], "", LOADING, 0, ""),
     ],
 )

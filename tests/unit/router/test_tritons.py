@@ -236,3 +236,17 @@ async def test_whose_token_cannot_be_read_is_not_asked_and_says_why() -> None:
     assert [(one.state, one.reason) for one in it.told[-1]] == [(FAILED, "/run/token cannot be read")]
     del it.tokens.troubles["/run/token"]
     assert await it.look() == {"10.0.0.1": READY}
+
+
+async def test_one_that_was_found_before_a_restart_stays_while_its_token_cannot_be_read_and_says_why() -> None:
+    it, token = world(t1=("10.0.0.1",)), TritonToken("x-token", "/run/token")
+    it.want(green("t1", restricted=token))
+    assert await it.look() == {"10.0.0.1": READY}
+    again = Tritons(it.states, it.network, it.trust, it.tokens, it.told.append)
+    again.restore(it.told[-1])
+    it.tokens.troubles["/run/token"] = "/run/token cannot be read"
+    await again.look(again.wanted())
+    assert [(one.state, one.reason) for one in it.told[-1]] == [(READY, "/run/token cannot be read")]
+    del it.tokens.troubles["/run/token"]
+    await again.look(again.wanted())
+    assert [(one.state, one.reason) for one in it.told[-1]] == [(READY, "")]

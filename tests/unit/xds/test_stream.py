@@ -369,3 +369,23 @@ def test_a_secret_that_nobody_can_read_after_a_restart_is_kept_and_holds_nobody_
     while responses := stream.responses():
         ack(stream, *responses)
     assert stream.is_up_to_date
+
+
+def test_a_makeshift_is_for_clients_that_have_nothing_else() -> None:
+    blue = cluster("fraud/blue")
+    makeshift = replace(addresses("fraud/blue", version="without a token"), is_makeshift=True)
+    wanted = by_key(blue, makeshift, *endpoint("other", "blue").values())
+    newcomer, returned = Stream(wanted), Stream(wanted)
+    newcomer.receive(Request(CLUSTER))
+    newcomer.receive(Request(ENDPOINTS, subscribe=("fraud/blue",)))
+    assert ("ClusterLoadAssignment", ["fraud/blue"], []) in sent(newcomer.responses())
+
+    returned.receive(Request(CLUSTER, initial_versions={"fraud/blue": blue.version}))
+    returned.receive(Request(ENDPOINTS, subscribe=("fraud/blue",), initial_versions={"fraud/blue": "with a token"}))
+    (others,) = returned.responses()
+    assert sent([others]) == [("Cluster", ["other/blue"], [])]  # everything else is told all the same
+    ack(returned, others)
+    assert returned.is_settled("endpoint/fraud")
+    read = addresses("fraud/blue", version="with the token that was read")
+    change(returned, wanted, read)
+    assert sent(returned.responses()) == [("ClusterLoadAssignment", ["fraud/blue"], [])]
