@@ -68,6 +68,7 @@ from router.models.transfer import Transfer
 from router.models.watch_metrics import watch_metrics
 from router.models.watcher import Watcher, WatchSurroundings
 from router.operations import Operations
+from router.ports import Runtime, RuntimeUnavailable
 from router.quotas import Quotas
 from router.reconciler import Reconciler
 from router.replica_metrics import ReplicaMetrics
@@ -94,6 +95,9 @@ from serving.listener import Listener
 from serving.server_view import ServerView
 
 log = logging.getLogger("crossfade")
+
+# Of the time that the supervisor leaves this process for its end (children.py).
+_LEAVE_TIMEOUT_S = 2.0
 
 # How long followers of the event log have to read why the control plane starts again.
 _LAST_WORDS_S = 0.3
@@ -211,6 +215,7 @@ class ControlPlane:
             self.desired, ProviderKeys(self.transport), SqliteKeySets(self.store), self.reconciler, self.events
         )
         replica_metrics = ReplicaMetrics(self.replica_tls.client, lambda: self.reconciler.replicas)
+        self.runtime: Runtime | None = None
         self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics, replica_metrics.gather)
 
     async def run(self) -> int:
@@ -269,6 +274,8 @@ class ControlPlane:
         for background in behind:
             background.cancel()
         await asyncio.gather(serving, reconciling, *behind, return_exceptions=True)
+        if code == 0:
+            await self._leave()
         await self.catalogue.pulls.close()
         await self.transport.close()
         await self.http.close()
@@ -340,8 +347,18 @@ class ControlPlane:
         return self.reconciler.ray_status()
 
     async def _run_reconciler(self) -> None:
-        runtime = await asyncio.to_thread(runtime_of, self.config, self.replica_tls)
-        await self.reconciler.run(runtime, Vigil(ConnectionLookout(), self.desired.is_rolling, SystemClock()))
+        self.runtime = await asyncio.to_thread(runtime_of, self.config, self.replica_tls)
+        await self.reconciler.run(self.runtime, Vigil(ConnectionLookout(), self.desired.is_rolling, SystemClock()))
+
+    async def _leave(self) -> None:
+        """A Ray of others' is left as it was found. Our own ends with us."""
+        if self.runtime is None or self.config.is_ray_ours:
+            return
+        try:
+            async with asyncio.timeout(_LEAVE_TIMEOUT_S):
+                await self.runtime.leave()
+        except (RuntimeUnavailable, TimeoutError) as error:
+            log.warning("the directory of replicas may have stayed in Ray: %s", error or "Ray does not answer")
 
     def _own_metrics(self) -> str:
         gateway = gateway_metrics(

@@ -177,6 +177,10 @@ class Runtime(Protocol):
 
     async def running(self) -> tuple[RunningApp, ...]: ...
 
+    async def leave(self) -> None:
+        """The gateway ends. What still runs for it goes on, to be found when it starts again; where nothing does,
+        nothing of it stays in the cluster."""
+
     async def release(self, replica_ids: tuple[str, ...]) -> None:
         """Tell draining replicas that nobody sends to them any more."""
 

@@ -104,6 +104,9 @@ class FakeRay:
         self._must_be_here()
         return tuple(RunningApp(*key, self.failed.get(key, ""), has_failed=key in self.failed) for key in self.apps)
 
+    async def leave(self) -> None:
+        self.log.append("leave")
+
     async def release(self, replica_ids: tuple[str, ...]) -> None:
         self.released.update(replica_ids)
 

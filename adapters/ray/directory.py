@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import ray
 
+from router.domain.deployment import REPLICA_PROTOCOL
 from router.domain.replica_tls import CertificateRequest, Certified, Declined
 from router.domain.routing import Replica
 from serving.directory import Directory
@@ -108,7 +109,7 @@ class DirectoryActor:
 
 
 def directory_name(gateway_id: str) -> str:
-    return f"directory-{gateway_id}"
+    return f"directory-{REPLICA_PROTOCOL}-{gateway_id}"
 
 
 def start_directory(gateway_id: str) -> Any:
@@ -127,6 +128,10 @@ def start_directory(gateway_id: str) -> Any:
         )
         .remote()
     )
+
+
+def end_directory(actor: Any) -> None:
+    ray.kill(actor, no_restart=True)
 
 
 class RayAnnouncer:

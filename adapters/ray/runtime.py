@@ -24,7 +24,7 @@ import ray
 from ray import serve
 from ray.serve.schema import DeploymentStatusOverview, LoggingConfig
 
-from adapters.ray.directory import NAMESPACE, Watch, start_directory
+from adapters.ray.directory import NAMESPACE, Watch, end_directory, start_directory
 from adapters.ray.names import app_name, app_parts
 from adapters.ray.scaling import autoscaling_config
 from router.domain.deployment import DeployedModel, Deployment
@@ -89,6 +89,10 @@ class RayRuntime:
 
     async def running(self) -> tuple[RunningApp, ...]:
         return await self._blocking(self._running)
+
+    async def leave(self) -> None:
+        if self._directory is not None and not await self.running():
+            await self._blocking(lambda: end_directory(self._directory))
 
     async def release(self, replica_ids: tuple[str, ...]) -> None:
         await self._ask(self._directory.release.remote(replica_ids))

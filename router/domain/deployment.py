@@ -186,6 +186,11 @@ class Deployment:
             )
 
 
+# What replicas, their directory and the control plane say to each other, which may run on in a Ray that outlives all of
+# them. A build that says it otherwise has another number: it has a directory of its own and starts its own replicas.
+REPLICA_PROTOCOL = 1
+
+
 @dataclass(frozen=True, slots=True)
 class DeployedModel:
     """A deployment together with the immutable model that its reference was resolved to, or what runs elsewhere.
@@ -237,6 +242,7 @@ class DeployedModel:
             # A replica that runs begins to measure its load only when it starts, and knows when it is idle.
             spec.scale_settings is not None,
             spec.scale_settings.idle_timeout_s if spec.scale_settings and spec.can_sleep else None,
+            REPLICA_PROTOCOL,
         )
         if spec.batching.latency_slo_ms is not None:
             facts = (*facts, "latency_slo_ms")  # refuses requests, which the same number does not where nobody set it

@@ -22,6 +22,7 @@ from tests.system.asking import over_grpc, over_http
 from tests.system.gateway import SETTLE_TIMEOUT_S, Gateway, a_gateway, deployment, endpoint, eventually, write_spec
 
 PATH = "/v2/models/away/infer"
+_DIRECTORY = "DirectoryActor"
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def joined(shared: Gateway, models: Path, tmp_path: Path) -> Iterator[Gateway]:
         "RAY_AUTH_TOKEN_PATH": str(cluster.ray_token_file),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # that cluster is on loopback, which Ray would not believe
     }
+    before = len(shared.find(_DIRECTORY))
     documents = [endpoint("away", {"blue": 100}), deployment("away", "blue", models / "mlp.onnx")]
     with a_gateway(tmp_path, ("--ray-address", cluster.ray_address), environment) as gateway:
         gateway.start(write_spec(tmp_path / "spec.yaml", documents))
@@ -39,6 +41,8 @@ def joined(shared: Gateway, models: Path, tmp_path: Path) -> Iterator[Gateway]:
         yield gateway
         gateway.admin.delete_endpoint("away", is_forced=True)
         eventually(lambda: not shared.replicas_of("away", "blue"), SETTLE_TIMEOUT_S)
+        assert len(shared.find(_DIRECTORY)) == before + 1
+    eventually(lambda: len(shared.find(_DIRECTORY)) == before, SETTLE_TIMEOUT_S)  # it has left nothing there
 
 
 def test_its_replicas_are_reached_over_mutual_tls_and_by_nobody_else(

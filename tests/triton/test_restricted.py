@@ -20,8 +20,10 @@ from adapters.triton.tokens import TokenFiles
 from router.domain.routing import Shield, Upstream
 from router.domain.triton_token import TritonToken
 from router.events import EventLog
+from router.ports import Acknowledged
 from router.triton_tokens import TritonTokens
-from tests.envoy.data_plane import DataPlane, upstream
+from router.xds.server import XdsServer
+from tests.envoy.data_plane import DataPlane, data_plane, routing, upstream
 from tests.envoy.waiting import DEADLINE_S, eventually
 from tests.triton.asking import all_healthy, grpc_request, json_request, triton_upstream
 from tests.triton.models import write_repository
@@ -57,6 +59,9 @@ class Restricted:
         path = Path(self.token.file).with_name(name)
         path.write_text(content)
         return TritonToken(HEADER, str(path))
+
+    def remove(self, token: TritonToken) -> None:
+        Path(token.file).unlink()
 
     def logs(self) -> str:
         return Path(self.plane.gateway.access_log).read_text() + (self.plane.folder / "envoy.log").read_text()
@@ -209,3 +214,32 @@ async def test_it_is_in_no_log_and_in_none_of_what_envoy_tells_of_itself_but_to_
     assert SECRET not in "".join(pages)
     assert SECRET not in restricted.logs()
     assert SECRET not in repr(restricted.upstream(restricted.token))
+
+
+async def test_a_control_plane_that_starts_again_without_the_file_leaves_envoy_its_token(
+    restricted: Restricted,
+) -> None:
+    async with data_plane() as plane:
+        token, events = restricted.file_with("lost", f"{HEADER}={SECRET}"), restricted.events
+        TritonTokens(TokenFiles(), plane.xds, events).look([token])
+        await plane.endpoint("kept", restricted.upstream(token))
+        await all_healthy(plane, "kept", 1, "blue")
+        restricted.remove(token)
+        await plane.xds.stop()
+
+        plane.xds = again = XdsServer(plane.gateway)
+        tokens = TritonTokens(TokenFiles(), again, events)
+        tokens.look([token])
+        assert "cannot be read" in tokens.trouble(token)
+        again.set_endpoint(routing("kept", restricted.upstream(token)))
+        await again.start(plane.xds_socket)
+        again.release()
+        await plane.endpoint("new", upstream("blue", await plane.replica("blue")))  # what else there is to say is said
+        assert await again.applied("kept", DEADLINE_S) == Acknowledged()
+
+        async def status() -> int:
+            return (await plane.http.post("/v2/models/kept/infer", json=json_request(ONE))).status_code
+
+        assert ((await plane.infer("new")).status_code, await status()) == (200, 200)
+        tokens.look([restricted.file_with("lost", f"{HEADER}=wrong")])
+        await eventually(status, 403)
