@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from router.admin_identity import caller
+from router.asking import POLL_S, Asker, envoy_trouble, error_words, ray_trouble
 from router.children import children
 from router.cli.pulling import line, references_in
 from router.config import GatewayConfig, OwnPort, Ports, kept_secret
@@ -30,7 +31,6 @@ from router.tls_folder import TlsFolder
 from router.version import VERSION
 
 START_TIMEOUT_S = 180.0
-_POLL_S = 0.1
 _APPLY_TIMEOUT_S = 300.0  # models are read and hashed before they are taken
 # The longest that requests under way are waited for; a second Ctrl-C ends the waiting.
 _DRAIN_TIMEOUT_S = 60.0
@@ -145,27 +145,29 @@ class _Gateway:
             headers={"authorization": f"Bearer {token}", "x-crossfade-by": caller()},
             timeout=30.0,
         ) as admin:
-            await self._step("control plane", self._answers(admin))
+            asker = Asker(admin)
+            await self._step(asker, "control plane", asker.lives())
             if self._wanted.documents:
                 await self._fetch_models(admin, self._wanted.documents)
                 await self._apply(admin, self._wanted.documents)
-            await self._step("envoy", self._until(admin, lambda status: bool(status["proxies"])))
-            await self._step("ray", self._until(admin, lambda status: status["ray"]["is_connected"]))
-            endpoints = [endpoint["name"] for endpoint in (await self._status(admin))["endpoints"]]
+            await self._step(asker, "envoy", asker.until(envoy_trouble))
+            await self._step(asker, "ray", asker.until(ray_trouble))
+            endpoints = [endpoint["name"] for endpoint in (await asker.status())["endpoints"]]
             for name in endpoints:
                 try:
-                    await self._step(f"endpoint {name}", self._endpoint_settled(admin, name))
+                    await self._step(asker, f"endpoint {name}", self._endpoint_settled(asker, name))
                 except StartFailed as error:
                     # One endpoint that is not ready must not take the others down.
                     self._say(f"  ! {error}; `crossfade status` says what is missing")
             await self._start_rollouts(admin)
             await self._warn_of_models(admin)
-            self._welcome(config, endpoints, (await self._status(admin))["listeners"])
+            self._welcome(config, endpoints, (await asker.status())["listeners"])
             await self._follow(admin)
 
-    async def _step(self, name: str, done: Any) -> None:
+    async def _step(self, asker: Asker, name: str, done: Any) -> None:
         """Wait for one part, telling that we wait when it takes longer than two seconds."""
         waiting = asyncio.create_task(done)
+        asker.waits_for = ""
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 patience_s = 2.0
@@ -174,41 +176,23 @@ class _Gateway:
                     patience_s = 5.0
             words = waiting.result()
         except TimeoutError:
-            raise StartFailed(f"{name} was not ready after {START_TIMEOUT_S:.0f} s") from None
+            why = f": {asker.waits_for}" if asker.waits_for else ""
+            raise StartFailed(f"{name} was not ready after {START_TIMEOUT_S:.0f} s{why}") from None
         finally:
             waiting.cancel()
         self._say(f"  ✓ {name}{f': {words}' if words else ''} ({self._elapsed()})")
 
-    async def _answers(self, admin: httpx.AsyncClient) -> str:
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if (await admin.get("/api/v1/live")).status_code == 200:
-                    return ""
-            await asyncio.sleep(_POLL_S)
-
-    async def _status(self, admin: httpx.AsyncClient) -> dict[str, Any]:
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                answer = await admin.get("/api/v1/status")
-                if answer.status_code == 200:
-                    return dict(answer.json())
-            await asyncio.sleep(_POLL_S)
-
-    async def _until(self, admin: httpx.AsyncClient, is_true: Callable[[dict[str, Any]], bool]) -> str:
-        while not is_true(await self._status(admin)):  # noqa: ASYNC110 (another process's state can only be polled)
-            await asyncio.sleep(_POLL_S)
-        return ""
-
-    async def _endpoint_settled(self, admin: httpx.AsyncClient, name: str) -> str:
+    async def _endpoint_settled(self, asker: Asker, name: str) -> str:
         """Ready, or broken for a reason: a broken endpoint must not keep the others' gateway from starting."""
         while True:
-            status = await self._status(admin)
+            status = await asker.status()
             endpoint = next((item for item in status["endpoints"] if item["name"] == name), None)
             if endpoint is None:
                 return "deleted"
             if endpoint["state"] not in ("updating",):
                 return _endpoint_words(endpoint)
-            await asyncio.sleep(_POLL_S)
+            asker.waits_for = _endpoint_words(endpoint)
+            await asyncio.sleep(POLL_S)
 
     async def _start_rollouts(self, admin: httpx.AsyncClient) -> None:
         """Those of the specs: they waited for their endpoints, so they are applied once more."""
@@ -242,7 +226,7 @@ class _Gateway:
                         self._say(f"  … {line(pull)}")
                         patience_s = 5.0
                     continue
-                await asyncio.sleep(_POLL_S)
+                await asyncio.sleep(POLL_S)
 
     async def _apply(self, admin: httpx.AsyncClient, documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The changes. Applying is idempotent, so a control plane that dies meanwhile is simply asked again."""
@@ -252,8 +236,8 @@ class _Gateway:
                 if answer.status_code == 200:
                     changes: list[dict[str, Any]] = answer.json()["changes"]
                     return changes
-                raise StartFailed(f"the specs were refused: {_error_words(answer)}")
-            await asyncio.sleep(_POLL_S)
+                raise StartFailed(f"the specs were refused: {error_words(answer)}")
+            await asyncio.sleep(POLL_S)
 
     async def _warn_of_models(self, admin: httpx.AsyncClient) -> None:
         """What is served is perhaps not what was asked for: it was not told yet, and must not be overlooked."""
@@ -352,15 +336,6 @@ def _endpoint_words(endpoint: dict[str, Any]) -> str:
         for item in endpoint["deployments"]
     ]
     return f"{shares or 'no traffic'}; {', '.join(parts) or 'no deployments'}"
-
-
-def _error_words(answer: httpx.Response) -> str:
-    try:
-        error = answer.json()["error"]
-        details = [f"{item['key']}: {item['message']}" for item in error.get("problems", [])]
-        return "; ".join([error["message"], *details])
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP {answer.status_code}"
 
 
 def _crossfade() -> str:

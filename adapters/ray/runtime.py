@@ -3,8 +3,8 @@
 One Serve application per generation of a deployment, so that changing a deployment in place starts the new replicas
 beside the old ones. Ray's own HTTP proxy stays off: requests never pass through Ray.
 
-Ray's calls block; they run in one worker thread, in order. One that hangs is given up after a while, and with it the
-cluster; the control plane ends without waiting for the thread.
+Ray's calls block (one_thread.py). One that hangs is given up after a while, and with it the cluster; the control plane
+ends without waiting for the thread.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -26,6 +25,7 @@ from ray.serve.schema import DeploymentStatusOverview, LoggingConfig
 
 from adapters.ray.directory import NAMESPACE, Watch, end_directory, start_directory
 from adapters.ray.names import app_name, app_parts
+from adapters.ray.one_thread import OneThread
 from adapters.ray.scaling import autoscaling_config
 from router.domain.deployment import DeployedModel, Deployment
 from router.domain.replica_tls import CertificateRequest, Certified, Declined
@@ -68,11 +68,11 @@ class RayRuntime:
         self._placement = placement
         self._replica_class = replica_class
         self._certify = certify
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
+        self._calls = OneThread(_CALL_TIMEOUT_S)
         self._directory: Any = None
 
     async def connect(self) -> None:
-        await self._blocking(self._connect)
+        await self._translated(self._calls.join(self._connect))
 
     async def deploy(self, deployed: DeployedModel) -> None:
         try:
@@ -132,7 +132,9 @@ class RayRuntime:
             configure_logging=False,
         )
         serve.start(proxy_location="Disabled")
+        # Its process may take long to start, which is no reason to take the cluster for lost.
         self._directory = start_directory(self._placement.gateway_id)
+        ray.get(self._directory.watch.remote(None, 0.0))
 
     def _deploy(self, deployed: DeployedModel) -> None:
         placement, spec = self._placement, deployed.spec
@@ -198,9 +200,11 @@ class RayRuntime:
         return app_name(self._placement.gateway_id, endpoint, deployment, generation)
 
     async def _blocking(self, call: Callable[[], Result]) -> Result:
+        return await self._translated(self._calls.run(call))
+
+    async def _translated(self, outcome: Awaitable[Result]) -> Result:
         try:
-            async with asyncio.timeout(_CALL_TIMEOUT_S):
-                return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+            return await outcome
         except TimeoutError:
             raise RuntimeUnavailable(f"no answer within {_CALL_TIMEOUT_S:.0f} s") from None
         except (ray.exceptions.RayError, serve.exceptions.RayServeException, ConnectionError, RuntimeError) as error:
