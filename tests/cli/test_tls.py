@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ssl
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 
 from adapters.certificates import read_pair
+from adapters.internal_authority import InternalAuthority
 from router.tls_folder import TlsFolder
 from tests.cli.conftest import Terminal
 
@@ -55,6 +57,27 @@ def test_a_client_gets_a_certificate_for_its_name(terminal: Terminal, tmp_path: 
     ran = terminal.run("tls", "client", "spiffe://bank/app", "--data-dir", str(tmp_path), "-o", "json")
     assert ran.code == 0, ran.err
     assert stat.S_IMODE(Path(ran.json["key"]).stat().st_mode) == 0o600
+
+
+def test_the_ca_between_hosts_is_given_a_successor_where_there_is_one(terminal: Terminal, tmp_path: Path) -> None:
+    nowhere = terminal.run("tls", "replace-internal-ca", "--data-dir", str(tmp_path))
+    assert (nowhere.code, "no data directory of a gateway" in nowhere.err) == (1, True)
+    (tmp_path / "gateway.id").write_text("cf0a1b2c\n")
+    without = terminal.run("tls", "replace-internal-ca", "--data-dir", str(tmp_path))
+    assert (without.code, "holds no internal CA" in without.err) == (1, True)
+
+    ca = InternalAuthority.in_folder(tmp_path / "internal-ca", "cf0a1b2c", datetime.now(UTC))
+    ran = terminal.run("tls", "replace-internal-ca", "--data-dir", str(tmp_path), "-o", "json")
+    assert ran.code == 0, ran.err
+    assert (
+        datetime.now(UTC)
+        < datetime.fromisoformat(ran.json["signs_from"])
+        < datetime.fromisoformat(ran.json["alone_from"])
+    )
+    assert ca.look(datetime.now(UTC)) == ""
+    assert len(ca.status) == 2
+    again = terminal.run("tls", "replace-internal-ca", "--data-dir", str(tmp_path))
+    assert (again.code, "being replaced already" in again.err) == (1, True)
 
 
 def test_up_refuses_files_that_it_cannot_use_before_it_starts_anything(terminal: Terminal, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import stat
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from adapters.internal_authority import InternalAuthority
 from adapters.replica_tls import ReplicaKeys
 from router.domain.endpoint import EndpointState
-from router.domain.replica_tls import CertificateRequest, Certified, Declined, ReplicaName
+from router.domain.replica_tls import CertificateRequest, Certified, Declined, ReplicaName, canonical_ip
 from router.domain.tls import BadCertificate
 from router.replica_certificates import ReplicaCertificates
 from tests.internal_ca import BLUE, GATEWAY, Witnessed, internal_ca, request_of
@@ -157,6 +158,22 @@ def test_whoever_is_no_replica_of_this_gateway_is_declined(name: ReplicaName, wh
     answer = issuer(Clock(), Witnessed()).answer(CertificateRequest(name, ReplicaKeys().request(BLUE)))
     assert isinstance(answer, Declined)
     assert why in answer.reason
+
+
+@pytest.mark.parametrize(
+    ("spelled", "canonical"),
+    [("FD00:0:0::0A", "fd00::a"), ("::ffff:10.0.0.7", "::ffff:a00:7"), ("10.0.0.7", "10.0.0.7")],
+)
+def test_an_address_is_certified_however_the_node_spells_it(spelled: str, canonical: str) -> None:
+    """As serving/app.py names a replica."""
+    name = replace(BLUE, ip=canonical_ip(spelled))
+    answer = issuer(Clock(), Witnessed()).answer(request_of(name))
+    assert isinstance(answer, Certified)
+    assert names(answer.chain)[1] == str(ipaddress.ip_address(name.ip)) == str(ipaddress.ip_address(spelled))
+
+
+def test_what_is_no_address_is_left_for_the_control_plane_to_decline() -> None:
+    assert canonical_ip("node-7.example") == "node-7.example"
 
 
 def signed_by(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, *extensions: x509.ExtensionType) -> bytes:
