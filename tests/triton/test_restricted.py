@@ -22,8 +22,7 @@ from router.domain.triton_token import TritonToken
 from router.events import EventLog
 from router.ports import Acknowledged
 from router.triton_tokens import TritonTokens
-from router.xds.server import XdsServer
-from tests.envoy.data_plane import DataPlane, data_plane, routing, upstream
+from tests.envoy.data_plane import DataPlane, data_plane, routing, upstream, xds_server
 from tests.envoy.waiting import DEADLINE_S, eventually
 from tests.triton.asking import all_healthy, grpc_request, json_request, triton_upstream
 from tests.triton.models import write_repository
@@ -227,7 +226,7 @@ async def test_a_control_plane_that_starts_again_without_the_file_leaves_envoy_i
         restricted.remove(token)
         await plane.xds.stop()
 
-        plane.xds = again = XdsServer(plane.gateway)
+        plane.xds = again = xds_server(plane.gateway)
         tokens = TritonTokens(TokenFiles(), again, events)
         tokens.look([token])
         assert "cannot be read" in tokens.trouble(token)
