@@ -1,5 +1,6 @@
--- gRPC calls whose messages may be compressed: where their models' names are found, before anybody is known to be let in.
--- So no more is decompressed here than that takes. translation.py joins this file to those that it leans on.
+-- gRPC calls whose messages may be compressed, and beginnings of streams: where their models' names are found, before
+-- anybody is known to be let in. So no more is decompressed here than that takes. translation.py joins this file to those
+-- that it leans on.
 
 -- Of a call with one message: how much of it is looked at, as it came and decompressed. (Names have 63 bytes at the most.)
 local MAX_LOOKED_AT = 16 * 1024
@@ -9,6 +10,8 @@ local MAX_BEGIN = 4 * 1024
 -- otherwise.
 local MAX_FIRST = 4 * 1024 * 1024
 local TOO_LARGE_FIRST = "the first message of a stream may have " .. MAX_FIRST .. " bytes when it is compressed"
+local TOO_MUCH_AT_FIRST = "a stream began with " .. 2 * MAX_FIRST .. " bytes in which no chunk ends with a message: wait for "
+  .. "the first answer before sending on"
 local NOTED_AS = { ["400"] = "3", ["413"] = "8", ["415"] = "12" } -- statuses of HTTP, and of gRPC
 local UNREADABLE = "\1\0\0\0\0" -- marked as compressed
 
@@ -58,14 +61,19 @@ local function plain_frames(coding)
 end
 
 -- The beginning of a stream, as Envoy's filter has to have it: it wants plain messages, of everything that comes together
--- with the end of the first one, and loses what then is no whole message. So everything waits until there are whole
--- messages alone; but not for the end of a first message that is plain. After that, neither looks at anything more: when a
--- script changes a chunk, Envoy sets content-length to the length of that, which must not happen behind the translation.
+-- with the end of the first one, and loses what then is no whole message (Envoy 1.40; a client that writes faster than it
+-- may send has such chunks). So everything waits until there are whole messages alone; but not for the end of a first
+-- message that is plain. After that, neither looks at anything more: when a script changes a chunk, Envoy sets
+-- content-length to the length of that, which must not happen behind the translation.
 --
 -- Returns a function that takes what came and gives what may go on, whether that was all, and a refusal, if there is one.
 local function beginning(coding)
   local passed, waiting = by_messages(math.huge, plain_frames(coding))
-  local begin, ready, ahead = "", "", nil -- `ahead`: bytes to come of a plain first message
+  local begin, ready, size, ahead = "", {}, 0, nil -- `ahead`: bytes to come of a plain first message
+  local function put(text)
+    ready[#ready + 1] = text
+    size = size + #text
+  end
   return function(text)
     text, begin = begin .. text, ""
     if #text < HEAD and not ahead then
@@ -83,14 +91,19 @@ local function beginning(coding)
     if ahead > 0 then
       return first, false
     end
+    put(first)
     local is_fine, more = pcall(passed, sub(text, #first + 1))
-    ready = ready .. first .. (is_fine and more or "")
+    put(is_fine and more or "")
     if not is_fine then
-      return ready .. UNREADABLE, true, as_refusal(more)
-    elseif ready ~= "" and #waiting() == 0 then
-      return ready, true
-    elseif #ready + #waiting() > 2 * MAX_FIRST then
-      return ready .. UNREADABLE, true, { status = "413", text = TOO_LARGE_FIRST }
+      put(UNREADABLE)
+      return table.concat(ready), true, as_refusal(more)
+    end
+    local left = waiting()
+    if size > 0 and left == 0 then
+      return table.concat(ready), true
+    elseif size + left > 2 * MAX_FIRST then
+      put(UNREADABLE)
+      return table.concat(ready), true, { status = "413", text = TOO_MUCH_AT_FIRST }
     end
     return "", false
   end
@@ -101,8 +114,11 @@ end
 local function pass_beginning(handle, coding)
   local passed = beginning(coding)
   for chunk in handle:bodyChunks() do
-    local text, is_all, refusal = passed(chunk:getBytes(0, chunk:length()))
-    chunk:setBytes(text)
+    local came = chunk:getBytes(0, chunk:length())
+    local text, is_all, refusal = passed(came)
+    if text ~= came then
+      chunk:setBytes(text)
+    end
     if refusal then
       handle:streamInfo():dynamicMetadata():set("@NOTED@", NOTED_AS[refusal.status], refusal.text)
     end

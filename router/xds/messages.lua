@@ -15,7 +15,7 @@ local function plain_message(text, from, to, coding, limit, too_large)
   return message, 1, #message
 end
 
--- Returns a function that takes what came and gives what may go on, and one that gives what has to wait. `translate(text,
+-- Returns a function that takes what came and gives what may go on, and one that tells how many bytes have to wait. `translate(text,
 -- from, to)` gives what a framed message becomes; of one that is larger than `limit`, nothing is kept, and `translate()`
 -- gives what stands for it.
 local function by_messages(limit, translate)
@@ -50,6 +50,6 @@ local function by_messages(limit, translate)
     size = #parts[1]
     return table.concat(passed)
   end, function()
-    return table.concat(parts)
+    return size
   end
 end

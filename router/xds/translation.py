@@ -138,10 +138,7 @@ end
 
 _STREAM_LUA = """
 function envoy_on_request(handle)
-  local coding = compression_of(handle:headers())
-  if coding then
-    pass_beginning(handle, coding)
-  end
+  pass_beginning(handle, compression_of(handle:headers()))
 end
 """
 
@@ -151,10 +148,10 @@ def translation_filters() -> list[Any]:
 
     The extraction waits for a message, also when the request ended with its headers: such a one it must not see.
     """
-    is_stream, may_be_compressed = _path("exact", STREAMING_PATH), _may_be_compressed()
-    is_unreadable = _both(may_be_compressed, _not(is_stream))
+    is_stream = _path("exact", STREAMING_PATH)
+    is_unreadable = _both(_may_be_compressed(), _not(is_stream))
     return [
-        _unless(_not(_both(is_stream, may_be_compressed)), "crossfade.translation.stream", _lua(_STREAM_LUA)),
+        _unless(_any(_not(is_stream), _is_empty_call()), "crossfade.translation.stream", _lua(_STREAM_LUA)),
         _unless(_any(_is_hot(), _is_empty_call(), is_unreadable), EXTRACTION_FILTER, packed(_extraction())),
         _unless(_is_hot(), "crossfade.translation", _lua(_LUA)),
     ]

@@ -22,6 +22,7 @@ from router.domain.routing import UnixAddress, Upstream
 from router.domain.traffic import Mirror
 from router.keys import hashed, new_key
 from router.waiting_room import WaitingRoom
+from router.xds.gateway import SERVICE
 from router.xds.names import cluster_name
 from tests.envoy.data_plane import DataPlane
 from tests.envoy.replica import MAX_BODY_BYTES, TOKEN
@@ -111,6 +112,10 @@ async def answers(call: grpc.aio.StreamStreamCall, requests: Iterable[service_pb
         return [answer(response) async for response in call]
 
 
+def frame(message: bytes) -> bytes:
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
 async def end(call: grpc.aio.StreamStreamCall) -> tuple[grpc.StatusCode, str]:
     """How it ends, when nothing more is answered."""
     with contextlib.suppress(grpc.aio.AioRpcError):
@@ -134,6 +139,30 @@ async def test_answers_come_while_the_stream_goes_on_and_an_error_is_one_of_them
     await call.done_writing()
     assert (await end(call))[0] is grpc.StatusCode.OK
     assert dict(await call.initial_metadata())["x-crossfade-deployment"] == "blue"
+
+
+async def test_messages_that_come_in_pieces_that_know_nothing_of_them_all_arrive(streams: Streams) -> None:
+    """As from a client that writes faster than it may send. Over HTTP/1.1, which Envoy takes as well, chunks are what
+    the test makes them."""
+    await streams.served("pieces")
+    messages = [frame(request("pieces", str(number), number).SerializeToString()) for number in range(3)]
+    half = len(messages[1]) // 2
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield messages[0] + messages[1][:half]
+        await asyncio.sleep(0.2)  # nothing tells when Envoy has seen it; too short a pause would only join the chunks
+        yield messages[1][half:] + messages[2]
+
+    headers = {"content-type": "application/grpc", "te": "trailers"}
+    reply = await streams.plane.http.post(f"/{SERVICE}/ModelStreamInfer", content=chunks(), headers=headers)
+
+    bodies, at = [], 0
+    while at < len(reply.content):
+        length = int.from_bytes(reply.content[at + 1 : at + 5], "big")
+        bodies.append(reply.content[at + 5 : at + 5 + length])
+        at += 5 + length
+    answers = [answer(service_pb2.ModelStreamInferResponse.FromString(body)) for body in bodies]
+    assert answers == [(str(number), "", [2.0 * number]) for number in range(3)]
 
 
 async def test_many_requests_of_any_size_are_answered_in_order(streams: Streams) -> None:

@@ -94,6 +94,12 @@ def test_plain_messages_go_on_as_they_came_however_large_the_first_one_is() -> N
         assert passed([*cut(stream, places), b""], None) == (stream, None)
 
 
+def test_messages_that_never_end_with_a_chunk_are_held_within_a_bound() -> None:
+    stream = frame(b"a") + frame(bytes(MIB)) * 9
+    _, refusal = passed([stream[start : start + MIB] for start in range(0, len(stream), MIB)], None)
+    assert (refusal[b"status"], b"8388608 bytes" in refusal[b"text"]) == (b"413", True)
+
+
 def test_behind_the_first_messages_chunk_compressed_ones_go_on_as_they_came() -> None:
     later = frame(b"b" * 100, compressed=True)
     found, _ = passed([frame(b"a", compressed=True), later, later])
