@@ -18,17 +18,21 @@ from __future__ import annotations
 from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.common.matching.v3 import extension_matcher_pb2
 from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from router.domain.deployment_settings import MIB
+from router.xds.extensions import discovered_filter, extension
 from router.xds.gateway import Gateway
-from router.xds.resources import packed
+from router.xds.names import EXTENSION, Key
+from router.xds.resources import Resource, packed
 from router.xds.translation import for_named_calls, for_server_calls
 
 BUFFER_FILTER = "crossfade.buffer"
 _NAMED_BUFFER, _SERVER_BUFFER = "crossfade.buffer.named", "crossfade.buffer.server"
+NAMED_BOUND = Key(EXTENSION, _NAMED_BUFFER)
 
 # Calls about the server say little; its replicas take no more either.
 MAX_SERVER_BYTES = MIB
@@ -38,13 +42,19 @@ def buffers(gateway: Gateway) -> list[Any]:
     """A replica never waits for a slow client, and limits are kept before it sees a byte.
 
     Where the path names the endpoint, its routes switch the buffer on: for a name that nobody has, nothing is gathered.
-    Other calls are gathered as far as their kind may go, and other paths not at all.
+    Other calls are gathered as far as their kind may go, and other paths not at all. How far those may go that name
+    their endpoint elsewhere is `named_bound`.
     """
     return [
         hcm_pb2.HttpFilter(name=BUFFER_FILTER, typed_config=packed(_buffer(gateway.max_request_bytes)), disabled=True),
-        for_named_calls(_NAMED_BUFFER, packed(_buffer(gateway.max_request_bytes))),
+        discovered_filter(_NAMED_BUFFER, extension_matcher_pb2.ExtensionWithMatcher()),
         for_server_calls(_SERVER_BUFFER, packed(_buffer(MAX_SERVER_BYTES))),
     ]
+
+
+def named_bound(max_bytes: int) -> Resource:
+    """How much is gathered of a call before its endpoint is known (room.py)."""
+    return extension(_NAMED_BUFFER, for_named_calls(_NAMED_BUFFER, packed(_buffer(max_bytes))).typed_config)
 
 
 def buffering(max_bytes: int) -> dict[str, Any]:

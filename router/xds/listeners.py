@@ -44,7 +44,7 @@ from router.xds.gateway import (
     UPSTREAM_HEADER,
     Gateway,
 )
-from router.xds.hot_path import buffers
+from router.xds.hot_path import NAMED_BOUND, buffers
 from router.xds.limits import rate_filter, refusal_logs
 from router.xds.local_replies import local_reply_config
 from router.xds.names import Key, listener_name, view_name
@@ -117,9 +117,10 @@ def scoring_listener(gateway: Gateway, offer: Offer) -> Resource:
 
 def _keeps(tls: ListenerTls | None) -> frozenset[Key]:
     """What it asks for over discovery streams of their own."""
-    if tls is None:
-        return frozenset()
-    return secret_keys(tls) | (frozenset({REVOCATIONS}) if tls.has_client_ca else frozenset())
+    kept = frozenset({NAMED_BOUND})
+    if tls is not None:
+        kept |= secret_keys(tls) | (frozenset({REVOCATIONS}) if tls.has_client_ca else frozenset())
+    return kept
 
 
 def _address(ip: str, port: int) -> Any:

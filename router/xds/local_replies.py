@@ -22,7 +22,7 @@ from router.xds.gateway import MAX_BODY_FORMAT, MODEL_HEADER
 from router.xds.places import NO_PLACE, NO_PLACE_FOR_CALLER, OF_ALL_FORMAT, OF_EACH_FORMAT
 from router.xds.resources import packed
 from router.xds.tokens import CLAIMS_TEXT, REFUSALS, was_refused, was_verified
-from router.xds.translation import stream_refusal
+from router.xds.translation import NAMED_PREFIXES, stream_refusal
 
 _NOT_READY = "the model is not ready: no replica can answer now"
 _NOT_ADMITTED = "access denied: this needs a client's certificate with a name that is allowed here"
@@ -33,6 +33,7 @@ _NO_PLACE = f"too many requests are under way: this endpoint takes {OF_ALL_FORMA
 _NO_PLACE_FOR_CALLER = (
     f"too many requests are under way: this endpoint takes {OF_EACH_FORMAT} of each caller at a time, try again later"
 )
+_TOO_LARGE_FOR_ALL = "the request body is larger than any endpoint accepts"
 _TIMED_OUT = "the deadline passed before the model answered"
 
 
@@ -41,7 +42,8 @@ class _Rule:
     """Which of Envoy's own replies is meant, and how it is said. Empty: keep Envoy's status or words.
 
     `flags`: response flags of Envoy's access log, `details`: its response code details, `status`: the HTTP status it
-    would answer. `noted`: a matcher of what a filter noted in the request's metadata.
+    would answer. `noted`: a matcher of what a filter noted in the request's metadata. `is_named`: a call whose endpoint
+    is not known yet (`translation.NAMED_PREFIXES`).
     """
 
     grpc_status: int
@@ -53,6 +55,7 @@ class _Rule:
     retry_after_s: int = 0  # 0: not said
     grpc_header: str = ""  # only gRPC calls that have this header
     noted: Any = None
+    is_named: bool = False
     challenge: str = ""  # the header www-authenticate
 
 
@@ -89,6 +92,7 @@ _RULES = (
     _Rule(12, status=415),
     # A script says itself how large what can be.
     _Rule(8, status=413, details="lua_response", text="%LOCAL_REPLY_BODY%"),
+    _Rule(8, status=413, is_named=True, text=_TOO_LARGE_FOR_ALL),
     _Rule(8, status=413, text=f"the request body is larger than the {MAX_BODY_FORMAT} bytes that the endpoint accepts"),
     _Rule(8, status=429, text=_TOO_OFTEN),  # which says itself when to come again (limits.py)
     _Rule(8, status=431),
@@ -156,6 +160,9 @@ def _fits(rule: _Rule) -> Any:
         # What is not there fits by default.
         noted = accesslog_pb2.MetadataFilter(matcher=rule.noted, match_if_key_not_found=BoolValue(value=False))
         conditions.append(accesslog_pb2.AccessLogFilter(metadata_filter=noted))
+    if rule.is_named:
+        begins = [_path_begins(beginning) for beginning in NAMED_PREFIXES]
+        conditions.append(accesslog_pb2.AccessLogFilter(or_filter=accesslog_pb2.OrFilter(filters=begins)))
     if rule.details:
         expression = cel_pb2.ExpressionFilter(expression=f"response.code_details == '{rule.details}'")
         extension = accesslog_pb2.ExtensionFilter(
@@ -182,6 +189,11 @@ def _is_grpc() -> Any:
             name="content-type", string_match=string_pb2.StringMatcher(prefix="application/grpc")
         )
     )
+
+
+def _path_begins(beginning: str) -> Any:
+    matched = string_pb2.StringMatcher(prefix=beginning)
+    return _header(route_components_pb2.HeaderMatcher(name=":path", string_match=matched))
 
 
 def _header(matcher: Any) -> Any:

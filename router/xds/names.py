@@ -14,8 +14,9 @@ ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 EXTENSION = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 
-# Make before break: what a resource leans on is sent before it (a listener finds its requests' scopes there) ...
-SEND_ORDER = (CLUSTER, ENDPOINTS, SCOPE, ROUTES, LISTENER, SECRET, EXTENSION)
+# Make before break: what a resource leans on is sent before it (a listener finds its requests' scopes there; calls are
+# gathered as far as the routes let them, room.py) ...
+SEND_ORDER = (CLUSTER, ENDPOINTS, EXTENSION, SCOPE, ROUTES, LISTENER, SECRET)
 # ... and removed after it.
 REMOVE_ORDER = (SCOPE, ROUTES, LISTENER, SECRET, EXTENSION, CLUSTER, ENDPOINTS)
 

@@ -13,18 +13,18 @@ from __future__ import annotations
 from typing import Any
 
 from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
-from envoy.config.core.v3 import base_pb2, config_source_pb2, extension_pb2
+from envoy.config.core.v3 import base_pb2
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as filter_rbac_pb2
-from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.type.matcher.v3 import http_inputs_pb2
 from xds.core.v3 import extension_pb2 as xds_extension_pb2
 from xds.type.matcher.v3 import matcher_pb2
 
 from router.domain.tls import ClientTrust
+from router.xds.extensions import discovered_filter, extension
 from router.xds.gateway import PEER_HEADER
 from router.xds.names import EXTENSION, Key
-from router.xds.resources import Resource, packed, resource, type_url
+from router.xds.resources import Resource, packed
 
 _NAME = "crossfade.revoked"
 REVOCATIONS = Key(EXTENSION, _NAME)
@@ -43,12 +43,8 @@ def peer_note() -> Any:
 
 
 def revocation_filters() -> list[Any]:
-    """Its configuration is `revocation_list`, which Envoy waits for before it opens the listener."""
-    ads = config_source_pb2.ConfigSource(
-        ads=config_source_pb2.AggregatedConfigSource(), resource_api_version=config_source_pb2.V3
-    )
-    source = config_source_pb2.ExtensionConfigSource(config_source=ads, type_urls=[type_url(filter_rbac_pb2.RBAC())])
-    return [hcm_pb2.HttpFilter(name=_NAME, config_discovery=source)]
+    """Its configuration is `revocation_list`."""
+    return [discovered_filter(_NAME, filter_rbac_pb2.RBAC())]
 
 
 def revocation_list(trust: ClientTrust) -> Resource:
@@ -66,7 +62,7 @@ def revocation_list(trust: ClientTrust) -> Resource:
                 on_no_match=_on_match("others", rbac_pb2.RBAC.ALLOW),
             )
         )
-    return resource(_NAME, extension_pb2.TypedExtensionConfig(name=_NAME, typed_config=packed(rules)))
+    return extension(_NAME, packed(rules))
 
 
 def serial_text(number: int) -> str:

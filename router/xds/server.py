@@ -167,10 +167,12 @@ class XdsServer:
 
     def set_endpoint(self, routing: Routing) -> None:
         self._changed(self._snapshot.set_endpoint(routing))
+        self._recede()
         self._watch.set_endpoint(routing)
 
     def remove_endpoint(self, name: str) -> None:
         self._changed(self._snapshot.remove_endpoint(name))
+        self._recede()
         self._watch.remove_endpoint(name)
 
     def set_certificate(self, index: int, pair: CertificatePair) -> None:
@@ -256,6 +258,12 @@ class XdsServer:
         silent = [c.proxy for c in self._ordered() if not _is_settled(c.stream, endpoint)]
         return Unconfirmed(f"no answer within {timeout_s:g} s from {', '.join(silent)}")
 
+    def _recede(self) -> None:
+        """There need not be more room than what is in force needs (room.py)."""
+        for name in self._snapshot.receding:
+            if self._outcome(name) == Acknowledged():
+                self._changed(self._snapshot.recede(name))
+
     def _ordered(self) -> list[_Connection]:
         return sorted(self._connections, key=lambda connection: connection.proxy)
 
@@ -316,6 +324,7 @@ class XdsServer:
             self._advanced()
 
     def _advanced(self) -> None:
+        self._recede()
         self._progress.set()
         self._progress = asyncio.Event()
 

@@ -17,11 +17,13 @@ from router.domain.triton_token import TritonToken
 from router.xds.clusters import deployment_clusters, reached_by, shield_clusters
 from router.xds.endpoints import addresses_of
 from router.xds.gateway import Gateway
+from router.xds.hot_path import NAMED_BOUND, named_bound
 from router.xds.listeners import default_offer, scoring_listener
 from router.xds.mirror_listener import mirror_cluster, mirror_listener
 from router.xds.names import CLUSTER, ENDPOINTS, GATEWAY_GROUP, MIRROR_VIEW, SCOPE, Key, view_name
 from router.xds.redirect_listener import redirect_listener
 from router.xds.resources import Resource
+from router.xds.room import Room
 from router.xds.routes import endpoint_routes, endpoint_scope
 from router.xds.views import View
 
@@ -39,7 +41,10 @@ class Snapshot:
         self._tokens: dict[TritonToken, Secret] = {}
         self._offers: tuple[Offer, ...] = ()
         self._views: dict[str, View] = {}
-        self._replace(GATEWAY_GROUP, [mirror_cluster(gateway), mirror_listener()])
+        self._room = Room(gateway.max_request_bytes)
+        self._bound_bytes = self._room.max_bytes
+        bound = named_bound(self._bound_bytes)
+        self._replace(GATEWAY_GROUP, [mirror_cluster(gateway), mirror_listener(), bound])
         self.set_listeners((default_offer(gateway),))
 
     @property
@@ -53,7 +58,8 @@ class Snapshot:
             return frozenset()
         self._routings[routing.endpoint] = routing
         changed = self._replace(routing.endpoint, self._built(routing, before))
-        return changed | self._show(before, routing)
+        self._room.set_endpoint(routing)
+        return changed | self._show(before, routing) | self._bound()
 
     def remove_endpoint(self, name: str) -> frozenset[Key]:
         before = self._routings.pop(name, None)
@@ -61,7 +67,26 @@ class Snapshot:
             return frozenset()
         changed = self._replace(name, [])
         del self._groups[name]
-        return changed | self._show(before, None)
+        self._room.remove_endpoint(name)
+        return changed | self._show(before, None) | self._bound()
+
+    @property
+    def receding(self) -> tuple[str, ...]:
+        """The endpoints of which larger requests were taken before, for which there still is room (room.py)."""
+        return self._room.receding
+
+    def recede(self, name: str) -> frozenset[Key]:
+        """Every Envoy has confirmed what the endpoint takes now."""
+        self._room.recede(name)
+        return self._bound()
+
+    def _bound(self) -> frozenset[Key]:
+        max_bytes = self._room.max_bytes
+        if max_bytes == self._bound_bytes:
+            return frozenset()
+        self._bound_bytes = max_bytes
+        self._wanted[NAMED_BOUND] = named_bound(max_bytes)
+        return frozenset({NAMED_BOUND})
 
     def set_listeners(self, offers: tuple[Offer, ...]) -> frozenset[Key]:
         """What was shown by a listener that is gone is kept until `forget_listeners`: its connections are still there,

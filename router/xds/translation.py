@@ -60,6 +60,8 @@ MODEL_METHODS = {
 EXTRACTION_FILTER = "envoy.filters.http.grpc_field_extraction"
 _NOTED = "crossfade.stream"  # why its first message cannot be read, by the status of the refusal
 _HOT_PREFIX = "/v2/models/"
+# How the paths begin of calls that name their endpoint elsewhere than scoped routing looks, until they are translated.
+NAMED_PREFIXES = (f"/{SERVICE}/Model", "/endpoints/")
 
 _LUA = """
 local FIELDS = {@FIELDS@}
@@ -240,7 +242,7 @@ def _is_hot() -> Any:
 
 
 def _is_named_call() -> Any:
-    is_named = _any(_path("prefix", f"/{SERVICE}/Model"), _path("prefix", "/endpoints/"))
+    is_named = _any(*(_path("prefix", beginning) for beginning in NAMED_PREFIXES))
     return _both(is_named, _not(_path("exact", STREAMING_PATH)))
 
 

@@ -23,6 +23,7 @@ from tests.envoy.data_plane import (
     xds_server,
 )
 from tests.envoy.load import under_load
+from tests.envoy.replica import MAX_BODY_BYTES
 from tests.envoy.waiting import DEADLINE_S, eventually
 
 
@@ -59,7 +60,7 @@ async def test_a_replica_killed_with_work_under_way_fails_nothing() -> None:
 async def test_a_control_plane_that_starts_again_pushes_nothing_and_goes_on_from_there() -> None:
     async with data_plane() as plane:
         blue, green = await plane.replica("blue"), await plane.replica("green")
-        upstreams = upstream("blue", blue), upstream("green", green)
+        upstreams = upstream("blue", blue, max_request_bytes=4 * MAX_BODY_BYTES), upstream("green", green)
         await plane.endpoint("fraud", *upstreams)
         await plane.endpoint("other", upstream("blue", blue))
         async with under_load(plane, "fraud") as load:
