@@ -115,7 +115,7 @@ async def test_a_very_large_call_for_nobody_is_refused_and_takes_no_memory() -> 
 
 async def test_an_endpoint_has_room_for_what_it_accepts_from_the_moment_it_is_applied_and_no_longer() -> None:
     """Over connections that stay open all the while."""
-    async with data_plane() as plane, grpc.aio.insecure_channel(plane.grpc_address) as channel:
+    async with data_plane(concurrency=2) as plane, grpc.aio.insecure_channel(plane.grpc_address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         blue = await plane.replica("blue")
         small, large, larger = (
