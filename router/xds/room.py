@@ -11,7 +11,7 @@ from __future__ import annotations
 from router.domain.deployment_settings import MIB
 from router.domain.routing import Routing
 
-LEAST_BYTES = MIB  # as much as of a call about the server
+_LEAST_BYTES = MIB  # as much as of a call about the server
 
 
 class Room:
@@ -23,8 +23,8 @@ class Room:
 
     @property
     def max_bytes(self) -> int:
-        largest = max(max(kept.values(), default=LEAST_BYTES) for kept in (self._wanted, self._before))
-        return min(self._most, max(LEAST_BYTES, largest))
+        largest = max(max(kept.values(), default=_LEAST_BYTES) for kept in (self._wanted, self._before))
+        return min(self._most, max(_LEAST_BYTES, largest))
 
     @property
     def receding(self) -> tuple[str, ...]:
