@@ -229,6 +229,9 @@ class _InferStream:
         message = b""
         try:
             message = frame.message(self._encoding, infer.max_request_bytes)
+            if len(message) > request.size:  # it was compressed
+                self._bytes_under_way += len(message) - request.size
+                request.size = len(message)
             decoded = self._codec.decode(message)
         except Exception as error:
             request.answer = _failed(decoding_failure(error, infer.model.name), _id_in(message))

@@ -237,6 +237,19 @@ def test_large_requests_are_bounded_by_their_bytes() -> None:
     assert stream.reply.is_paused
 
 
+def test_compressed_ones_by_what_they_grow_to_until_they_are_answered() -> None:
+    stream = Stream(ScriptedModel(hold=True), {b"grpc-encoding": b"gzip"})
+    message = raw_request(x=np.ones((600, 2), np.float32)).SerializeToString()
+    packed = gzip.compress(message)
+    assert len(packed) * 40 < LIMIT < 3 * len(message)
+    for _ in range(40):
+        stream.stream.received(b"\1" + len(packed).to_bytes(4, "big") + packed)
+    for answered in range(10):
+        assert len(stream.model.requests) == answered + -(-LIMIT // len(message))
+        assert stream.reply.is_paused
+        stream.model.held[answered]()
+
+
 def test_a_client_that_does_not_read_is_asked_nothing_more() -> None:
     stream = Stream(ScriptedModel(hold=True))
     stream.send("a", "b")
