@@ -91,7 +91,7 @@ from router.waiting_room import WaitingRoom
 from router.xds.gateway import Gateway
 from router.xds.reports import reports_service
 from router.xds.server import XdsServer
-from router.xds.watch_service import StreamWatch
+from router.xds.stream_watch_service import StreamWatch
 from serving.listener import Listener
 from serving.server_view import ServerView
 

@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 
 from router.admin_identity import caller
-from router.asking import POLL_S, Asker, envoy_trouble, error_words, ray_trouble
 from router.children import children
 from router.cli.pulling import line, references_in
 from router.config import GatewayConfig, OwnPort, Ports, kept_secret
@@ -28,6 +27,7 @@ from router.machine import raise_open_files
 from router.premises import begin_run, check_ports, end_run, last_run, locked, prepare
 from router.supervisor import Child, GaveUp, sweep
 from router.tls_folder import TlsFolder
+from router.up_waiting import POLL_S, Asker, envoy_trouble, error_words, ray_trouble
 from router.version import VERSION
 
 START_TIMEOUT_S = 180.0
