@@ -264,7 +264,8 @@ class _Gateway:
             self._say(f"    {_crossfade()} endpoint invoke {endpoints[0]} --sample{_elsewhere(config)}")
             self._say(f"    curl {_trusting(config)}{config.scoring_url}/v2/models/{endpoints[0]}")
         self._say("")
-        self._say("  Ctrl-C stops everything.")
+        ended = "everything." if config.is_ray_ours else "the gateway; its replicas in Ray go on."
+        self._say(f"  Ctrl-C stops {ended}")
 
     async def _follow(self, admin: httpx.AsyncClient) -> None:
         """One line an event, for as long as the gateway runs; a control plane that was restarted is joined again."""

@@ -22,13 +22,7 @@ from router.models.interface import changes
 from router.models.ports import AdmissionRefused, Admitted, Candidate, SourceLimits
 from router.models.signing import MAX_BUNDLE_BYTES, NotSigned, SignaturePolicy, Verifier, check_signed, signature_files
 from router.models.trial import Check, Finding, GraphFacts, Loaded, Ran, Trial, TrialJob, TrialLimits
-from router.models.triton_layout import (
-    CONFIG_SUFFIX,
-    TritonConfig,
-    check_config,
-    check_no_ensemble,
-    check_served,
-)
+from router.models.triton_layout import CONFIG_SUFFIX, TritonConfig, check_config, check_no_ensemble, check_served
 from serving.signature import Signature
 
 log = logging.getLogger(__name__)

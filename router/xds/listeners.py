@@ -163,8 +163,8 @@ def _connection_manager(gateway: Gateway, offer: Offer) -> Any:
 
 def _http_filters(gateway: Gateway, offer: Offer) -> list[Any]:
     """Strangers are turned away first. Then the whole request is gathered. All of these do what a route says; what its
-    requests need not pass, an endpoint's routes switch off (hot_path.py). None but buffers are
-    `disabled` until then: that is decided before a gRPC call has found its route."""
+    requests need not pass, an endpoint's routes switch off (hot_path.py). None but buffers are `disabled` until then:
+    that is decided before a gRPC call has found its route."""
     return [
         *listener_clients_filter(offer.clients),
         *(revocation_filters() if _verifies_clients(gateway, offer) else []),

@@ -89,7 +89,7 @@ class Gateway:
     def start(self, *specs: Path) -> None:
         """Returns when it says that it is up."""
         self.begin(*specs)
-        eventually(lambda: not self.is_running or "Ctrl-C stops everything" in self.said, START_TIMEOUT_S, self.story)
+        eventually(lambda: not self.is_running or "Ctrl-C stops" in self.said, START_TIMEOUT_S, self.story)
         assert self.is_running, self.story()
 
     def begin(self, *specs: Path) -> None:
