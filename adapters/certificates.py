@@ -1,7 +1,7 @@
 """Certificates, keys and revocation lists as files: read, and checked to be what they should be.
 
-For TLS, this file, certificate_authority.py and peer_certificates.py alone touch `cryptography`. Its errors can quote
-what they read, so they are not passed on.
+For TLS, this file, certificate_authority.py, internal_authority.py, peer_certificates.py and replica_tls.py alone touch
+`cryptography`. Its errors can quote what they read, so they are not passed on.
 """
 
 from __future__ import annotations

@@ -33,8 +33,6 @@ from router.private_files import write_private
 
 _MAX_REQUEST_BYTES = 8192
 _UNFINISHED = ".making"
-
-
 _CERTIFICATE, _KEY = "ca.pem", "ca.key"
 
 

@@ -105,10 +105,11 @@ CREATE TABLE gateway (
 ) STRICT;
 """
 
-# Since version 6, what is written here as an objective was set by somebody. Before, the default was written as well.
+# Since version 6, what is written here as an objective was set by somebody, and not for a Triton of ours, which heeds
+# none. Before, the default was written as well.
 _OBJECTIVES_THAT_WERE_SET = """
 UPDATE deployment SET spec = json_remove(spec, '$.batching.latency_slo_ms')
-    WHERE json_extract(spec, '$.batching.latency_slo_ms') = 50;
+    WHERE json_extract(spec, '$.batching.latency_slo_ms') = 50 OR json_extract(spec, '$.triton.mode') = 'managed';
 """
 
 _FORMATS = (  # what each version added

@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from router.domain.triton_repository import ENSEMBLE, Step
+from router.domain.triton_repository import ENSEMBLE, Step, backend_meant
 from router.models.ports import AdmissionRefused
 from router.models.trial import Check
 from router.models.triton_layout import TritonConfig
@@ -28,6 +28,8 @@ class TritonConfigs:
             raise AdmissionRefused(
                 Check.FORMATS, f"{path!r} is no configuration of Triton's: {str(error)[:200]!r}", "correct or remove it"
             ) from None
+        steps = tuple(Step(step.model_name, max(0, step.model_version)) for step in config.ensemble_scheduling.step)
+        is_ensemble = backend_meant(config.backend, config.platform) == ENSEMBLE
         given = {field.name for field, _ in config.ListFields()}
         warm_up = [each.input_data_file for warm_up in config.model_warmup for each in warm_up.inputs.values()]
         return TritonConfig(
@@ -37,8 +39,8 @@ class TritonConfigs:
             loads=tuple(name for name in _LOADS if name in given)
             + tuple(name for name in _LOADING_PARAMETERS if name in config.parameters),
             file=config.default_model_filename,
-            steps=tuple(Step(step.model_name, max(0, step.model_version)) for step in config.ensemble_scheduling.step),
-            signature=_signature(path, config) if config.platform == ENSEMBLE else None,
+            steps=steps,
+            signature=_signature(path, config) if is_ensemble else None,
         )
 
 

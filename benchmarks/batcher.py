@@ -31,9 +31,9 @@ from serving.errors import ScoringError
 from serving.execution import Executed, Executor, Run
 from serving.lanes import Lanes
 from serving.latency import LatencyTable
-from serving.limits import BatchLimits
 from serving.messages import InferReply, InferRequest
 from serving.model import Model, ModelSettings
+from serving.queue_limits import BatchLimits
 from serving.recorder import Recorder
 from serving.warmup import warm_up
 from serving.work import Work

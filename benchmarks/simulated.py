@@ -16,7 +16,7 @@ from serving.batching import BatchQueue
 from serving.errors import Overloaded
 from serving.lanes import Lane, Lanes
 from serving.latency import LatencyTable
-from serving.limits import BatchLimits
+from serving.queue_limits import BatchLimits
 from serving.work import Batch, Outcome, Work
 
 Latencies = Mapping[int, float]  # rows → seconds of one run

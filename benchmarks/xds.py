@@ -27,7 +27,7 @@ from router.xds.names import SEND_ORDER, WILDCARD_TYPES
 from router.xds.server import XdsServer
 from router.xds.snapshot import Snapshot
 from router.xds.stream import Request, Stream
-from router.xds.watch_service import StreamWatch
+from router.xds.stream_watch_service import StreamWatch
 from router.xds.wire import encoded
 from serving.exchange import Cancel, HttpRequest, HttpResponse, Reply
 from serving.listener import Listener

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -36,20 +37,20 @@ from adapters.triton.statistics import TritonStatisticsClient
 from adapters.triton.tokens import TokenFiles
 from adapters.webhooks import Webhooks
 from router.access import Access
-from router.admin_ports import Addresses, GatewayInfo, RayStatus
+from router.admin_ports import Addresses, GatewayInfo
 from router.admin_server import AdminServer
 from router.agreement.collector import Agreement
 from router.agreement.metrics import agreement_metrics
 from router.api import Services, create_app
 from router.api.oversight import Oversight
 from router.assembly import admission, live_tls, measurer_over, model_sources, replica_tls, runtime_of
-from router.certificates import Certificates, certificate_metrics
+from router.certificates import Certificates, certificate_metrics, status_by_file
 from router.commits import Commits
 from router.config import EXIT_HOPELESS, EXIT_RAY_LOST, GatewayConfig, kept_secret, reachable, scoring_url
 from router.desired import Desired
 from router.domain.errors import Invalid, StoreFailed
 from router.domain.listening import nearest
-from router.domain.tls import BadCertificate, CertificateFiles, CertificateStatus
+from router.domain.tls import BadCertificate, CertificateStatus
 from router.events import EventLog
 from router.key_sets import KeySets, key_set_metrics
 from router.keys import Keys
@@ -68,8 +69,8 @@ from router.models.transfer import Transfer
 from router.models.watch_metrics import watch_metrics
 from router.models.watcher import Watcher, WatchSurroundings
 from router.operations import Operations
-from router.ports import Runtime, RuntimeUnavailable
 from router.quotas import Quotas
+from router.ray_membership import RayMembership
 from router.reconciler import Reconciler
 from router.replica_metrics import ReplicaMetrics
 from router.rollout_ports import Entry
@@ -90,14 +91,11 @@ from router.waiting_room import WaitingRoom
 from router.xds.gateway import Gateway
 from router.xds.reports import reports_service
 from router.xds.server import XdsServer
-from router.xds.watch_service import StreamWatch
+from router.xds.stream_watch_service import StreamWatch
 from serving.listener import Listener
 from serving.server_view import ServerView
 
 log = logging.getLogger("crossfade")
-
-# Of the time that the supervisor leaves this process for its end (children.py).
-_LEAVE_TIMEOUT_S = 2.0
 
 # How long followers of the event log have to read why the control plane starts again.
 _LAST_WORDS_S = 0.3
@@ -215,7 +213,7 @@ class ControlPlane:
             self.desired, ProviderKeys(self.transport), SqliteKeySets(self.store), self.reconciler, self.events
         )
         replica_metrics = ReplicaMetrics(self.replica_tls.client, lambda: self.reconciler.replicas)
-        self.runtime: Runtime | None = None
+        self.ray = RayMembership(partial(runtime_of, config, self.replica_tls), config.is_ray_ours)
         self.metrics = MetricsPage(str(config.envoy_admin_socket), self._own_metrics, replica_metrics.gather)
 
     async def run(self) -> int:
@@ -275,7 +273,7 @@ class ControlPlane:
             background.cancel()
         await asyncio.gather(serving, reconciling, *behind, return_exceptions=True)
         if code == 0:
-            await self._leave()
+            await self.ray.leave()
         await self.catalogue.pulls.close()
         await self.transport.close()
         await self.http.close()
@@ -324,7 +322,7 @@ class ControlPlane:
                 admin_url=config.admin_url,
             ),
             proxies=self.xds.proxies(),
-            ray=self._ray_status(),
+            ray=self.reconciler.ray_status(),
             certificates=self._certificate_status(),
             key_sets=self.key_sets.status(),
             offers=self.desired.offers,
@@ -336,29 +334,11 @@ class ControlPlane:
         return next((rollout.policy.notify for rollout in rollouts if rollout.id == entry.rollout_id), ())
 
     def _certificate_status(self) -> tuple[CertificateStatus, ...]:
-        """Of each file one line, though ports may share it; one that refuses it is the one to know of."""
-        found: dict[CertificateFiles, CertificateStatus] = {}
-        for status in (status for certificates in self.certificates for status in certificates.status()):
-            if status.files not in found or status.refused:
-                found[status.files] = status
-        return (*found.values(), *self.replica_tls.status)
-
-    def _ray_status(self) -> RayStatus:
-        return self.reconciler.ray_status()
+        return (*status_by_file(self.certificates), *self.replica_tls.status)
 
     async def _run_reconciler(self) -> None:
-        self.runtime = await asyncio.to_thread(runtime_of, self.config, self.replica_tls)
-        await self.reconciler.run(self.runtime, Vigil(ConnectionLookout(), self.desired.is_rolling, SystemClock()))
-
-    async def _leave(self) -> None:
-        """A Ray of others' is left as it was found. Our own ends with us."""
-        if self.runtime is None or self.config.is_ray_ours:
-            return
-        try:
-            async with asyncio.timeout(_LEAVE_TIMEOUT_S):
-                await self.runtime.leave()
-        except (RuntimeUnavailable, TimeoutError) as error:
-            log.warning("the directory of replicas may have stayed in Ray: %s", error or "Ray does not answer")
+        vigil = Vigil(ConnectionLookout(), self.desired.is_rolling, SystemClock())
+        await self.reconciler.run(await self.ray.begin(), vigil)
 
     def _own_metrics(self) -> str:
         gateway = gateway_metrics(
@@ -367,7 +347,7 @@ class ControlPlane:
             self.reconciler.endpoint_status,
             self.reconciler.replicas,
             self.xds.proxies(),
-            self._ray_status().is_connected,
+            self.reconciler.ray_status().is_connected,
         )
         return "".join(
             (

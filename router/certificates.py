@@ -142,6 +142,15 @@ class Certificates:
         self._client_trust = trust
 
 
+def status_by_file(of_ports: Iterable[Certificates]) -> tuple[CertificateStatus, ...]:
+    """Of each file one line, though ports may share it; one that refuses it is the one to know of."""
+    found: dict[CertificateFiles, CertificateStatus] = {}
+    for status in (status for certificates in of_ports for status in certificates.status()):
+        if status.files not in found or status.refused:
+            found[status.files] = status
+    return tuple(found.values())
+
+
 def certificate_metrics(statuses: Iterable[CertificateStatus]) -> str:
     """When each certificate in force runs out, and whether its files hold what could not be taken."""
     expiries, refusals = [], []

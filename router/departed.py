@@ -1,6 +1,6 @@
 """What a deployment that was deleted leaves behind, and is not to meet when it is asked for again.
 
-The same spec gives the same generation, so its last failure would be taken for that of the new one. Pure.
+The same spec gives the same generation, so its last failure would be taken for that of the new one. No clock, no I/O.
 """
 
 from __future__ import annotations

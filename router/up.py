@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 
 from router.admin_identity import caller
-from router.asking import POLL_S, Asker, envoy_trouble, error_words, ray_trouble
 from router.children import children
 from router.cli.pulling import line, references_in
 from router.config import GatewayConfig, OwnPort, Ports, kept_secret
@@ -28,6 +27,7 @@ from router.machine import raise_open_files
 from router.premises import begin_run, check_ports, end_run, last_run, locked, prepare
 from router.supervisor import Child, GaveUp, sweep
 from router.tls_folder import TlsFolder
+from router.up_waiting import POLL_S, Asker, envoy_trouble, error_words, ray_trouble
 from router.version import VERSION
 
 START_TIMEOUT_S = 180.0
@@ -264,7 +264,8 @@ class _Gateway:
             self._say(f"    {_crossfade()} endpoint invoke {endpoints[0]} --sample{_elsewhere(config)}")
             self._say(f"    curl {_trusting(config)}{config.scoring_url}/v2/models/{endpoints[0]}")
         self._say("")
-        self._say("  Ctrl-C stops everything.")
+        ended = "everything." if config.is_ray_ours else "the gateway; its replicas in Ray go on."
+        self._say(f"  Ctrl-C stops {ended}")
 
     async def _follow(self, admin: httpx.AsyncClient) -> None:
         """One line an event, for as long as the gateway runs; a control plane that was restarted is joined again."""

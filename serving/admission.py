@@ -26,8 +26,8 @@ from serving.errors import Overloaded, Refusal
 from serving.forecast import Forecast
 from serving.lanes import Lane
 from serving.latency import LatencyTable
-from serving.limits import BatchLimits
 from serving.overload import Overload
+from serving.queue_limits import BatchLimits
 from serving.work import Work
 
 # So much longer than usual a wait and a run may take, in overload: runs differ, and what is late is lost. A wait is the

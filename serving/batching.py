@@ -32,8 +32,8 @@ from serving.arrivals import Arrivals, is_worth_a_thought, patience_s, rows_wort
 from serving.forecast import Forecast
 from serving.lanes import Lane, Lanes
 from serving.levels import LATE_LEVEL, USUAL_LEVEL, Levels, level_of
-from serving.limits import BatchLimits
 from serving.overload import Overload
+from serving.queue_limits import BatchLimits
 from serving.work import Batch, Work, WorkState
 
 _MAX_WASTE = 0.25  # of a padded batch

@@ -25,11 +25,11 @@ from serving.exchange import Cancel
 from serving.execution import Executor
 from serving.lanes import Lanes
 from serving.latency import LatencyTable
-from serving.limits import BatchLimits
 from serving.load import WorkDone
 from serving.messages import InferReply, InferRequest
 from serving.parameters import priority
 from serving.ports import Backend
+from serving.queue_limits import BatchLimits
 from serving.recorder import Recorder
 from serving.signature import Signature
 from serving.statistics import ModelCounters, ModelStatistics

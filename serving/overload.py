@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from math import inf
 
-from serving.limits import BatchLimits
+from serving.queue_limits import BatchLimits
 
 _LASTS_S, _WINDOWS_IT_LASTS = 1.0, 2.0  # the longer one
 # Of the queue's bound, and not near to it: Envoy lets only so many through at a time, and it also counts those that run

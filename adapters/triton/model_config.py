@@ -15,12 +15,11 @@ from router.domain.deployment import DeployedModel
 from router.domain.deployment_settings import Provider
 from router.domain.errors import ModelUnavailable
 from router.domain.triton_managed import ManagedTriton
-from router.domain.triton_repository import ENSEMBLE, ONNX, ModelFacts, Step
+from router.domain.triton_repository import ENSEMBLE, ONNX, ModelFacts, Step, backend_meant, facts_meant
 from serving.signature import Signature, TensorSpec
 from serving.triton_ports import TriedModel
 
 WARM_UP_FOLDER = "warmup"  # where Triton looks for the files that a warm-up names
-_BACKEND_OF_PLATFORM = {"onnxruntime_onnx": ONNX}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +114,7 @@ def facts_of(own: str) -> ModelFacts:
     """What a configuration says of its model's place among others. Raises `ModelUnavailable`."""
     config = _parsed(own)
     steps = tuple(Step(step.model_name, max(0, step.model_version)) for step in config.ensemble_scheduling.step)
-    file = config.default_model_filename
-    backend = backend_of(config) or ONNX
-    return ModelFacts(backend, file, steps) if file else ModelFacts(backend, steps=steps)
+    return facts_meant(config.backend, config.platform, config.default_model_filename, steps)
 
 
 def _parsed(own: str) -> pb2.ModelConfig:
@@ -130,7 +127,7 @@ def _parsed(own: str) -> pb2.ModelConfig:
 
 
 def backend_of(config: pb2.ModelConfig) -> str:
-    return str(config.backend or _BACKEND_OF_PLATFORM.get(config.platform, config.platform))
+    return backend_meant(config.backend, config.platform)
 
 
 def backend_named(text: str) -> str:

@@ -14,7 +14,6 @@ https://github.com/triton-inference-server/server/blob/main/docs/user_guide/mode
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -23,12 +22,9 @@ from pathlib import Path
 from adapters.triton.leftovers import new_folder, sweep
 from adapters.triton.model_config import WARM_UP_FOLDER, Wanted, adapted, backend_named, leading, warm_up_file, written
 from router.domain.errors import ModelUnavailable
-from router.domain.triton_repository import CONFIG, ONNX, Member, Served
+from router.domain.triton_repository import CONFIG, MAX_CONFIG_BYTES, ONNX, Member, Served, is_version
 from serving.tensors import DATATYPES, encode_binary
 from serving.triton_ports import TriedModel
-
-MAX_CONFIG_BYTES = 1024 * 1024
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +151,7 @@ def _source(file: Path, model_folder: str) -> _Source:
     """A file in a numbered folder beside a config.pbtxt is a version of a Triton model."""
     number, root = file.parent.name, file.parent.parent
     is_inside = bool(model_folder) and root.is_relative_to(model_folder)
-    if is_inside and _VERSION.fullmatch(number) and (root / CONFIG).is_file():
+    if is_inside and is_version(number) and (root / CONFIG).is_file():
         return _Source(file, number, root, is_alone=False)
     return _Source(file, "1", None, is_alone=not model_folder)
 
@@ -199,7 +195,7 @@ def _fill(folder: Path, source: _Source, config: str) -> None:
 def _link_beside(root: Path, folder: Path) -> None:
     """What lies beside a model's versions: labels, what its own warm-up reads."""
     for entry in root.iterdir():
-        if entry.name != CONFIG and not _VERSION.fullmatch(entry.name):
+        if entry.name != CONFIG and not is_version(entry.name):
             (folder / entry.name).symlink_to(entry)
 
 

@@ -231,7 +231,10 @@ class StatusView(Shape):
     listeners: list[ListenerView] = Field(description="Where scoring is offered.")
     proxies: list[ProxyView]
     ray: RayView
-    certificates: list[CertificateView] = Field(description="Of the scoring ports; empty without TLS.")
+    certificates: list[CertificateView] = Field(
+        description="Of the gateway's ports, and with a joined Ray the internal CAs, which are named `internal CA`; "
+        "empty without either."
+    )
     key_sets: list[KeySetView] = Field(description="Keys of identity providers, of endpoints with auth_mode jwt.")
     endpoints: list[EndpointView]
     sources: list[AskedView] = Field(description="How well the sources of the deployments' models can be asked.")

@@ -77,7 +77,7 @@ def build() -> typer.Typer:
     models = _group("Models: fetched once, verified, kept by digest. Deployments run from here.")
     credentials = _group(_KEYS)
     gateways = _group(_GATEWAY)
-    certificates = _group("TLS: certificates of your own, for a start.")
+    certificates = _group("TLS: certificates of your own, and the CA between hosts.")
     up.register(app)
     apply.register(app)
     app.add_typer(gateways, name="gateway")

@@ -1,4 +1,4 @@
-"""`crossfade tls`: certificates of one's own, for a start."""
+"""`crossfade tls`: certificates of one's own, for a start, and the CA between hosts."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ def register(app: typer.Typer) -> None:
 
 
 def init(session: Session, names: Names = None, renew: Renew = False) -> None:
-    """Make a CA and a server's certificate in <data-dir>/tls.
+    """Make a CA and a server's certificate.
 
-    The next `crossfade up` on this data directory speaks TLS with it. A gateway that runs with it takes a renewed
-    certificate at once. For a real CA, give its files to `crossfade up --tls-certificate FILE --tls-key FILE` instead.
+    They lie in <data-dir>/tls, and the next `crossfade up` on this data directory speaks TLS with them. A gateway that
+    runs with them takes a renewed certificate at once. For a real CA, give its files to `crossfade up --tls-certificate
+    FILE --tls-key FILE` instead.
 
     \b
       crossfade tls init --name scoring.example.com
@@ -79,9 +80,10 @@ def init(session: Session, names: Names = None, renew: Renew = False) -> None:
 
 
 def client(session: Session, name: Client) -> None:
-    """Make a client's certificate, signed by the CA of `tls init`.
+    """Make a client's certificate, signed by your own CA.
 
-    For endpoints with `auth_mode: mtls`, on a gateway that runs with `--tls-client-ca <data-dir>/tls/ca.pem`.
+    That is the CA of `tls init`. For endpoints with `auth_mode: mtls`, on a gateway that runs with `--tls-client-ca
+    <data-dir>/tls/ca.pem`.
 
     \b
       crossfade tls client spiffe://bank/batch-scoring
@@ -100,10 +102,13 @@ def client(session: Session, name: Client) -> None:
 
 
 def replace_internal_ca(session: Session) -> None:
-    """Give the CA between this gateway and replicas on other hosts a successor.
+    """Give the CA between hosts a successor.
 
-    The gateway does this by itself long before its CA runs out; do it when the CA's key may be known to somebody. A
-    gateway that runs takes the new one within a minute, no request fails, and the old one is dropped after two days.
+    It is the one between this gateway and replicas on other hosts. The gateway does this by itself long before its CA
+    runs out; do it when the CA's key may be known to somebody. A gateway that runs takes the new one within a minute,
+    no request fails, and the old one is dropped after two days.
+
+    It works on the files of --data-dir, on the gateway's own machine; --admin-url means nothing here.
     """
     from adapters.internal_authority import replace_authority
 

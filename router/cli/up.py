@@ -135,7 +135,9 @@ def up(
     ray_address: RayAddress = None,
     registries: Registries = None,
 ) -> None:
-    """Run the gateway: Envoy, the control plane and a local Ray. Ctrl-C drains and ends everything.
+    """Run the gateway: Envoy, the control plane and a local Ray.
+
+    Ctrl-C drains and ends everything; in a Ray that was joined, replicas go on.
 
     What was applied in an earlier run on the same data directory is served again; spec files are applied on top.
 

@@ -151,6 +151,7 @@ class Deployment:
             ("execution.options", bool(self.execution.options)),
             ("execution.spinning", self.execution.is_spinning),
             ("batching.padding_mask", bool(self.batching.padding_mask)),
+            ("batching.latency_slo_ms", self.batching.latency_slo_ms is not None),
         ):
             if is_given:
                 raise Invalid(key, "means nothing to Triton", "remove it")

@@ -22,11 +22,13 @@ from router.domain.triton import TRITON_MODEL_PATTERN
 ONNX = "onnxruntime"
 ENSEMBLE = "ensemble"
 CONFIG = "config.pbtxt"
+MAX_CONFIG_BYTES = 1024 * 1024
 MAX_NESTING = 16  # ensembles of ensembles
 
 _DEFAULT_FILE = "model.onnx"
 _WITHOUT_CONFIG = re.compile(rf"(?P<folder>.+)/[1-9][0-9]{{0,17}}/{re.escape(_DEFAULT_FILE)}")
 _VERSION = re.compile("[1-9][0-9]{0,17}")
+_BACKEND_OF_PLATFORM = {"": ONNX, "onnxruntime_onnx": ONNX}
 _NAME = re.compile(TRITON_MODEL_PATTERN)
 _MANY = 10
 
@@ -46,6 +48,22 @@ class ModelFacts:
     backend: str = ONNX
     file: str = _DEFAULT_FILE
     steps: tuple[Step, ...] = ()
+
+
+def backend_meant(backend: str, platform: str) -> str:
+    """The backend that a config.pbtxt with these two words means. `platform`, the older one, counts without `backend`
+    alone, as in Triton."""
+    return backend or _BACKEND_OF_PLATFORM.get(platform, platform)
+
+
+def facts_meant(backend: str, platform: str, file: str, steps: tuple[Step, ...]) -> ModelFacts:
+    """What a config.pbtxt with these words says. `file`: empty when it names none."""
+    return ModelFacts(backend_meant(backend, platform), file or _DEFAULT_FILE, steps)
+
+
+def is_version(name: str) -> bool:
+    """Whether a folder of that name is a version of the model that it lies in."""
+    return _VERSION.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +114,7 @@ def model_folders(paths: Iterable[str]) -> dict[str, tuple[int, ...]]:
         inside = dirname(path)
         while inside:
             folder, number = dirname(inside), basename(inside)
-            if folder in found and _VERSION.fullmatch(number):
+            if folder in found and is_version(number):
                 found[folder].add(int(number))
             inside = folder
     return {folder: tuple(sorted(versions)) for folder, versions in found.items()}

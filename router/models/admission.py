@@ -16,20 +16,13 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from router.domain.model_tree import ModelTree, graph_of
-from router.domain.triton_repository import CONFIG
+from router.domain.triton_repository import CONFIG, MAX_CONFIG_BYTES
 from router.models.formats import check_claims, check_formats, check_size, model_of
 from router.models.interface import changes
 from router.models.ports import AdmissionRefused, Admitted, Candidate, SourceLimits
 from router.models.signing import MAX_BUNDLE_BYTES, NotSigned, SignaturePolicy, Verifier, check_signed, signature_files
 from router.models.trial import Check, Finding, GraphFacts, Loaded, Ran, Trial, TrialJob, TrialLimits
-from router.models.triton_layout import (
-    CONFIG_SUFFIX,
-    MAX_CONFIG_BYTES,
-    TritonConfig,
-    check_config,
-    check_no_ensemble,
-    check_served,
-)
+from router.models.triton_layout import CONFIG_SUFFIX, TritonConfig, check_config, check_no_ensemble, check_served
 from serving.signature import Signature
 
 log = logging.getLogger(__name__)

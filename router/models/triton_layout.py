@@ -10,12 +10,21 @@ from dataclasses import dataclass
 from posixpath import basename, dirname
 
 from router.domain.errors import Invalid
-from router.domain.triton_repository import CONFIG, ENSEMBLE, ONNX, ModelFacts, Served, Step, served_of
+from router.domain.triton_repository import (
+    CONFIG,
+    ENSEMBLE,
+    ONNX,
+    ModelFacts,
+    Served,
+    Step,
+    backend_meant,
+    facts_meant,
+    served_of,
+)
 from router.models.ports import AdmissionRefused
 from router.models.trial import Check
 from serving.signature import Signature
 
-MAX_CONFIG_BYTES = 1024 * 1024
 CONFIG_SUFFIX = ".pbtxt"
 
 _BACKENDS = ("", ONNX)
@@ -41,8 +50,7 @@ class TritonConfig:
 
     @property
     def facts(self) -> ModelFacts:
-        backend = ENSEMBLE if self.platform == ENSEMBLE else self.backend or ONNX
-        return ModelFacts(backend, self.file, self.steps) if self.file else ModelFacts(backend, steps=self.steps)
+        return facts_meant(self.backend, self.platform, self.file, self.steps)
 
 
 def check_config(path: str, config: TritonConfig, may_bring_code: bool) -> None:
@@ -55,6 +63,11 @@ def check_config(path: str, config: TritonConfig, may_bring_code: bool) -> None:
             f"{path!r} asks for {config.backend or config.platform!r}, and only ONNX and ensembles come from elsewhere",
             "export the model to ONNX",
         )
+    if config.backend and config.platform and config.backend != backend_meant("", config.platform):
+        raise _refused(
+            f"{path!r} says backend {config.backend!r} and platform {config.platform!r}, which are two things",
+            "remove one of the two",
+        )
     for name in config.files:
         if "/" in name or "\\" in name or name == "..":
             raise _refused(f"{path!r} names the file {name[:200]!r}, which lies elsewhere", "name a file beside it")
@@ -63,7 +76,7 @@ def check_config(path: str, config: TritonConfig, may_bring_code: bool) -> None:
 def check_no_ensemble(configs: Mapping[str, TritonConfig]) -> None:
     """Where none of several graphs was chosen. Raises `AdmissionRefused`."""
     for path, config in configs.items():
-        if config.platform == ENSEMBLE:
+        if config.facts.backend == ENSEMBLE:
             raise _refused(
                 f"{path!r} is an ensemble of other models, and this deployment serves one model",
                 "choose one of them after a '#' in the reference; ensembles are served by Tritons, which are run for "

@@ -22,7 +22,8 @@ MANAGED_TRITON = Section(
             "mode",
             "mode",
             OneOf(ManagedMode),
-            "managed: each replica starts a Triton of its own, which loads the model that the key 'model' names.",
+            "managed: each replica starts a Triton of its own, which loads the model that the deployment's own key "
+            "'model' names.",
             is_required=True,
         ),
         Key(
@@ -30,7 +31,7 @@ MANAGED_TRITON = Section(
             "model",
             Matching(TRITON_MODEL_PATTERN, "the name of a model's folder", "fraud"),
             "Where the deployment's model is a repository of several: the one that answers. Left out: its ensemble "
-            "that is no part of another.",
+            "that is no part of another, or its only graph.",
         ),
         Key(
             "max_queue_delay_us",
@@ -48,7 +49,8 @@ MANAGED_TRITON = Section(
             "warm_up",
             "is_warmed_up",
             Flag(),
-            "The model runs once, with zeros, before it is ready. Not done where its inputs have free axes or text.",
+            "The model runs once, with zeros, before it is ready. Not done where its inputs have free axes or text. "
+            "An ensemble answers a first request, made up from what it says to take, before it is ready.",
         ),
         Key(
             "start_timeout_s",

@@ -11,7 +11,7 @@ from router.xds.attempts import DURATION, THRESHOLDS_US
 from router.xds.binary import envoy_binary
 from router.xds.client_limits import ClientLimits
 from router.xds.doorkeeper import MAX_BEGUN
-from router.xds.names import WATCH_CLUSTER
+from router.xds.names import STREAM_WATCH_CLUSTER
 
 XDS_CLUSTER = "xds"
 
@@ -146,11 +146,11 @@ def _xds_cluster(socket: str) -> dict[str, Any]:
 
 
 def _watch_cluster(socket: str) -> dict[str, Any]:
-    """Of its own, for many streams (watch.py) must not keep the configuration out. Without pings: a control plane that
-    stands still for a while, as when its machine was suspended, has forgotten none of them."""
+    """Of its own, for many streams (stream_watch.py) must not keep the configuration out. Without pings: a control
+    plane that stands still for a while, as when its machine was suspended, has forgotten none of them."""
     enough = 2 * MAX_BEGUN  # the control plane is to refuse, not Envoy, which would let them go on unwatched
     breakers = {"thresholds": [{"max_requests": enough, "max_pending_requests": enough}]}
-    return _control_plane(WATCH_CLUSTER, socket, {}) | {"circuit_breakers": breakers}
+    return _control_plane(STREAM_WATCH_CLUSTER, socket, {}) | {"circuit_breakers": breakers}
 
 
 def _control_plane(name: str, socket: str, http2: dict[str, Any]) -> dict[str, Any]:

@@ -55,9 +55,9 @@ from router.xds.routes import SHIELD_FILTER
 from router.xds.scopes import scoped_routes
 from router.xds.secrets import secret_keys, tls_socket
 from router.xds.sequences import sequence_filter
+from router.xds.stream_watch import stream_watch_filter
 from router.xds.translation import if_translated, translation_filters
 from router.xds.triton import withheld_headers
-from router.xds.watch import watch_filter
 
 STAT_PREFIX = "scoring"  # statistics are called http.scoring.…
 
@@ -163,8 +163,8 @@ def _connection_manager(gateway: Gateway, offer: Offer) -> Any:
 
 def _http_filters(gateway: Gateway, offer: Offer) -> list[Any]:
     """Strangers are turned away first. Then the whole request is gathered. All of these do what a route says; what its
-    requests need not pass, an endpoint's routes switch off (hot_path.py). None but buffers are
-    `disabled` until then: that is decided before a gRPC call has found its route."""
+    requests need not pass, an endpoint's routes switch off (hot_path.py). None but buffers are `disabled` until then:
+    that is decided before a gRPC call has found its route."""
     return [
         *listener_clients_filter(offer.clients),
         *(revocation_filters() if _verifies_clients(gateway, offer) else []),
@@ -177,7 +177,7 @@ def _http_filters(gateway: Gateway, offer: Offer) -> list[Any]:
         rate_filter(),
         places_filter(),
         sequence_filter(),
-        watch_filter(),
+        stream_watch_filter(),
         hcm_pb2.HttpFilter(name=SHIELD_FILTER, typed_config=packed(filter_mutation_pb2.HeaderMutation())),
         hcm_pb2.HttpFilter(
             name="envoy.filters.http.router", typed_config=packed(router_pb2.Router(upstream_log=attempt_logs()))

@@ -25,7 +25,7 @@ WILDCARD_TYPES = frozenset({CLUSTER, LISTENER, SCOPE})
 
 GATEWAY_GROUP = ""
 SERVER_CLUSTER = "server"
-WATCH_CLUSTER = "watch"  # the control plane, where it is told of streams
+STREAM_WATCH_CLUSTER = "watch"  # the control plane, where it is told of streams
 SERVER_ROUTES = "server"
 LISTENER_NAME = "gateway"
 MIRROR_LISTENER = "mirror"

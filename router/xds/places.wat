@@ -1,5 +1,5 @@
-;; Places: how many requests are under way, of an endpoint and of each of its callers. places.py tells why. It changes
-;; nothing here; `make places` makes places.wasm of it.
+;; Places: how many requests are under way, of an endpoint and of each of its callers. places.py tells why. After a
+;; change here, `make places` makes places.wasm of it.
 ;;
 ;; A request that comes takes a place in up to two counts and, when it ends, gives them back: Envoy destroys the filter of
 ;; every stream, however that ends, and then calls proxy_on_done. What a request took is written down by its number, so

@@ -9,7 +9,7 @@ Model-level gRPC calls arrive here under HTTP paths (translation.py), so one tre
 4. pinned by model version
 5. by weight: first the share that is mirrored, then the rest; streams are never mirrored
 
-Where an endpoint does not let in everybody, each of 3 to 5 is preceded by the same for streams alone (watch.py).
+Where an endpoint does not let in everybody, each of 3 to 5 is preceded by the same for streams alone (stream_watch.py).
 
 The mirrored share has a route of its own, so that the live request can be marked as well as its copy: replicas then
 know whose answers are to be compared. Envoy draws one random number a request for both the share and the weight, so
@@ -66,8 +66,8 @@ from router.xds.resources import Resource, milliseconds, overwritten, packed, re
 from router.xds.retries import retry_policy
 from router.xds.scopes import scope
 from router.xds.sequences import sequence_config
+from router.xds.stream_watch import STREAM_WATCH_FILTER, watched
 from router.xds.translation import EXTRACTION_FILTER
-from router.xds.watch import WATCH_FILTER, watched
 
 SHIELD_FILTER = "crossfade.shield"
 
@@ -148,7 +148,7 @@ class _Routes:
             # Retries and mirrors replay the body, so all of it is kept.
             request_body_buffer_limit=UInt64Value(value=self._max_request_bytes),
             typed_per_filter_config={
-                **without(EXTRACTION_FILTER, WATCH_FILTER, *([] if self._has_own_attempts else [SHIELD_FILTER])),
+                **without(EXTRACTION_FILTER, STREAM_WATCH_FILTER, *([] if self._has_own_attempts else [SHIELD_FILTER])),
                 **buffering(self._max_request_bytes),
                 **access_config(self._endpoint, self._routing.access),
                 **sequence_config(self._routing.upstreams),

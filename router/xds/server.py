@@ -29,8 +29,8 @@ from router.xds.revocation import revocation_list
 from router.xds.secrets import certificate_secret, trust_secret
 from router.xds.snapshot import Snapshot
 from router.xds.stream import Stream
+from router.xds.stream_watch_service import StreamWatch
 from router.xds.upstream_tls import upstream_pair_secret, upstream_secret_keys, upstream_trust_secret
-from router.xds.watch_service import StreamWatch
 from router.xds.wire import decoded, encoded
 
 log = logging.getLogger(__name__)

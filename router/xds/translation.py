@@ -35,13 +35,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from xds.core.v3 import extension_pb2 as xds_extension_pb2
 from xds.type.matcher.v3 import matcher_pb2, regex_pb2, string_pb2
 
-from router.xds.gateway import (
-    MODEL_HEADER,
-    ORIGINAL_PATH_HEADER,
-    SERVER_PREFIX,
-    SERVICE,
-    STREAM_HEADER,
-)
+from router.xds.gateway import MODEL_HEADER, ORIGINAL_PATH_HEADER, SERVER_PREFIX, SERVICE, STREAM_HEADER
 from router.xds.resources import packed
 from router.xds.scripts import READING, inline, script
 

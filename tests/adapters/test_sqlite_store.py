@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from adapters.sqlite_store import SCHEMA_VERSION, SqliteStore
+from router.domain.deployment_settings import Batching
 from router.domain.endpoint import Endpoint, EndpointState
 from router.domain.errors import Conflict, StoreFailed
 
@@ -260,3 +261,24 @@ def test_an_objective_that_an_earlier_version_wrote_as_the_default_is_none_that_
             "blue": None,
             "green": 20,
         }
+
+
+def test_an_objective_that_a_triton_of_ours_never_heeded_is_dropped_and_the_deployment_stays(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    batching = {"max_batch_size": 32, "latency_slo_ms": 20}
+    common = {"kind": "Deployment", "endpoint": "e", "backend": "triton", "batching": batching}
+    bridge = {"mode": "bridge", "servers": [{"host": "10.0.0.7"}], "model": "m"}
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(VERSION_1)
+        for name, own in (
+            ("managed", {"model": "file:/m.onnx", "triton": {"mode": "managed"}}),
+            ("bridge", {"triton": bridge}),
+        ):
+            row = ("e", name, json.dumps(common | own | {"name": name}), "/m.onnx", "a" * 64)
+            old.execute("INSERT INTO deployment VALUES (?, ?, ?, ?, ?)", row)
+        old.commit()
+    store = SqliteStore(path)
+    deployments = store.load()["e"].deployments
+    store.close()
+    assert deployments["managed"].spec.batching == Batching(max_batch_size=32)
+    assert deployments["bridge"].spec.batching == Batching(max_batch_size=32, latency_slo_ms=20)

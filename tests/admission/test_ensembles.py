@@ -17,7 +17,7 @@ from router.models.trial import Check
 from serving.signature import Signature, TensorSpec
 from tests.admission import graphs
 from tests.admission.folders import QUICK, admitted, tree_of
-from tests.triton.ensembles import MLP, scoring
+from tests.triton.ensembles import ENSEMBLE, MLP, scoring
 
 SIGNATURE = Signature(
     (TensorSpec("row", "FP32", (-1, 64)),), (TensorSpec("scores", "FP32", (-1, 10)),), is_batchable=True
@@ -79,6 +79,11 @@ async def test_a_part_that_does_not_run_is_refused(tmp_path: Path) -> None:
     ("files", "check", "words"),
     [
         ({"mlp__config_pbtxt": b'backend: "python"'}, Check.FORMATS, "asks for 'python'"),
+        (
+            {"theirs__config_pbtxt": b'backend: "onnxruntime" ' + ENSEMBLE.format(width=64).encode()},
+            Check.FORMATS,
+            "says backend 'onnxruntime' and platform 'ensemble', which are two things",
+        ),
         ({"scale__1__model.py": b"import os"}, Check.FORMATS, "'scale/1/model.py' is code"),
         (
             {
@@ -107,7 +112,7 @@ async def test_a_part_that_does_not_run_is_refused(tmp_path: Path) -> None:
             "the ensemble 'theirs' leads to 'gone', and no such model is beside it",
         ),
     ],
-    ids=["python backend", "python code", "environment", "no tensors", "two", "missing part"],
+    ids=["python backend", "two backends", "python code", "environment", "no tensors", "two", "missing part"],
 )
 async def test_what_one_of_its_models_may_not_do_refuses_all(
     tmp_path: Path, files: dict[str, bytes], check: Check, words: str

@@ -37,7 +37,7 @@ from router.xds.gateway import Gateway
 from router.xds.names import GATEWAY_GROUP
 from router.xds.reports import reports_service
 from router.xds.server import XdsServer
-from router.xds.watch_service import StreamWatch
+from router.xds.stream_watch_service import StreamWatch
 from tests.envoy.replica import MAX_BODY_BYTES, TOKEN, Replica
 from tests.envoy.waiting import DEADLINE_S, eventually
 from tests.internal_ca import GATEWAY

@@ -75,6 +75,13 @@ class Replica:
         self.cancelled += 1
 
 
+def not_begun_at_first(replica: Replica, request: HttpRequest) -> HttpResponse:
+    """Of every two requests the first is to be tried again, and that one is answered."""
+    if len(replica.requests) % 2:
+        return HttpResponse(503, [(b"x-crossfade-retry", b"1")], [b"{}"])
+    return usual_answer(replica.name, request)
+
+
 def usual_answer(name: str, request: HttpRequest) -> HttpResponse:
     """Success, with the name of who answered as the model's name."""
     if request.headers.get(b"content-type", b"").startswith(b"application/grpc"):

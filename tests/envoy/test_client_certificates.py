@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest_asyncio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from router.domain.callers import CertificateHolders
-from router.domain.tls import CertificateFiles, ListenerTls
+from router.domain.tls import CertificateFiles
 from router.ports import Acknowledged
 from router.xds.gateway import PEER_HEADER
 from router.xds.names import GATEWAY_GROUP
@@ -33,15 +32,8 @@ FORGED: list[dict[str, str]] = [{}, {PEER_HEADER: "01"}]
 
 
 @pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> TestCa:
-    return TestCa.in_folder(tmp_path_factory.mktemp("mtls"))
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def plane(ca: TestCa) -> AsyncIterator[DataPlane]:
-    tls = ListenerTls((ca.server("server"),), str(ca.file), str(ca.revoke()))
-    async with data_plane(tls=tls, authority=ca.file) as running:
-        yield running
+def plane(plane_for_certificates: DataPlane) -> DataPlane:
+    return plane_for_certificates
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

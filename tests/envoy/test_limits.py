@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -23,7 +24,7 @@ from router.metrics import MetricsPage
 from serving.exchange import HttpRequest, HttpResponse
 from tests.certificates import TestCa
 from tests.envoy.data_plane import DataPlane, data_plane, upstream
-from tests.envoy.replica import usual_answer
+from tests.envoy.replica import not_begun_at_first
 from tests.envoy.test_meter import counted
 from tests.envoy.waiting import DEADLINE_S, eventually
 
@@ -97,15 +98,10 @@ async def test_a_stream_is_a_request_as_well(plane: DataPlane, stub: service_pb2
 
 
 async def test_what_is_tried_again_shielded_or_copied_counts_once(plane: DataPlane) -> None:
-    def not_begun_at_first(request: HttpRequest) -> HttpResponse:
-        if len(blue.requests) % 2:
-            return HttpResponse(503, [(b"x-crossfade-retry", b"1")], [b"{}"])
-        return usual_answer("blue", request)
-
     blue, green = await plane.replica("blue"), await plane.replica("green")
     pair = upstream("blue", blue), upstream("green", green)
 
-    blue.answer = not_begun_at_first
+    blue.answer = partial(not_begun_at_first, blue)
     await plane.endpoint("retried", pair[0], limits=at_most(5))
     retried = [(await plane.infer("retried")).status_code for _ in range(6)]
     assert (retried, len(blue.requests)) == ([200] * 5 + [429], 10)

@@ -26,7 +26,7 @@ from serving.exchange import HttpRequest, HttpResponse
 from tests.certificates import TestCa
 from tests.envoy.data_plane import DataPlane, data_plane, upstream
 from tests.envoy.load import under_load
-from tests.envoy.replica import Replica, usual_answer
+from tests.envoy.replica import Replica, not_begun_at_first
 from tests.envoy.test_limits import refusals
 from tests.envoy.test_meter import counted
 from tests.envoy.waiting import DEADLINE_S, eventually
@@ -193,16 +193,11 @@ async def test_a_stream_has_a_place_for_as_long_as_it_is_open(
 
 
 async def test_what_is_tried_again_shielded_or_copied_has_one_place(plane: DataPlane) -> None:
-    def not_begun_at_first(request: HttpRequest) -> HttpResponse:
-        if len(blue.requests) % 2:
-            return HttpResponse(503, [(b"x-crossfade-retry", b"1")], [b"{}"])
-        return usual_answer("blue", request)
-
     blue, green = await plane.replica("blue"), await plane.replica("green")
     pair = holding("blue", blue), holding("green", green)
     one = Limits(concurrent_requests=1)
 
-    blue.answer = not_begun_at_first
+    blue.answer = partial(not_begun_at_first, blue)
     await plane.endpoint("retried", pair[0], limits=one)
     assert [(await plane.infer("retried")).status_code for _ in range(5)] == [200] * 5
     assert len(blue.requests) == 10

@@ -30,11 +30,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 ROTATIONS = 100
 
 
-@pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> TestCa:
-    return TestCa.in_folder(tmp_path_factory.mktemp("tls"))
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def plane(ca: TestCa) -> AsyncIterator[DataPlane]:
     tls = ListenerTls((ca.server("first"), ca.server("second", ["second.example", "*.wild.example"])), str(ca.file))

@@ -37,7 +37,6 @@ from tests.identity import (
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROTATIONS = 100
-WRONG_SIGNATURE = "the token's signature is wrong, or it has no expiry"
 STUB = service_pb2_grpc.GRPCInferenceServiceStub
 PROVIDER, STRANGER = Provider(), Provider(SigningKey("k9"))
 RULES = TokenRules(ISSUER, KeySetFile("/keys.json"), (AUDIENCE,), (Claim(("team",), ("fraud", "risk")),))

@@ -17,7 +17,7 @@ from adapters.key_sets import parsed_key_set
 from router.domain.callers import Access, CertificateHolders, KeyHolders, KeySlot, TokenHolders
 from router.domain.listening import Clients
 from router.domain.routing import Shield, UnixAddress, Upstream
-from router.domain.tls import CertificateFiles, ListenerTls
+from router.domain.tls import CertificateFiles
 from router.domain.tokens import KeySetFile, TokenRules
 from router.domain.traffic import Mirror
 from router.keys import hashed, new_key
@@ -107,15 +107,8 @@ async def is_refused(call: Call) -> None:
 
 
 @pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> TestCa:
-    return TestCa.in_folder(tmp_path_factory.mktemp("mtls"))
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def plane(ca: TestCa) -> AsyncIterator[DataPlane]:
-    tls = ListenerTls((ca.server("server"),), str(ca.file), str(ca.revoke()))
-    async with data_plane(tls=tls, authority=ca.file) as running:
-        yield running
+def plane(plane_for_certificates: DataPlane) -> DataPlane:
+    return plane_for_certificates
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

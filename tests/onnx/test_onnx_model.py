@@ -24,9 +24,9 @@ from serving.errors import BadRequest, ModelFailed, ScoringError
 from serving.execution import Executor
 from serving.lanes import Lanes
 from serving.latency import LatencyTable
-from serving.limits import BatchLimits
 from serving.messages import InferReply, InferRequest
 from serving.model import Model, ModelSettings
+from serving.queue_limits import BatchLimits
 from serving.recorder import Recorder
 from serving.warmup import warm_up
 from serving.work import Outcome, Work

@@ -19,6 +19,7 @@ import psutil
 
 from benchmarks.processes import free_port, kind_of
 from router.client import AdminClient
+from router.client_errors import Unreachable
 from router.config import Ports, run_dir_for
 from router.supervisor import RUN_VARIABLE
 
@@ -88,7 +89,7 @@ class Gateway:
     def start(self, *specs: Path) -> None:
         """Returns when it says that it is up."""
         self.begin(*specs)
-        eventually(lambda: not self.is_running or "Ctrl-C stops everything" in self.said, START_TIMEOUT_S, self.story)
+        eventually(lambda: not self.is_running or "Ctrl-C stops" in self.said, START_TIMEOUT_S, self.story)
         assert self.is_running, self.story()
 
     def begin(self, *specs: Path) -> None:
@@ -215,6 +216,14 @@ class Gateway:
                 assert time.monotonic() < give_up_at, settled
                 settled = self.admin.settled(endpoint, revision, timeout_s=10)
             assert settled["outcome"] == "in_force", settled
+
+    def is_up_to_date(self) -> bool:
+        """Whether the control plane answers, and every proxy has what it was last given."""
+        try:
+            proxies = self.admin.status()["proxies"]
+        except Unreachable:
+            return False
+        return bool(proxies) and all(proxy["is_up_to_date"] for proxy in proxies)
 
     # -- the command line
 

@@ -13,7 +13,6 @@ import pytest
 
 from benchmarks.payloads import Payload
 from benchmarks.steady import SteadyLoad
-from router.client_errors import Unreachable
 from tests.system.asking import over_grpc, over_http
 from tests.system.gateway import Gateway
 
@@ -50,7 +49,7 @@ async def test_nobody_notices_that_the_control_plane_was_killed(shared: Gateway,
     (control_plane,) = shared.find("router.app")
     control_plane.kill()
     await load.split(2 * PER_SECOND)
-    await _until(lambda: _is_up_to_date(shared), "the control plane is back, and Envoy with it")
+    await _until(shared.is_up_to_date, "the control plane is back, and Envoy with it")
     await asyncio.to_thread(shared.set_traffic, {"green": 100})
     assert set(await load.split(PER_SECOND)) == {"green"}
     assert not load.failures, load.failures[:10]
@@ -105,14 +104,6 @@ def _healthy(gateway: Gateway, cluster: str) -> int:
     page = httpx.get(f"http://127.0.0.1:{gateway.ports.metrics}/metrics", timeout=10).text
     name = f'envoy_cluster_membership_healthy{{envoy_cluster_name="{cluster}"}} '
     return sum(int(line.removeprefix(name)) for line in page.splitlines() if line.startswith(name))
-
-
-def _is_up_to_date(gateway: Gateway) -> bool:
-    try:
-        proxies = gateway.admin.status()["proxies"]
-    except Unreachable:
-        return False
-    return bool(proxies) and all(proxy["is_up_to_date"] for proxy in proxies)
 
 
 def _answers(gateway: Gateway, deployment: str) -> bool:

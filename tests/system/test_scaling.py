@@ -16,7 +16,6 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from benchmarks.payloads import Payload, payload_for
-from router.client_errors import Unreachable
 from tests.system.gateway import Gateway, deployment, endpoint
 
 WITHIN_S = 120.0  # Ray starts replicas one after the other, each in seconds, on two busy cores
@@ -76,7 +75,7 @@ async def test_a_sleeping_deployment_answers_whoever_wakes_it_also_after_the_con
     (control_plane,) = shared.find("router.app")
     control_plane.kill()
     await _until(lambda: shared.find("router.app") not in ([], [control_plane]), "another control plane runs")
-    await _until(lambda: _is_up_to_date(shared), "Envoy knows it")
+    await _until(shared.is_up_to_date, "Envoy knows it")
     assert _is_asleep(shared)
 
     await _ask_at_once(shared, payload)
@@ -152,11 +151,3 @@ def _ready(gateway: Gateway, name: str) -> int:
 def _is_asleep(gateway: Gateway) -> bool:
     is_said = gateway.admin.deployment("sleepy", "only")["state"] == "asleep"
     return is_said and not gateway.replicas_of("sleepy", "only")
-
-
-def _is_up_to_date(gateway: Gateway) -> bool:
-    try:
-        proxies = gateway.admin.status()["proxies"]
-    except Unreachable:
-        return False
-    return bool(proxies) and all(proxy["is_up_to_date"] for proxy in proxies)

@@ -13,7 +13,6 @@ import pytest
 import tritonclient.grpc as triton_grpc
 
 from benchmarks.payloads import Payload
-from router.client_errors import Unreachable
 from router.tls_folder import TlsFolder
 from tests.identity import AUDIENCE, ISSUER, Provider, SigningKey, key_set
 from tests.system.gateway import SETTLE_TIMEOUT_S, Gateway, a_gateway, deployment, endpoint, eventually, write_spec
@@ -40,14 +39,6 @@ def a_stream(gateway: Gateway, folder: TlsFolder, key: str) -> Iterator[Stream]:
         client.start_stream(answers, headers={"x-api-key": key})
         yield Stream(client, answers)
         client.stop_stream(cancel_requests=True)
-
-
-def _is_up_to_date(gateway: Gateway) -> bool:
-    try:
-        proxies = gateway.admin.status()["proxies"]
-    except Unreachable:
-        return False
-    return bool(proxies) and all(proxy["is_up_to_date"] for proxy in proxies)
 
 
 @pytest.fixture
@@ -110,7 +101,7 @@ def test_a_gateway_with_a_certificate_and_a_key_is_used_from_the_command_line_an
             control_plane.kill()
             control_plane.wait()
             begun.asks()
-            eventually(lambda: _is_up_to_date(gateway), SETTLE_TIMEOUT_S)
+            eventually(gateway.is_up_to_date, SETTLE_TIMEOUT_S)
             begun.asks()
             with a_stream(gateway, folder, key) as watched:
                 watched.asks()

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from adapters.certificate_authority import key_pem
 from adapters.certificates import PemFiles, read_pair, read_trust
-from router.certificates import Certificates, certificate_metrics
+from router.certificates import Certificates, certificate_metrics, status_by_file
 from router.domain.errors import Invalid
 from router.domain.tls import (
     BadCertificate,
@@ -207,6 +207,18 @@ def test_metrics_tell_when_a_certificate_runs_out_and_what_was_refused(ca: TestC
     assert f"refused{{{label}}} 0\n" in page
     assert f'refused{{file="{ca.files("missing").certificate}"}} 1\n' in page
     assert certificate_metrics(()) == ""
+
+
+def test_a_file_that_ports_share_is_told_of_once_and_by_the_port_that_refuses_it(ca: TestCa) -> None:
+    shared, other = ca.server("shared"), ca.server("other")
+    early, late = Bench(ListenerTls((shared, other))), Bench(ListenerTls((shared,)))
+    early.look_until_settled()
+    Path(shared.key).write_bytes(b"broken")
+    late.look_until_settled()  # whose first look already finds it so
+
+    told = status_by_file((early.certificates, late.certificates))
+
+    assert [(status.files, bool(status.refused)) for status in told] == [(shared, True), (other, False)]
 
 
 def test_no_repr_shows_a_key(ca: TestCa) -> None:

@@ -326,6 +326,12 @@ MISTAKES = [
         ],
     ),
     (
+        DEPLOYMENT + "backend: triton\ntriton: {mode: managed}\nbatching: {latency_slo_ms: 50}\n",
+        [
+            "s.yaml:7:12: batching.latency_slo_ms: means nothing to Triton (remove it)",
+        ],
+    ),
+    (
         DEPLOYMENT + "backend: triton\ntriton: {servers: [{host: a}], model: m}\n",
         [
             "s.yaml:4:1: model: cannot stand beside 'triton' (where Triton runs already, remove it: triton.model is "

@@ -9,7 +9,7 @@ from typing import Any
 from serving.batching import BatchQueue
 from serving.lanes import Lanes, PaddedAxis
 from serving.latency import LatencyTable
-from serving.limits import BatchLimits
+from serving.queue_limits import BatchLimits
 from serving.work import Batch, Work
 
 FREE = dict.fromkeys((1, 2, 4, 8), 1e-5)  # joining costs nothing, and waiting for company is never worth it

@@ -17,7 +17,7 @@ from serving.errors import DeadlinePassed, ModelFailed, Overloaded, Refusal, Una
 from serving.execution import Executor
 from serving.lanes import Lanes
 from serving.latency import LatencyTable
-from serving.limits import BatchLimits
+from serving.queue_limits import BatchLimits
 from serving.recorder import Recorder
 from serving.work import Outcome, Work
 from serving.worker import Worker

@@ -22,8 +22,8 @@ from benchmarks.simulated import (
     poisson,
     simulate,
 )
-from serving.limits import BatchLimits
 from serving.overload import Overload
+from serving.queue_limits import BatchLimits
 
 OBJECTIVE_S = 0.05
 SHORT_S = 4 * WIDE_MLP[1]  # met in small batches only, which do a fraction of what full ones do

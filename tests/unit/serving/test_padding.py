@@ -14,10 +14,10 @@ from serving.batching import BatchQueue
 from serving.execution import Executor
 from serving.lanes import Lanes, PaddedAxis
 from serving.latency import LatencyTable
-from serving.limits import BatchLimits
 from serving.messages import InferReply, InferRequest
 from serving.model import Model, ModelSettings
 from serving.padding import cut, joined, padded_axis
+from serving.queue_limits import BatchLimits
 from serving.recorder import Recorder
 from serving.signature import Signature, TensorSpec
 from serving.warmup import warm_up

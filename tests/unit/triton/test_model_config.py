@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as pb2
 
 from adapters.triton.model_config import Wanted, adapted, backend_named, facts_of, leading, wanted_of, written
+from adapters.triton_config import TritonConfigs
 from router.domain.deployment import Backend, DeployedModel, Deployment
 from router.domain.deployment_settings import Batching, Execution, Provider, Resources
 from router.domain.errors import ModelUnavailable
@@ -189,6 +190,18 @@ def test_what_a_configuration_says_of_a_models_place_among_others() -> None:
     assert facts_of('backend: "python" default_model_filename: "m.py"') == ModelFacts("python", "m.py")
     with pytest.raises(ModelUnavailable, match="none of Triton's"):
         facts_of("max_batch_size: many")
+
+
+@pytest.mark.parametrize("backend", ["", "onnxruntime", "python"])
+@pytest.mark.parametrize("platform", ["", "onnxruntime_onnx", "ensemble"])
+@pytest.mark.parametrize("file", ["", "m.onnx"])
+def test_the_gate_and_the_repository_understand_a_configuration_alike(backend: str, platform: str, file: str) -> None:
+    own = (
+        f'backend: "{backend}" platform: "{platform}" default_model_filename: "{file}" '
+        'input { name: "x" data_type: TYPE_FP32 dims: 4 } output { name: "y" data_type: TYPE_FP32 dims: 4 } '
+        'ensemble_scheduling { step { model_name: "a" model_version: 3 } }'
+    )
+    assert TritonConfigs().read("m/config.pbtxt", own.encode()).facts == facts_of(own)
 
 
 def test_the_backend_that_must_be_there_is_known() -> None:

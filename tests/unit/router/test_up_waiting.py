@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from router.asking import Asker, envoy_trouble, ray_trouble
+from router.up_waiting import Asker, envoy_trouble, ray_trouble
 
 Answer = Callable[[], httpx.Response]
 READY = {"proxies": [{"proxy": "envoy"}], "ray": {"is_connected": True, "reason": ""}}

@@ -20,8 +20,8 @@ from router.domain.tokens import KeySetFile, TokenRules
 from router.domain.traffic import Mirror, Traffic
 from router.xds.gateway import ADMITTED_HEADER, STREAM_HEADER
 from router.xds.routes import endpoint_routes
+from router.xds.stream_watch import MAX_STREAM_S, STREAM_WATCH_FILTER, endpoint_of, shown_in, terms_id, terms_of
 from router.xds.tokens import TOKENS_METADATA
-from router.xds.watch import MAX_STREAM_S, WATCH_FILTER, endpoint_of, shown_in, terms_id, terms_of
 from tests.unit.xds.world import GATEWAY, upstream
 
 KEY_SET = '{"keys": [{"kid": "k1", "x": "1"}, {"kid": "k2", "x": "2"}]}'
@@ -51,7 +51,7 @@ def told(access: Access) -> Any:
     """What the filter of the first route for streams is told to do."""
     route = next(filter(is_for_streams, routes(access)))
     matching = extension_matcher_pb2.ExtensionWithMatcherPerRoute()
-    assert route.typed_per_filter_config[WATCH_FILTER].Unpack(matching)
+    assert route.typed_per_filter_config[STREAM_WATCH_FILTER].Unpack(matching)
     execute = composite_pb2.ExecuteFilterAction()
     assert matching.xds_matcher.on_no_match.action.typed_config.Unpack(execute)
     config = ext_proc_pb2.ExternalProcessor()
@@ -72,7 +72,7 @@ def test_every_route_to_a_deployment_has_one_for_streams_before_it(access: Acces
         assert is_for_streams(before)
         assert before.route.max_stream_duration.max_stream_duration.ToSeconds() == MAX_STREAM_S
         before.match.headers.pop()
-        del before.typed_per_filter_config[WATCH_FILTER]
+        del before.typed_per_filter_config[STREAM_WATCH_FILTER]
         before.route.ClearField("max_stream_duration")
         assert before == route
     assert any(map(is_for_streams, routes(access)))

@@ -1,4 +1,7 @@
-"""The calls by which Envoys tell of begun streams (watch.py), and over which these are ended. Decides nothing."""
+"""The calls by which Envoys tell of begun streams (stream_watch.py), and over which these are ended.
+
+Decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from router.domain.begun_streams import Terms
 from router.domain.routing import Routing
 from router.domain.tls import BadCertificate, ClientTrust
 from router.xds.doorkeeper import NOT_ADMITTED, Begun, Doorkeeper, Peers
-from router.xds.watch import end, endpoint_of, go_on, shown_in, terms_id, terms_of, trailers_go_on
+from router.xds.stream_watch import end, endpoint_of, go_on, shown_in, terms_id, terms_of, trailers_go_on
 
 log = logging.getLogger(__name__)
 

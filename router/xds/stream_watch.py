@@ -38,11 +38,11 @@ from router.domain.callers import TokenHolders
 from router.xds.composites import empty_place, running
 from router.xds.doorkeeper import NOT_ADMITTED
 from router.xds.gateway import ADMITTED_HEADER, STREAM_HEADER
-from router.xds.names import WATCH_CLUSTER
+from router.xds.names import STREAM_WATCH_CLUSTER
 from router.xds.resources import seconds
 from router.xds.tokens import TOKENS_METADATA, VERIFIED
 
-WATCH_FILTER = "crossfade.watch"
+STREAM_WATCH_FILTER = "crossfade.stream_watch"
 
 # How long a stream waits for a control plane that is there and says nothing. Then it begins, or ends, unwatched.
 _ANSWER_S = 5.0
@@ -56,9 +56,9 @@ _Mode = processing_mode_pb2.ProcessingMode
 _Response = external_processor_pb2.ProcessingResponse
 
 
-def watch_filter() -> Any:
+def stream_watch_filter() -> Any:
     """Does what a route says."""
-    return empty_place(WATCH_FILTER)
+    return empty_place(STREAM_WATCH_FILTER)
 
 
 def watched(route: Any, endpoint: str, terms: Terms) -> Any:
@@ -66,7 +66,7 @@ def watched(route: Any, endpoint: str, terms: Terms) -> Any:
     for_streams = rc.Route()
     for_streams.CopyFrom(route)
     for_streams.match.headers.append(rc.HeaderMatcher(name=STREAM_HEADER, present_match=True))
-    for_streams.typed_per_filter_config[WATCH_FILTER].CopyFrom(
+    for_streams.typed_per_filter_config[STREAM_WATCH_FILTER].CopyFrom(
         running("envoy.filters.http.ext_proc", _telling(endpoint, terms))
     )
     for_streams.route.max_stream_duration.max_stream_duration.CopyFrom(seconds(MAX_STREAM_S))
@@ -134,7 +134,7 @@ def _telling(endpoint: str, terms: Terms) -> Any:
     is_by_token = isinstance(terms.access, TokenHolders)
     return ext_proc_pb2.ExternalProcessor(
         grpc_service=grpc_service_pb2.GrpcService(
-            envoy_grpc=grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=WATCH_CLUSTER),
+            envoy_grpc=grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=STREAM_WATCH_CLUSTER),
             initial_metadata=[base_pb2.HeaderValue(key=key, value=value) for key, value in told.items()],
         ),
         failure_mode_allow=True,
