@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Protocol
 
 from router.domain.begun_streams import PeerCertificate, Shown, Terms, are_met, runs_out_at
-from router.domain.tls import ClientTrust
+from router.domain.tls import BadCertificate, ClientTrust
 
 # Each costs memory, here and in Envoy. One more is refused: unwatched, it could not be ended.
 MAX_BEGUN = 10_000
@@ -32,7 +32,8 @@ class Peers(Protocol):
         """The certificates of a bundle in PEM, each in one spelling."""
 
     def are_issuers(self, authorities: Collection[bytes], certificate: PeerCertificate) -> bool:
-        """Whether one of them has issued it, without another in between."""
+        """Whether one of them has issued it, without another in between. Raises `BadCertificate` where that cannot be
+        seen."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +70,7 @@ class Doorkeeper:
         return self._terms.get(endpoint)
 
     def enter(self, begun: Begun, now: datetime, *, is_judged: bool) -> str:
-        """Why the stream may not begin; empty, and it is known from now on.
+        """Why the stream may not begin; empty, and it is known from now on. Raises `BadCertificate`.
 
         `is_judged`: Envoy let it in on the very terms that are in force. Otherwise these are newer, and count.
         """
@@ -120,12 +121,9 @@ class Doorkeeper:
         self._authorities = self._peers.authorities(trust.authorities)
         self._retired = (self._retired | before) - self._authorities
         is_smaller = bool(before - self._authorities)
-        return self._dismissed(
-            begun
-            for streams in self._begun.values()
-            for begun in streams
-            if self._is_revoked(begun.shown) or (is_smaller and not self._is_vouched_for(begun.shown))
-        )
+        begun = [one for streams in self._begun.values() for one in streams]
+        unvouched = self._unvouched(begun) if is_smaller else set()
+        return self._dismissed(one for one in begun if self._is_revoked(one.shown) or _der_of(one.shown) in unvouched)
 
     def overdue(self, now: datetime) -> list[Begun]:
         return self._dismissed(begun for begun in self._mortal if _is_over(begun, now))
@@ -138,11 +136,20 @@ class Doorkeeper:
         return (
             shown.certificate is not None
             and self._peers.are_issuers(self._retired, shown.certificate)
-            and not self._is_vouched_for(shown)
+            and not self._is_vouched_for(shown.certificate)
         )
 
-    def _is_vouched_for(self, shown: Shown) -> bool:
-        return shown.certificate is None or self._peers.are_issuers(self._authorities, shown.certificate)
+    def _unvouched(self, begun: Iterable[Begun]) -> set[bytes]:
+        """The certificates for which no CA stands any more. A client has many streams, and a signature is verified
+        once: it takes 0.1 ms."""
+        certificates = {one.shown.certificate.der: one.shown.certificate for one in begun if one.shown.certificate}
+        return {der for der, certificate in certificates.items() if not self._is_vouched_for(certificate)}
+
+    def _is_vouched_for(self, certificate: PeerCertificate) -> bool:
+        try:
+            return self._peers.are_issuers(self._authorities, certificate)
+        except BadCertificate:
+            return False
 
     def _dismissed(self, streams: Iterable[Begun]) -> list[Begun]:
         gone = list(streams)
@@ -153,3 +160,7 @@ class Doorkeeper:
 
 def _is_over(begun: Begun, now: datetime) -> bool:
     return begun.ends_at is not None and begun.ends_at <= now
+
+
+def _der_of(shown: Shown) -> bytes | None:
+    return shown.certificate.der if shown.certificate is not None else None

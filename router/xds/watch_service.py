@@ -109,10 +109,14 @@ class StreamWatch:
             return None, NOT_ADMITTED
         try:
             begun = Begun(endpoint, shown_in(first, metadata, terms, self._peers.read))
+            refused = self._doorkeeper.enter(begun, self._now(), is_judged=terms_of(metadata) == terms_id(terms))
         except (BadCertificate, ValueError) as error:
             log.warning("stream refused", extra={"endpoint": endpoint, "reason": str(error)})
             return None, NOT_ADMITTED
-        refused = self._doorkeeper.enter(begun, self._now(), is_judged=terms_of(metadata) == terms_id(terms))
+        except Exception:
+            # Were the call to fail, Envoy would let the stream begin unwatched: that is for when nobody is here.
+            log.exception("stream refused", extra={"endpoint": endpoint, "reason": "a fault of the gateway"})
+            return None, NOT_ADMITTED
         if refused:
             return None, refused
         self._look_again()
