@@ -36,6 +36,15 @@ class Peers(Protocol):
         seen."""
 
 
+class Memory(Protocol):
+    """What another control plane must know that comes after this one. Implemented by adapters/known_authorities.py."""
+
+    def recall(self) -> frozenset[bytes]:
+        """What was kept last; nothing at first. Raises `BadCertificate`."""
+
+    def keep(self, authorities: Collection[bytes]) -> None: ...
+
+
 @dataclass(slots=True, eq=False)
 class Begun:
     """A stream. `ends_at`: when what it was opened with runs out; None: never by itself."""
@@ -46,15 +55,19 @@ class Begun:
 
 
 class Doorkeeper:
-    """Methods that change what is in force return the streams that must end."""
+    """Methods that change what is in force return the streams that must end.
 
-    def __init__(self, peers: Peers) -> None:
+    Raises `BadCertificate` where it is not known whom an earlier one trusted: its clients' connections may be open.
+    """
+
+    def __init__(self, peers: Peers, memory: Memory) -> None:
         self._peers = peers
+        self._memory = memory
         self._terms: dict[str, Terms] = {}
         self._begun: dict[str, set[Begun]] = {}
         self._mortal: set[Begun] = set()
         self._trust = ClientTrust(b"")
-        self._authorities: frozenset[bytes] = frozenset()
+        self._authorities = memory.recall()
         self._retired: frozenset[bytes] = frozenset()  # CAs that were trusted once, and are not any more
 
     @property
@@ -120,6 +133,7 @@ class Doorkeeper:
         before, self._trust = self._authorities, trust
         self._authorities = self._peers.authorities(trust.authorities)
         self._retired = (self._retired | before) - self._authorities
+        self._memory.keep(self._retired | self._authorities)
         is_smaller = bool(before - self._authorities)
         begun = [one for streams in self._begun.values() for one in streams]
         unvouched = self._unvouched(begun) if is_smaller else set()

@@ -16,7 +16,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2
 from router.domain.begun_streams import Terms
 from router.domain.routing import Routing
 from router.domain.tls import BadCertificate, ClientTrust
-from router.xds.doorkeeper import NOT_ADMITTED, Begun, Doorkeeper, Peers
+from router.xds.doorkeeper import NOT_ADMITTED, Begun, Doorkeeper, Memory, Peers
 from router.xds.watch import end, endpoint_of, go_on, shown_in, terms_id, terms_of, trailers_go_on
 
 log = logging.getLogger(__name__)
@@ -45,10 +45,10 @@ class StreamWatch:
     It waits to be released, as the configuration does: before, it does not know on what terms anybody is let in.
     """
 
-    def __init__(self, peers: Peers, now: Callable[[], datetime]) -> None:
+    def __init__(self, peers: Peers, memory: Memory, now: Callable[[], datetime]) -> None:
         self._peers = peers
         self._now = now
-        self._doorkeeper = Doorkeeper(peers)
+        self._doorkeeper = Doorkeeper(peers, memory)
         self._calls: dict[Begun, _Call] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._looking: asyncio.TimerHandle | None = None

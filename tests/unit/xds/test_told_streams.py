@@ -20,7 +20,7 @@ from router.domain.traffic import Traffic
 from router.xds.doorkeeper import NOT_ADMITTED
 from router.xds.watch import end, go_on
 from router.xds.watch_service import StreamWatch
-from tests.unit.xds.test_doorkeeper import FakePeers
+from tests.unit.xds.test_doorkeeper import FakeMemory, FakePeers
 from tests.unit.xds.world import upstream
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
@@ -54,7 +54,7 @@ class FakeCall:
 
 
 async def answers_of(peers: FakePeers) -> list[bytes]:
-    watch = StreamWatch(peers, lambda: NOW)
+    watch = StreamWatch(peers, FakeMemory(), lambda: NOW)
     watch.set_endpoint(Routing("fraud", Traffic.of({"blue": 100}), None, (upstream("blue"),), access=NAMED))
     watch.release()
     process = watch.service().service(SimpleNamespace(method="/envoy.service.ext_proc.v3.ExternalProcessor/Process"))
