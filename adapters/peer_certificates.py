@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from cryptography import x509
@@ -25,7 +26,7 @@ class PeerCertificates:
                 not_after=certificate.not_valid_after_utc,
                 der=certificate.public_bytes(Encoding.DER),
             )
-        except ValueError:
+        except Exception:  # what it cannot read it says by many exceptions, of which some are plain ones
             raise BadCertificate("a client's certificate that Envoy took cannot be read here") from None
 
     def authorities(self, bundle: bytes) -> frozenset[bytes]:
@@ -33,7 +34,12 @@ class PeerCertificates:
 
     def are_issuers(self, authorities: Collection[bytes], certificate: PeerCertificate) -> bool:
         leaf = x509.load_der_x509_certificate(certificate.der)
-        return any(_has_issued(x509.load_der_x509_certificate(one), leaf) for one in authorities)
+        return any(_has_issued(_authority(one), leaf) for one in authorities)
+
+
+@lru_cache(maxsize=256)
+def _authority(der: bytes) -> x509.Certificate:
+    return x509.load_der_x509_certificate(der)
 
 
 def _names(certificate: x509.Certificate) -> frozenset[str]:
@@ -50,4 +56,6 @@ def _has_issued(authority: x509.Certificate, leaf: x509.Certificate) -> bool:
         leaf.verify_directly_issued_by(authority)
     except (InvalidSignature, TypeError, ValueError):
         return False
+    except Exception:  # the names are right, and the signature is none that it can verify
+        raise BadCertificate("who has issued a client's certificate that Envoy took cannot be seen here") from None
     return True

@@ -19,6 +19,7 @@ import uvloop
 from adapters.certificates import PemFiles
 from adapters.http_exchange import HttpExchange
 from adapters.key_sets import ProviderKeys
+from adapters.known_authorities import KnownAuthorities
 from adapters.lookout import ConnectionLookout
 from adapters.model_archives import ArchiveDisk
 from adapters.model_cache import ModelCache
@@ -124,7 +125,7 @@ class ControlPlane:
                 redirect_port=config.ports.redirect_http,
                 trust_domain="" if config.is_ray_ours else config.gateway_id,
             ),
-            StreamWatch(PeerCertificates(), _now),
+            StreamWatch(PeerCertificates(), KnownAuthorities(config.known_authorities), _now),
         )
         self.replica_tls = replica_tls(config, self.xds, self.desired.states, _now)
         self.admin_tls, self.metrics_tls = (live_tls(port, self.events) for port in (config.admin, config.metrics))

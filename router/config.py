@@ -176,6 +176,11 @@ class GatewayConfig:
         return Path(self.run_dir, "server.sock")
 
     @property
+    def known_authorities(self) -> Path:
+        """Whose certificates clients' connections may have been opened with, which end no later than this folder."""
+        return Path(self.run_dir, "known-authorities.pem")
+
+    @property
     def envoy_admin_socket(self) -> Path:
         return Path(self.run_dir, "envoy.sock")
 

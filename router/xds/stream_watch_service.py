@@ -19,7 +19,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2
 from router.domain.begun_streams import Terms
 from router.domain.routing import Routing
 from router.domain.tls import BadCertificate, ClientTrust
-from router.xds.doorkeeper import NOT_ADMITTED, Begun, Doorkeeper, Peers
+from router.xds.doorkeeper import NOT_ADMITTED, Begun, Doorkeeper, Memory, Peers
 from router.xds.stream_watch import end, endpoint_of, go_on, shown_in, terms_id, terms_of, trailers_go_on
 
 log = logging.getLogger(__name__)
@@ -48,10 +48,10 @@ class StreamWatch:
     It waits to be released, as the configuration does: before, it does not know on what terms anybody is let in.
     """
 
-    def __init__(self, peers: Peers, now: Callable[[], datetime]) -> None:
+    def __init__(self, peers: Peers, memory: Memory, now: Callable[[], datetime]) -> None:
         self._peers = peers
         self._now = now
-        self._doorkeeper = Doorkeeper(peers)
+        self._doorkeeper = Doorkeeper(peers, memory)
         self._calls: dict[Begun, _Call] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._looking: asyncio.TimerHandle | None = None
@@ -112,10 +112,14 @@ class StreamWatch:
             return None, NOT_ADMITTED
         try:
             begun = Begun(endpoint, shown_in(first, metadata, terms, self._peers.read))
+            refused = self._doorkeeper.enter(begun, self._now(), is_judged=terms_of(metadata) == terms_id(terms))
         except (BadCertificate, ValueError) as error:
             log.warning("stream refused", extra={"endpoint": endpoint, "reason": str(error)})
             return None, NOT_ADMITTED
-        refused = self._doorkeeper.enter(begun, self._now(), is_judged=terms_of(metadata) == terms_id(terms))
+        except Exception:
+            # Were the call to fail, Envoy would let the stream begin unwatched: that is for when nobody is here.
+            log.exception("stream refused", extra={"endpoint": endpoint, "reason": "a fault of the gateway"})
+            return None, NOT_ADMITTED
         if refused:
             return None, refused
         self._look_again()

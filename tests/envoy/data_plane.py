@@ -19,6 +19,7 @@ import httpx
 
 from adapters.certificates import PemFiles
 from adapters.internal_authority import InternalAuthority
+from adapters.known_authorities import KnownAuthorities
 from adapters.peer_certificates import PeerCertificates
 from router.certificates import Certificates
 from router.domain.callers import Access, Anyone
@@ -218,7 +219,8 @@ def gateway_in(folder: Path) -> Gateway:
 
 
 def xds_server(gateway: Gateway) -> XdsServer:
-    return XdsServer(gateway, StreamWatch(PeerCertificates(), _now))
+    known = KnownAuthorities(Path(gateway.server_socket).with_name("known-authorities.pem"))
+    return XdsServer(gateway, StreamWatch(PeerCertificates(), known, _now))
 
 
 @asynccontextmanager

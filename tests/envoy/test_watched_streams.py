@@ -6,6 +6,8 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -13,13 +15,16 @@ import pytest
 import pytest_asyncio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from adapters.certificates import PemFiles
 from adapters.key_sets import parsed_key_set
+from router.certificates import Certificates
 from router.domain.callers import Access, CertificateHolders, KeyHolders, KeySlot, TokenHolders
 from router.domain.listening import Clients
 from router.domain.routing import Shield, UnixAddress, Upstream
 from router.domain.tls import CertificateFiles
 from router.domain.tokens import KeySetFile, TokenRules
 from router.domain.traffic import Mirror
+from router.events import EventLog
 from router.keys import hashed, new_key
 from router.waiting_room import WaitingRoom
 from router.xds.doorkeeper import NOT_ADMITTED
@@ -78,10 +83,7 @@ class Streams:
         channel = await self.exits.enter_async_context(self.channel(client))
         metadata = [("x-api-key", key)] if key else []
         metadata += [("authorization", f"Bearer {token}")] if token else []
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        call = stub.ModelStreamInfer(timeout=4 * DEADLINE_S, metadata=metadata)
-        await call.write(request(endpoint, "first", 1))
-        return call
+        return await opened_on(channel, metadata, endpoint)
 
     async def begun(self, key: str = "", token: str = "", client: CertificateFiles | None = None) -> Call:
         """Such a stream that was answered."""
@@ -91,6 +93,13 @@ class Streams:
 
     async def watched(self) -> int:
         return await self.plane.stat(WATCHED)
+
+
+async def opened_on(channel: grpc.aio.Channel, metadata: list[tuple[str, str]], endpoint: str = "locked") -> Call:
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    call = stub.ModelStreamInfer(timeout=4 * DEADLINE_S, metadata=metadata)
+    await call.write(request(endpoint, "first", 1))
+    return call
 
 
 async def goes_on(call: Call) -> None:
@@ -234,6 +243,40 @@ async def test_streams_end_when_the_ca_of_their_certificates_is_replaced(streams
         lists.write_bytes(own_list)
         ca.file.write_bytes(own)
         await take_over(plane)
+
+
+async def test_a_ca_that_was_taken_out_lets_nobody_begin_on_an_old_connection_of_a_new_control_plane(
+    address: UnixAddress, tmp_path: Path
+) -> None:
+    (tmp_path / "new").mkdir()
+    ca, new, bundle = TestCa.in_folder(tmp_path), TestCa.in_folder(tmp_path / "new", "another CA"), tmp_path / "bundle"
+    bundle.write_bytes(ca.file.read_bytes() + new.file.read_bytes())
+    tls, access = ListenerTls((ca.server("server"),), str(bundle)), CertificateHolders(("app.example",))
+    async with data_plane(tls=tls, authority=ca.file) as plane, contextlib.AsyncExitStack() as exits:
+        streams = Streams(plane, ca, address, exits)
+        await streams.let_in(access)
+        old, kept = [
+            await exits.enter_async_context(streams.channel(one.client("app", ["app.example"]))) for one in (ca, new)
+        ]
+        begun = [await opened_on(channel, []) for channel in (old, kept)]
+        for call in begun:
+            assert answer(await call.read()) == ("first", "", [2.0])
+        bundle.write_bytes(new.file.read_bytes())
+        await take_over(plane)
+        await is_ended(begun[0])
+        await goes_on(begun[1])
+        await plane.xds.stop()
+        await eventually(streams.watched, 0)
+
+        plane.xds = xds_server(plane.gateway)
+        plane.xds.set_endpoint(routing("locked", blue(address), access=access))
+        plane.certificates = Certificates(tls, PemFiles(), plane.xds, EventLog(lambda: datetime.now(UTC)))
+        plane.certificates.look()
+        await plane.xds.start(plane.xds_socket)
+        plane.xds.release()
+        await eventually(lambda: plane.xds.proxies() and plane.xds.proxies()[0].is_up_to_date)
+        await is_refused(await opened_on(old, []))
+        assert answer(await (await opened_on(kept, [])).read()) == ("first", "", [2.0])
 
 
 async def soon_expiring(streams: Streams) -> Call:

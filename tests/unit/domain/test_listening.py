@@ -1,8 +1,11 @@
 """Where scoring is offered, and what exists there."""
 
+import ipaddress
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.domain.errors import Invalid
 from router.domain.listening import (
@@ -174,3 +177,19 @@ def test_what_is_no_address_or_another_way_of_writing_one_is_refused(text: str) 
 )
 def test_an_address_is_on_the_lists_or_not(clients: Clients, address: str, is_taken: bool) -> None:
     assert clients.take(address) is is_taken
+
+
+_V4 = st.integers(0, 2**32 - 1).map(ipaddress.IPv4Address)
+_V6 = st.integers(0, 2**128 - 1).map(ipaddress.IPv6Address)
+
+
+@given(st.data(), st.lists(st.tuples(_V4 | _V6, st.integers(0, 128)), min_size=1, max_size=8))
+def test_an_address_is_looked_up_as_by_networks_one_after_the_other(
+    data: st.DataObject, drawn: list[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]]
+) -> None:
+    networks = [ipaddress.ip_network(f"{one}/{min(length, one.max_prefixlen)}", strict=False) for one, length in drawn]
+    address = data.draw(_V4 | _V6 | st.sampled_from([network[-1] for network in networks]))
+    one = getattr(address, "ipv4_mapped", None) or address
+    listed = tuple(sorted(map(str, networks)))
+    assert Clients(allow=listed).take(str(address)) is any(one in network for network in networks)
+    assert Clients(deny=listed).take(str(address)) is not any(one in network for network in networks)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from router.domain.begun_streams import PeerCertificate, Shown, Terms
 from router.domain.callers import Anyone, CertificateHolders, KeyHolders, KeySlot, fingerprint_of
-from router.domain.tls import ClientTrust
+from router.domain.tls import BadCertificate, ClientTrust
 from router.xds.doorkeeper import MAX_BEGUN, NOT_ADMITTED, TOO_MANY, Begun, Doorkeeper
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -32,6 +34,17 @@ class FakePeers:
         return certificate.der in authorities
 
 
+@dataclass(slots=True)
+class FakeMemory:
+    kept: frozenset[bytes] = frozenset()
+
+    def recall(self) -> frozenset[bytes]:
+        return self.kept
+
+    def keep(self, authorities: Collection[bytes]) -> None:
+        self.kept = frozenset(authorities)
+
+
 def by_key(sha256: str, endpoint: str = "fraud") -> Begun:
     return Begun(endpoint, Shown(HERE, key=fingerprint_of(sha256)))
 
@@ -41,8 +54,8 @@ def by_certificate(serial: int = 1, issuer: bytes = b"A", endpoint: str = "fraud
     return Begun(endpoint, Shown(HERE, certificate=certificate))
 
 
-def doorkeeper(terms: Terms, *begun: Begun, trust: bytes = b"A B") -> Doorkeeper:
-    keeper = Doorkeeper(FakePeers())
+def doorkeeper(terms: Terms, *begun: Begun, trust: bytes = b"A B", memory: FakeMemory | None = None) -> Doorkeeper:
+    keeper = Doorkeeper(FakePeers(), memory or FakeMemory())
     keeper.set_trust(ClientTrust(trust))
     keeper.set_terms("fraud", terms)
     for one in begun:
@@ -115,6 +128,55 @@ def test_a_ca_that_comes_ends_nothing_and_one_that_goes_ends_what_no_other_stand
     assert keeper.enter(by_certificate(3, b"between"), NOW, is_judged=True) == ""
     keeper.set_trust(ClientTrust(b"A B"))
     assert keeper.enter(by_certificate(1, b"A"), NOW, is_judged=True) == ""
+
+
+def test_cas_that_were_taken_out_stay_out_whatever_becomes_of_the_control_plane() -> None:
+    memory = FakeMemory()
+    doorkeeper(NAMED, trust=b"A B", memory=memory).set_trust(ClientTrust(b"B C"))
+    for trust in (b"B C", b"C D"):  # the next one finds what was in force, and one after it a bundle without B
+        keeper = doorkeeper(NAMED, trust=trust, memory=memory)
+        assert keeper.enter(by_certificate(1, b"A"), NOW, is_judged=True) == NOT_ADMITTED
+    assert keeper.enter(by_certificate(2, b"B"), NOW, is_judged=True) == NOT_ADMITTED
+    assert keeper.enter(by_certificate(3, b"C"), NOW, is_judged=True) == ""
+    assert doorkeeper(NAMED, trust=b"A", memory=memory).enter(by_certificate(1, b"A"), NOW, is_judged=True) == ""
+
+
+class BrokenPeers(FakePeers):
+    """Who has issued a certificate cannot be seen."""
+
+    def are_issuers(self, authorities: Collection[bytes], certificate: PeerCertificate) -> bool:
+        raise BadCertificate("cannot be seen")
+
+
+def test_a_certificate_whose_issuer_cannot_be_seen_is_not_vouched_for_and_the_others_stay() -> None:
+    keeper = Doorkeeper(BrokenPeers(), FakeMemory())
+    keeper.set_terms("fraud", BOTH)
+    keeper.set_trust(ClientTrust(b"A B"))
+    with_key = by_key(OLD)
+    assert keeper.enter(with_key, NOW, is_judged=True) == ""
+    with pytest.raises(BadCertificate):
+        keeper.enter(by_certificate(), NOW, is_judged=True)
+    assert keeper.num_begun == 1
+    assert keeper.set_trust(ClientTrust(b"B")) == []
+
+
+def test_of_a_smaller_bundle_each_certificate_is_verified_once_however_many_streams_it_has() -> None:
+    verified: list[bytes] = []
+
+    class Counting(FakePeers):
+        def are_issuers(self, authorities: Collection[bytes], certificate: PeerCertificate) -> bool:
+            verified.append(certificate.der)
+            return super().are_issuers(authorities, certificate)
+
+    keeper = Doorkeeper(Counting(), FakeMemory())
+    keeper.set_terms("fraud", NAMED)
+    keeper.set_trust(ClientTrust(b"A B"))
+    streams = [by_certificate(number, issuer) for number in range(3) for issuer in (b"A", b"B")]
+    for stream in streams:
+        assert keeper.enter(stream, NOW, is_judged=True) == ""
+    verified.clear()
+    assert len(keeper.set_trust(ClientTrust(b"B"))) == 3
+    assert sorted(verified) == [b"A", b"B"]
 
 
 def test_what_runs_out_ends_when_it_does() -> None:
