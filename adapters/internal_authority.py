@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from adapters.certificate_authority import Authority, key_pem, new_authority, pem, read_authority, signed
 from adapters.certificates import facts_of
-from router.domain.ca_succession import SIGNS_AFTER, STANDS_ALONE_AFTER, Line, is_due
+from router.domain.ca_succession import STANDS_ALONE_AFTER, Life, Line, is_due, lives_for, signs_from
 from router.domain.errors import Conflict, Invalid
 from router.domain.replica_tls import CERTIFICATE_LIVES, CertificateRequest, Certified, envoy_uri
 from router.domain.tls import (
@@ -33,6 +33,9 @@ from router.private_files import write_private
 
 _MAX_REQUEST_BYTES = 8192
 _UNFINISHED = ".making"
+_MADE_AT = "%Y%m%dT%H%M%S"
+_IS_MADE_WITHIN = timedelta(hours=1)  # in another process, on the same clock: seconds, if it is not killed
+
 _CERTIFICATE, _KEY = "ca.pem", "ca.key"
 
 
@@ -46,6 +49,17 @@ class KeptAuthority:
     @property
     def facts(self) -> CertificateFacts:
         return replace(facts_of(self.authority.certificate), names=("internal CA",))
+
+    @property
+    def life(self) -> Life:
+        return Life(self.facts.not_before, self.facts.not_after)
+
+    def has_signed(self, certificate: x509.Certificate) -> bool:
+        try:
+            certificate.verify_directly_issued_by(self.authority.certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return True
 
 
 class InternalAuthority:
@@ -103,26 +117,29 @@ class InternalAuthority:
         line = _line_in(self._folder, now)
         if is_due(line[-1].facts.not_after, now):
             line = (*line, _succeed(self._folder, self._gateway, now))
-        standing = Line.of([kept.facts.not_before for kept in line], now)
+        standing = Line.of([kept.life for kept in line], now)
         for kept in line[: standing.first]:
             self._drop(kept.folder)
         self._signing = line[standing.signs]
         self._line = line[standing.first :]
+        _sweep(self._folder, now)
 
     def _drop(self, folder: Path) -> None:
         if folder == self._folder:
             _remove_own(folder)
-            return
-        unfinished = folder.with_name(f"{folder.name}{_UNFINISHED}")  # at once: half of it would be an error
-        folder.rename(unfinished)
-        shutil.rmtree(unfinished)
+        else:  # at once: half of it would be an error
+            folder.rename(folder.with_name(f"{folder.name}{_UNFINISHED}"))
 
     def for_envoy(self, now: datetime) -> CertificatePair:
         """A client's, with a key of its own, which goes to Envoy and into no file."""
         key = ec.generate_private_key(ec.SECP256R1())
         name, purpose = envoy_uri(self._gateway), ExtendedKeyUsageOID.CLIENT_AUTH
-        certificate = signed(self._signing.authority, key.public_key(), [name], purpose, now, self._lives)
+        certificate = self._signed(key.public_key(), [name], purpose, now)
         return CertificatePair(pem(certificate), Secret(key_pem(key)), facts_of(certificate))
+
+    def stands_for(self, pair: CertificatePair) -> bool:
+        certificate = x509.load_pem_x509_certificate(pair.chain)
+        return any(kept.has_signed(certificate) for kept in self._line)
 
     def for_replica(self, request: CertificateRequest, now: datetime) -> Certified:
         """A server's, for that name and address and for nothing else that the request may ask for.
@@ -138,9 +155,15 @@ class InternalAuthority:
             raise BadCertificate(f"the request is for a replica of the gateway {name.gateway}, not {self._gateway}")
         key = _key_of(request.signing_request, [name.uri, name.ip])
         names, purpose = [name.uri, name.ip], ExtendedKeyUsageOID.SERVER_AUTH
-        certificate = signed(self._signing.authority, key, names, purpose, now, self._lives)
+        certificate = self._signed(key, names, purpose, now)
         facts = facts_of(certificate)
         return Certified(pem(certificate), self.trust.authorities, facts.not_before, facts.not_after)
+
+    def _signed(
+        self, key: ec.EllipticCurvePublicKey, names: Sequence[str], purpose: x509.ObjectIdentifier, now: datetime
+    ) -> x509.Certificate:
+        lives = lives_for(self._lives, self._signing.life.ends, now)
+        return signed(self._signing.authority, key, names, purpose, now, lives)
 
 
 def replace_authority(folder: Path, gateway: str, now: datetime) -> tuple[datetime, datetime]:
@@ -152,12 +175,12 @@ def replace_authority(folder: Path, gateway: str, now: datetime) -> tuple[dateti
     if not _is_begun(folder):
         raise Conflict(f"{folder} holds no internal CA: the first `crossfade up --ray-address ADDRESS` makes it")
     line = _line_in(folder, now)
-    newest = line[-1].facts.not_before
+    newest, ends = line[-1].life.made, line[-1].life.ends
     if len(line) > 1 and now - newest < STANDS_ALONE_AFTER:
         until = newest + STANDS_ALONE_AFTER
         raise Conflict(f"the internal CA is being replaced already, until {until:%Y-%m-%d %H:%M} UTC")
     made = _succeed(folder, gateway, now).facts.not_before
-    return made + SIGNS_AFTER, made + STANDS_ALONE_AFTER
+    return signs_from(made, ends), made + STANDS_ALONE_AFTER
 
 
 def _is_begun(folder: Path) -> bool:
@@ -198,7 +221,7 @@ def _what_to_do(folder: Path) -> str:
 
 def _succeed(folder: Path, gateway: str, now: datetime) -> KeptAuthority:
     """Of another name than those before: whoever verifies a certificate looks for its CA by name."""
-    where = folder / f"{now:%Y%m%dT%H%M%S}"
+    where = folder / f"{now:{_MADE_AT}}"
     name = f"Crossfade internal CA of {gateway} since {now:%Y-%m-%d %H:%M:%S}"
     return KeptAuthority(_make(where, name, now), where)
 
@@ -213,6 +236,21 @@ def _make(folder: Path, name: str, now: datetime) -> Authority:
     write_private(unfinished / _CERTIFICATE, pem(made.certificate))
     unfinished.rename(folder)
     return made
+
+
+def _sweep(folder: Path, now: datetime) -> None:
+    """Remove whom nobody finishes making, and whoever was dropped: each has a key that would be good for years."""
+    for unfinished in folder.glob(f"*{_UNFINISHED}"):
+        if not _is_being_made(unfinished, now):
+            shutil.rmtree(unfinished)
+
+
+def _is_being_made(unfinished: Path, now: datetime) -> bool:
+    try:
+        begun = datetime.strptime(unfinished.name.removesuffix(_UNFINISHED), _MADE_AT).replace(tzinfo=now.tzinfo)
+    except ValueError:
+        return False
+    return abs(now - begun) < _IS_MADE_WITHIN
 
 
 def _remove_own(folder: Path) -> None:

@@ -35,6 +35,9 @@ class Authority(Protocol):
 
     def for_envoy(self, now: datetime) -> CertificatePair: ...
 
+    def stands_for(self, pair: CertificatePair) -> bool:
+        """Whether one that is trusted has signed it."""
+
     def for_replica(self, request: CertificateRequest, now: datetime) -> Certified:
         """Raises `BadCertificate`, which says why not."""
 
@@ -70,13 +73,14 @@ class ReplicaCertificates:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def look(self) -> None:
-        """Renew the gateway's own certificate when that is due, and tell whom to trust when that has changed."""
+        """Renew the gateway's own certificate when that is due or its CA is gone, and tell whom to trust when that has
+        changed."""
         now = self._now()
         if (refused := self._authority.look(now)) != self._refused:
             self._refused = refused
             log.warning("the internal CA: %s", refused or "it is in order again")
         trust, pair = self._authority.trust, self._shown
-        if pair is None or is_due(pair.facts.not_before, pair.facts.not_after, now):
+        if pair is None or not self._is_good(pair, now):
             pair = self._authority.for_envoy(now)
             log.info("the certificate that is shown to replicas is new", extra={"not_after": str(pair.facts.not_after)})
         elif trust == self._trusted:
@@ -84,6 +88,10 @@ class ReplicaCertificates:
         for secrets in self._secrets:
             secrets.set_replica_tls(pair, trust)
         self._shown, self._trusted = pair, trust
+
+    def _is_good(self, pair: CertificatePair, now: datetime) -> bool:
+        """A CA that is brought back from a backup has not signed what is shown."""
+        return not is_due(pair.facts.not_before, pair.facts.not_after, now) and self._authority.stands_for(pair)
 
     def answer(self, request: CertificateRequest) -> Certified | Declined:
         name = request.name

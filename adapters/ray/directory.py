@@ -19,6 +19,7 @@ import ray
 from router.domain.deployment import REPLICA_PROTOCOL
 from router.domain.replica_tls import CertificateRequest, Certified, Declined
 from router.domain.routing import Replica
+from router.ports import RuntimeUnavailable
 from serving.directory import Directory
 
 NAMESPACE = "crossfade"
@@ -128,6 +129,17 @@ def start_directory(gateway_id: str) -> Any:
         )
         .remote()
     )
+
+
+def await_directory(actor: Any, patience_s: float) -> None:
+    """Blocks until it answers. Raises `RuntimeUnavailable` when it does not within `patience_s`."""
+    try:
+        actor.watch.remote(None, 0.0).future().result(patience_s)
+    except TimeoutError:
+        raise RuntimeUnavailable(
+            f"the directory of replicas has not started within {patience_s:.0f} s: look with `ray list actors` and "
+            "`ray status` whether the cluster still starts processes; it is tried again"
+        ) from None
 
 
 def end_directory(actor: Any) -> None:

@@ -23,7 +23,7 @@ import ray
 from ray import serve
 from ray.serve.schema import DeploymentStatusOverview, LoggingConfig
 
-from adapters.ray.directory import NAMESPACE, Watch, end_directory, start_directory
+from adapters.ray.directory import NAMESPACE, Watch, await_directory, end_directory, start_directory
 from adapters.ray.names import app_name, app_parts
 from adapters.ray.one_thread import OneThread
 from adapters.ray.scaling import autoscaling_config
@@ -41,6 +41,8 @@ _CONSTRUCTOR_TRIES = 3
 # Ray's client asks a cluster that is gone for ever; past this time it is taken for lost.
 _CALL_TIMEOUT_S = 60.0
 _ASK_TIMEOUT_S = 15.0
+# The directory's process may take long to start, which is no reason to take the cluster for lost.
+_START_PATIENCE_S = 300.0
 _HEALTHY = ("RUNNING", "DEPLOYING", "DELETING")
 
 Result = TypeVar("Result")
@@ -132,9 +134,8 @@ class RayRuntime:
             configure_logging=False,
         )
         serve.start(proxy_location="Disabled")
-        # Its process may take long to start, which is no reason to take the cluster for lost.
         self._directory = start_directory(self._placement.gateway_id)
-        ray.get(self._directory.watch.remote(None, 0.0))
+        await_directory(self._directory, _START_PATIENCE_S)
 
     def _deploy(self, deployed: DeployedModel) -> None:
         placement, spec = self._placement, deployed.spec

@@ -21,7 +21,7 @@ class Resource:
     `needs`: the client must hold these before it gets this resource, and for as long as it holds it.
     `keeps`: the client asks for these because it holds this resource; they are not taken away before it.
     `is_makeshift`: what it should say is not known since this process began. A client that reconnects with one of any
-    version keeps that; the makeshift is for those that have none.
+    version keeps that; the makeshift is for those that have none. So it does with a cluster that keeps a makeshift.
     """
 
     key: Key

@@ -11,7 +11,8 @@ everything; each response carries a nonce, and the client answers it with that n
   alone is not sent again until its content changes, and the client keeps the last version that it confirmed.
 - *Reconnecting costs nothing.* The client says which versions it holds; only the differences are sent. Of a version
   that it holds and that is not the wanted one we know nothing: what it might need is not removed before it is replaced.
-  It is better than what we can only make do with (`is_makeshift`), which is not sent to whoever has another.
+  It is better than what we can only make do with (`is_makeshift`), which is not sent to whoever has another. Nor is a
+  changed cluster that would ask for it: the client keeps the one that it has, and nobody waits for that.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class Stream:
         self._copies: dict[Key, Copies] = {}  # what the client may hold
         self._uses: Counter[Key] = Counter()  # how many held copies need or keep a resource
         self._unknown: Counter[str] = Counter()  # type -> held versions that we know only by name
+        self._better: set[Key] = set()  # of which the client holds another version than the makeshift that is wanted
         self._is_resumed = False
         self._open: dict[str, set[Key]] = {}  # group -> keys whose wanted state is not confirmed
         self._alone: set[Key] = set()  # refused in company: to be sent alone
@@ -175,6 +177,8 @@ class Stream:
                 if wanted is not None and wanted.is_makeshift:
                     self._hold(wanted)
                     self._copies[key] = Copies(confirmed=wanted)
+                    if version != wanted.version:
+                        self._better.add(key)
                 else:
                     self._copies[key] = Copies(confirmed=Unknown(version))
                     self._unknown[request.type_url] += 1
@@ -243,7 +247,7 @@ class Stream:
         if copies is not None and copies.latest_version == wanted.version:
             self._recognise(key, copies, wanted)
             return False
-        return all(self._is_held(need) for need in wanted.needs)
+        return not self._is_spared(key) and all(self._is_held(need) for need in wanted.needs)
 
     def _is_removable(self, key: Key) -> bool:
         copies = self._copies.get(key)
@@ -252,7 +256,10 @@ class Stream:
         if copies.is_removal_under_way or self._uses[key]:
             return False
         dependants = _DEPENDANTS[key.type_url]
-        if any(self._unknown[type_url] for type_url in dependants):
+        unknown = sum(self._unknown[type_url] for type_url in dependants)
+        if unknown and key.type_url == ENDPOINTS:  # a cluster that is spared leans on its own, which are wanted
+            unknown -= self._spared_unknown()
+        if unknown:
             return False
         # A client that reconnects tells what it holds type by type: wait for the types that may need this.
         return not self._is_resumed or all(type_url in self._subscriptions for type_url in dependants)
@@ -264,12 +271,33 @@ class Stream:
     def _concerns_it(self, key: Key) -> bool:
         """Not so: routes that no scope leads to, for an endpoint that no listener shows, and secrets that nobody names.
         The client has no reason to ask for them, so there is nothing to wait for. Nor so: a secret that nobody can read
-        since the control plane started, while something that the client shall have names it. It keeps what it has.
+        since the control plane started, while something that the client shall have names it; a cluster that it is
+        spared, and secrets which that may name. It keeps what it has.
         """
-        if key.type_url == SECRET and key not in self._wanted and self._uses[key] > 0:
+        if key.type_url == SECRET and key not in self._wanted and (self._uses[key] > 0 or self._spared_unknown()):
+            return False
+        if self._is_spared(key):
             return False
         is_known = key.type_url in WILDCARD_TYPES or key in self._copies
         return is_known or self._is_asked_for(key) or self._uses[key] > 0
+
+    def _is_spared(self, key: Key) -> bool:
+        """A cluster that has changed while the client has something better than what we could tell it to go with it, or
+        has not said yet whether it has."""
+        wanted, copies = self._wanted.get(key), self._copies.get(key)
+        if key.type_url != CLUSTER or wanted is None or copies is None or copies.latest_version == wanted.version:
+            return False
+        has_said = ENDPOINTS in self._subscriptions
+        return any(self._is_makeshift(kept) and (kept in self._better or not has_said) for kept in wanted.keeps)
+
+    def _is_makeshift(self, key: Key) -> bool:
+        wanted = self._wanted.get(key)
+        return wanted is not None and wanted.is_makeshift
+
+    def _spared_unknown(self) -> int:
+        """How many clusters are spared of which we know only the version. A cluster has the name of its endpoints."""
+        clusters = (Key(CLUSTER, better.name) for better in self._better)
+        return sum(self._is_spared(key) and isinstance(self._copies[key].confirmed, Unknown) for key in clusters)
 
     def _is_held(self, key: Key) -> bool:
         copies = self._copies.get(key)
@@ -296,6 +324,7 @@ class Stream:
         self._flights[nonce] = tuple(keys)
         resources, removed = [], []
         for key in keys:
+            self._better.discard(key)
             wanted = self._wanted.get(key)
             if wanted is None:
                 removed.append(key.name)
@@ -350,6 +379,7 @@ class Stream:
             for content in copies.all():
                 self._release(key, content)
         self._alone.discard(key)
+        self._better.discard(key)
         self._settle(key)
 
     def _hold(self, resource: Resource) -> None:

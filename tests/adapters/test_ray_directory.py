@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
+from dataclasses import dataclass
 
-from adapters.ray.directory import DirectoryActor
+import pytest
+import ray
+
+from adapters.ray.directory import DirectoryActor, await_directory
 from router.domain.replica_tls import Declined
 from router.domain.routing import Replica, ReplicaState, UnixAddress
+from router.ports import RuntimeUnavailable
 from tests.internal_ca import BLUE, request_of
 
 WAIT_S = 30.0
@@ -56,3 +62,31 @@ async def test_requests_and_replicas_are_told_together() -> None:
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     assert (await actor.watch(None, WAIT_S)).requests == ()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A handle of the directory, as Ray has it: every call is a reference to what `future` will be."""
+
+    outcome: Future[None]
+
+    @property
+    def watch(self) -> Asked:
+        return self
+
+    def remote(self, seen: None, patience_s: float) -> Asked:
+        return self
+
+    def future(self) -> Future[None]:
+        return self.outcome
+
+
+def test_one_that_never_starts_is_waited_for_no_longer_than_that() -> None:
+    started, failed = Asked(Future()), Asked(Future())
+    with pytest.raises(RuntimeUnavailable, match="has not started within 0 s: look with `ray list actors`"):
+        await_directory(started, patience_s=0.01)
+    started.outcome.set_result(None)
+    await_directory(started, WAIT_S)
+    failed.outcome.set_exception(ray.exceptions.RayError("no"))
+    with pytest.raises(ray.exceptions.RayError, match="no"):
+        await_directory(failed, WAIT_S)

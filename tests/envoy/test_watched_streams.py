@@ -21,7 +21,7 @@ from router.certificates import Certificates
 from router.domain.callers import Access, CertificateHolders, KeyHolders, KeySlot, TokenHolders
 from router.domain.listening import Clients
 from router.domain.routing import Shield, UnixAddress, Upstream
-from router.domain.tls import CertificateFiles
+from router.domain.tls import CertificateFiles, ListenerTls
 from router.domain.tokens import KeySetFile, TokenRules
 from router.domain.traffic import Mirror
 from router.events import EventLog

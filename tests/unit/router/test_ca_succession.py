@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -38,12 +39,12 @@ class Clock:
         return self.now
 
 
-def is_signed_by_one_of(chain: bytes, authorities: bytes) -> bool:
+def is_signed_by_one_of(chain: bytes, authorities: bytes, now: datetime) -> bool:
     certificate = x509.load_pem_x509_certificate(chain)
     for authority in x509.load_pem_x509_certificates(authorities):
         if authority.subject == certificate.issuer:
             certificate.verify_directly_issued_by(authority)
-            return True
+            return authority.not_valid_before_utc <= now < authority.not_valid_after_utc
     return False
 
 
@@ -84,8 +85,8 @@ def believe_each_other(gateway: Gateway, replica: Replica) -> bool:
     return (
         shown.facts.not_before <= now < shown.facts.not_after
         and replica.certified.not_before <= now < replica.certified.not_after
-        and is_signed_by_one_of(shown.chain, replica.certified.authorities)
-        and is_signed_by_one_of(replica.certified.chain, trusted.authorities)
+        and is_signed_by_one_of(shown.chain, replica.certified.authorities, now)
+        and is_signed_by_one_of(replica.certified.chain, trusted.authorities, now)
     )
 
 
@@ -117,6 +118,92 @@ def test_while_one_follows_the_other_everybody_believes_everybody(tmp_path: Path
     assert gateway.ca.trust != before
     assert len(list(gateway.folder.iterdir())) == 1  # the old one's key is gone
     assert InternalAuthority.in_folder(gateway.folder, GATEWAY, clock.now).status == (alone,)
+
+
+@pytest.mark.parametrize("left", [26 * HOUR, 20 * HOUR, 2 * HOUR, HOUR / 6])
+def test_a_gateway_that_was_off_until_its_ca_has_almost_ended_is_believed_all_the_same(
+    tmp_path: Path, left: timedelta
+) -> None:
+    clock = Clock()
+    gateway = Gateway(tmp_path / "ca", clock).started()
+    ends = NOW + timedelta(days=CA_DAYS)
+    clock.now = ends - left
+    gateway.started()
+    replicas = [Replica() for _ in range(3)]
+    while clock.now < ends + DAY:
+        gateway.certificates.look()
+        for replica in replicas:
+            replica.look(gateway)
+        assert all(believe_each_other(gateway, replica) for replica in replicas)
+        clock.now += min(left / 50, HOUR / 4) if clock.now < ends + left else HOUR / 4
+    assert len(gateway.ca.status) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_no_successor_could_be_made_until_the_last_hours_everybody_still_believes_everybody(
+    tmp_path: Path, seed: int
+) -> None:
+    chance, clock = Random(seed), Clock()
+    gateway = Gateway(tmp_path / "ca", clock).started()
+    ends = NOW + timedelta(days=CA_DAYS)
+    key, elsewhere = gateway.folder / "ca.key", tmp_path / "elsewhere"
+    key.rename(elsewhere)
+    clock.now = ends - 2 * DAY
+    gateway.certificates.look()
+    assert "missing" in gateway.ca.status[0].refused
+    replicas = [Replica() for _ in range(5)]
+    for replica in replicas:
+        clock.now += chance.random() * 2 * HOUR
+        replica.look(gateway)
+    while clock.now < ends + DAY:
+        if elsewhere.exists() and ends - clock.now <= 3 * HOUR:
+            elsewhere.rename(key)
+        gateway.certificates.look()
+        for replica in replicas:
+            replica.look(gateway)
+        assert all(believe_each_other(gateway, replica) for replica in replicas)
+        clock.now += HOUR / 10
+
+
+def test_one_that_has_ended_and_cannot_be_followed_certifies_nobody_and_breaks_nothing(tmp_path: Path) -> None:
+    clock = Clock()
+    gateway = Gateway(tmp_path, clock).started()
+    key, elsewhere = gateway.folder / "ca.key", tmp_path.with_name("elsewhere")
+    key.rename(elsewhere)
+    clock.now = NOW + timedelta(days=CA_DAYS) + HOUR
+    gateway.certificates.look()
+    replica = Replica()
+    replica.look(gateway)
+    assert not believe_each_other(gateway, replica)
+    elsewhere.rename(key)
+    gateway.certificates.look()
+    replica.look(gateway)
+    assert believe_each_other(gateway, replica)
+
+
+def test_whoever_brings_another_ca_back_gets_certificates_of_that_at_once(tmp_path: Path) -> None:
+    clock = Clock()
+    gateway = Gateway(tmp_path / "ca", clock).started()
+    gateway.certificates.look()
+    InternalAuthority.in_folder(tmp_path / "backup", GATEWAY, NOW - DAY)
+    shutil.rmtree(gateway.folder)
+    (tmp_path / "backup").rename(gateway.folder)
+    gateway.certificates.look()
+    replica = Replica()
+    replica.look(gateway)
+    assert believe_each_other(gateway, replica)
+
+
+def test_a_key_of_a_removal_or_a_making_that_was_killed_does_not_stay(tmp_path: Path) -> None:
+    ca = InternalAuthority.in_folder(tmp_path, GATEWAY, NOW)
+    killed, under_way = (tmp_path / f"{at:%Y%m%dT%H%M%S}.making" for at in (NOW - 3 * DAY, NOW))
+    for folder in (killed, under_way):
+        folder.mkdir()
+        (folder / "ca.key").write_text("a key")
+    assert ca.look(NOW + HOUR / 60) == ""
+    assert (killed.exists(), under_way.exists()) == (False, True)  # whoever replaces it is another process
+    assert ca.look(NOW + DAY) == ""
+    assert not under_way.exists()
 
 
 def test_a_real_handshake_takes_certificates_of_both(tmp_path: Path) -> None:
@@ -186,7 +273,7 @@ def test_where_all_have_expired_a_new_one_begins(tmp_path: Path) -> None:
     InternalAuthority.in_folder(tmp_path, GATEWAY, NOW)
     late = NOW + timedelta(days=CA_DAYS + 100)
     ca = InternalAuthority.in_folder(tmp_path, GATEWAY, late)
-    assert is_signed_by_one_of(ca.for_envoy(late).chain, ca.trust.authorities)
+    assert is_signed_by_one_of(ca.for_envoy(late).chain, ca.trust.authorities, late)
     ca.look(late)
     (status,) = ca.status
     assert status.facts is not None

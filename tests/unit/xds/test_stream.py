@@ -389,3 +389,77 @@ def test_a_makeshift_is_for_clients_that_have_nothing_else() -> None:
     read = addresses("fraud/blue", version="with the token that was read")
     change(returned, wanted, read)
     assert sent(returned.responses()) == [("ClusterLoadAssignment", ["fraud/blue"], [])]
+
+
+def returned_with_a_token(wanted: dict[Key, Resource], *secrets: str) -> Stream:
+    """A client that holds an older cluster, and addresses with the token that this process has not read. It says so
+    type by type, and is told after each what may be told."""
+    stream = Stream(wanted)
+    stream.receive(Request(CLUSTER, initial_versions={"fraud/blue": "older", "gone/blue": "1"}))
+    assert sent(stream.responses()) == []
+    held = {"fraud/blue": "with a token", "gone/blue": "1"}
+    stream.receive(Request(ENDPOINTS, subscribe=tuple(held), initial_versions=held))
+    assert sent(stream.responses()) == []
+    for type_url in (LISTENER, SCOPE, ROUTES):
+        stream.receive(Request(type_url, subscribe=("endpoint/fraud",) if type_url == ROUTES else ()))
+        ack(stream, *stream.responses())
+    stream.receive(Request(SECRET, subscribe=secrets, initial_versions=dict.fromkeys(secrets, "1")))
+    return stream
+
+
+def settle(stream: Stream) -> list[tuple[str, list[str], list[str]]]:
+    told = []
+    while responses := stream.responses():
+        told += sent(responses)
+        ack(stream, *responses)
+    return told
+
+
+def with_a_makeshift() -> dict[Key, Resource]:
+    makeshift = replace(addresses("fraud/blue", version="without a token"), is_makeshift=True)
+    return endpoint("fraud", "blue") | by_key(listener(), makeshift)
+
+
+def test_a_changed_cluster_that_would_ask_for_a_makeshift_waits_for_the_token_and_nothing_waits_for_it() -> None:
+    wanted = with_a_makeshift()
+    stream = returned_with_a_token(wanted, "triton/ca/old")
+    told = settle(stream)
+    assert ("ClusterLoadAssignment", [], ["gone/blue"]) in told
+    assert not any("fraud/blue" in names for _, names, _ in told)
+    assert not any(kind == "Secret" for kind, _, _ in told), "the older cluster may name it"
+    assert stream.is_up_to_date
+
+    other = endpoint("other", "blue")
+    change(stream, wanted, *other.values())
+    told = settle(stream)
+    assert ("Cluster", ["other/blue"], []) in told
+    stream.receive(Request(ENDPOINTS, subscribe=("other/blue",)))
+    stream.receive(Request(ROUTES, subscribe=("endpoint/other",)))
+    settle(stream)
+    assert stream.is_settled("other")
+
+    change(stream, wanted, addresses("fraud/blue", version="with the token that was read"))
+    assert not stream.is_up_to_date
+    told = settle(stream)
+    assert told[:2] == [("Cluster", ["fraud/blue"], []), ("ClusterLoadAssignment", ["fraud/blue"], [])]
+    assert ("Secret", [], ["triton/ca/old"]) in told
+    assert stream.is_up_to_date
+
+
+def test_a_changed_cluster_goes_to_whoever_has_no_endpoints_for_it_or_only_the_makeshift() -> None:
+    for held in ({}, {"fraud/blue": "without a token"}):
+        stream = Stream(with_a_makeshift())
+        stream.receive(Request(CLUSTER, initial_versions={"fraud/blue": "older"}))
+        stream.receive(Request(ENDPOINTS, subscribe=("fraud/blue",), initial_versions=held))
+        assert ("Cluster", ["fraud/blue"], []) in settle(stream)
+
+
+def test_a_cluster_that_was_spared_goes_when_it_is_wanted_no_more() -> None:
+    wanted = with_a_makeshift()
+    stream = returned_with_a_token(wanted)
+    settle(stream)
+    change(stream, wanted, gone=[key for key in wanted if key.type_url != LISTENER])
+    told = settle(stream)
+    assert ("Cluster", [], ["fraud/blue"]) in told
+    assert ("ClusterLoadAssignment", [], ["fraud/blue"]) in told
+    assert stream.is_up_to_date
