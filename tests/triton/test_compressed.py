@@ -82,7 +82,7 @@ def http_chunk(content: bytes) -> bytes:
 
 @asynccontextmanager
 async def held_streams(plane: DataPlane, count: int) -> AsyncIterator[list[Connection]]:
-    """Streams that do not go on: of each, a first message has come that grows to a megabyte, and one byte of the next."""
+    """Streams that do not go on: of each, a first message has come that grows to a megabyte, and a byte of the next."""
     head = (
         f"POST /{SERVICE}/ModelStreamInfer HTTP/1.1\r\nhost: any\r\ntransfer-encoding: chunked\r\n"
         "content-type: application/grpc\r\nte: trailers\r\ngrpc-encoding: gzip\r\n\r\n"

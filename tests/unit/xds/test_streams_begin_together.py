@@ -52,7 +52,8 @@ def begun(streams: Streams, first: Any, count: int) -> tuple[list[tuple[Any, Any
         beginning, share = streams.begin()
         text, is_all, *refusal = beginning(first(number))
         if refusal:
-            assert is_all and text.endswith(REFUSED)
+            assert is_all
+            assert text.endswith(REFUSED)
             assert refusal[0][b"status"] == b"429"
             refusals.append(refusal[0][b"text"])
         else:
