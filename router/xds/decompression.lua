@@ -135,11 +135,17 @@ local function format_of(coding)
   return FORMATS[name] or refused("the compression '" .. quoted .. "' is not supported, use gzip or deflate", "415")
 end
 
+-- After a failure: there may be more than was committed, no more than `grown` has made room for.
+local function most_written()
+  return #OUT + max(#OUT, 4 * IN.size, 1024)
+end
+
 -- The collector sees to large texts late, and lets the machine grow by as much as it had when they were there: so it is
 -- called, which takes 0.2 ms where little else lives.
-local function let_go()
-  IN.text = ""
-  if #OUT > MAX_KEPT then
+local function let_go(made)
+  IN.text, IN.size = "", 0
+  OUT:reset()
+  if made > MAX_KEPT then
     OUT:free()
     collectgarbage()
   end
@@ -154,13 +160,18 @@ local function inflated_by(format, text, limit)
   return OUT:get()
 end
 
+-- How many bytes have been made so far, also of what then was refused: the work that it was.
+local total_inflated = 0
+
 -- What is compressed in the text: `limit` bytes at the most. `too_large`: what to say when it is more.
 local function inflated(text, coding, limit, too_large)
   if coding == "identity" then
     return text
   end
   local is_fine, found = pcall(inflated_by, format_of(coding), text, min(limit, MAX_INFLATED))
-  let_go()
+  local made = is_fine and #found or most_written()
+  total_inflated = total_inflated + made
+  let_go(made)
   if found == TOO_LARGE then
     local too_large_for = "the decompressed request is larger than the " .. limit .. " bytes that the endpoint accepts"
     refused(too_large or limit > MAX_INFLATED and TOO_LARGE_HERE or too_large_for, "413")
@@ -175,6 +186,6 @@ local function inflated_begin(text, coding, size)
     inflate(text, format.past_head(text), size)
   end)
   local begin = (is_fine or found == TOO_LARGE) and sub(OUT:tostring(), 1, size)
-  let_go()
+  let_go(#OUT)
   return begin or error(found, 0)
 end

@@ -40,8 +40,8 @@ local function look_in_message(text)
 end
 
 -- What a request says; nothing of one that cannot be decompressed, which is refused when it is sent to a Triton.
-local function decompressed(text, coding)
-  local is_fine, found = pcall(inflated, text, coding, MAX_INFLATED)
+local function decompressed(text, coding, limit)
+  local is_fine, found = pcall(inflated, text, coding, limit)
   return is_fine and found or ""
 end
 
@@ -59,7 +59,7 @@ function envoy_on_request(handle)
   local headers = handle:headers()
   local coding = headers:get(is_grpc and "grpc-encoding" or "content-encoding")
   if coding and not (is_grpc and byte(body:getBytes(0, 1)) == 0) then
-    text = decompressed(text, coding)
+    text = decompressed(text, coding, handle:filterContext():get("@LIMIT@"))
   end
   local said = headers:get("inference-header-content-length")
   local length = said and tonumber(said)

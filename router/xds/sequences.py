@@ -12,6 +12,7 @@ from typing import Any
 
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from google.protobuf.struct_pb2 import Struct
 
 from router.domain.routing import Upstream
 from router.xds.gateway import NO_RETRY_HEADER, SEQUENCE_HEADER
@@ -21,11 +22,12 @@ from router.xds.scripts import READING, inline, script
 
 _FILTER = "crossfade.sequence"
 _SCRIPT_NAME = "sequence"
+_LIMIT = "limit"  # bytes that the largest of the endpoint's deployments takes
 
 
 def sequence_filter() -> Any:
     """Runs where a route says so."""
-    marks = {"@NO_RETRY@": NO_RETRY_HEADER, "@SEQUENCE@": SEQUENCE_HEADER}
+    marks = {"@LIMIT@": _LIMIT, "@NO_RETRY@": NO_RETRY_HEADER, "@SEQUENCE@": SEQUENCE_HEADER}
     text = script(*READING, "sequences", marks=marks)
     config = lua_pb2.Lua(source_codes={_SCRIPT_NAME: inline(text)})
     return hcm_pb2.HttpFilter(name=_FILTER, typed_config=packed(config))
@@ -35,4 +37,6 @@ def sequence_config(upstreams: tuple[Upstream, ...]) -> dict[str, Any]:
     """What a virtual host says."""
     if not any(upstream.keeps_sequences for upstream in upstreams):
         return without(_FILTER)
-    return {_FILTER: packed(lua_pb2.LuaPerRoute(name=_SCRIPT_NAME))}
+    context = Struct()
+    context.update({_LIMIT: max(upstream.max_request_bytes for upstream in upstreams)})
+    return {_FILTER: packed(lua_pb2.LuaPerRoute(name=_SCRIPT_NAME, filter_context=context))}

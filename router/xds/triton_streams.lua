@@ -47,13 +47,20 @@ local function refusal_on_stream(reason, id)
   return framed(as_field(1, REFUSES .. reason) .. (id ~= "" and as_field(3, id) or ""))
 end
 
+-- Nobody else of the worker is answered between the messages of a chunk, so together they may be no larger than one.
+local TOO_MUCH_TOGETHER = "the messages that came together are larger than " .. MAX_INFLATED .. " bytes when they are "
+  .. "decompressed: send fewer before the first answer"
+
 local function requests_of(facts, path, coding)
   local endpoint = string.match(path, "^/v2/models/([^/]+)")
-  return by_messages(facts.limit, function(text, from, to)
+  local most = 0 -- of `total_inflated`, in this chunk
+  local passed = by_messages(facts.limit, function(text, from, to)
     if not text then
       return refusal_on_stream("a message is larger than the " .. facts.limit .. " bytes that the endpoint accepts", "")
     end
-    local is_fine, message, first, last = pcall(plain_message, text, from, to, coding, facts.limit)
+    local room = math.max(0, most - total_inflated)
+    local too_large = room < min(facts.limit, MAX_INFLATED) and TOO_MUCH_TOGETHER or nil
+    local is_fine, message, first, last = pcall(plain_message, text, from, to, coding, min(facts.limit, room), too_large)
     if not is_fine then
       return refusal_on_stream(as_refusal(message).text, "")
     end
@@ -63,6 +70,10 @@ local function requests_of(facts, path, coding)
     end)
     return is_right and translated or refusal_on_stream(as_refusal(translated).text, id_of(message, first, last))
   end)
+  return function(text)
+    most = total_inflated + MAX_INFLATED
+    return passed(text)
+  end
 end
 
 local function renamed_reply(text, from, to, endpoint, version)

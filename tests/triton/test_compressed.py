@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from serving.exchange import HttpRequest, HttpResponse
 from serving.grpc_framing import unframed
 from tests.envoy.data_plane import DataPlane, upstream
 from tests.envoy.replica import grpc_answer, usual_answer
-from tests.envoy.waiting import DEADLINE_S
+from tests.envoy.waiting import DEADLINE_S, eventually
 from tests.triton.asking import NO_LIMIT, answering, grpc_request, json_request, triton_upstream, under_load
 from tests.triton.server import Triton
 from tests.triton.test_hostile import GRPC, HTTP, PAIR, TIMES, with_shape
@@ -35,8 +37,12 @@ MIB = 1024 * 1024
 LIMIT = 4 * MIB
 BOMB_BYTES = 256 * MIB
 MOST_GROWTH_BYTES = 64 * MIB  # Envoy's memory holds a message several times; a bomb would have four times as much
+STRANGERS = 160
+MOST_HELD = 33  # megabytes that their streams may hold together, one each
+MOST_GROWTH_OF_HELD_BYTES = 128 * MIB  # Lua's collector lets twice as much gather, and Envoy's own part comes to it
 CODINGS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 COMPRESSIONS = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 GRPC_HEADERS = {"content-type": "application/grpc", "te": "trailers"}
 
 
@@ -70,8 +76,38 @@ async def called(plane: DataPlane, method: str, coding: str, body: bytes) -> htt
     return await plane.http.post(f"/{SERVICE}/{method}", content=body, headers=headers)
 
 
+def http_chunk(content: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(content), content)
+
+
+@asynccontextmanager
+async def held_streams(plane: DataPlane, count: int) -> AsyncIterator[list[Connection]]:
+    """Streams that do not go on: of each, a first message has come that grows to a megabyte, and a byte of the next."""
+    head = (
+        f"POST /{SERVICE}/ModelStreamInfer HTTP/1.1\r\nhost: any\r\ntransfer-encoding: chunked\r\n"
+        "content-type: application/grpc\r\nte: trailers\r\ngrpc-encoding: gzip\r\n\r\n"
+    ).encode()
+    begin = service_pb2.ModelInferRequest(model_name="nobody", raw_input_contents=[bytes(MIB - 100)])
+    chunk = http_chunk(frame(gzip.compress(begin.SerializeToString())) + b"\0")
+    async with AsyncExitStack() as stack:
+        connections = []
+        for number in range(count):
+            if number % 10 == 9:  # Envoy closes connections that wait too long before it hears of them
+                await plane.http.get("/v2/health/live")
+            reader, writer = await asyncio.open_connection(plane.http.base_url.host, plane.http.base_url.port)
+            stack.callback(writer.close)
+            writer.write(head + chunk)
+            connections.append((reader, writer))
+        yield connections
+
+
+async def said(reader: asyncio.StreamReader) -> str:
+    """The head of a reply."""
+    return (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)).decode()
+
+
 @contextmanager
-def flat_memory(plane: DataPlane) -> Iterator[None]:
+def flat_memory(plane: DataPlane, most_growth_bytes: int = MOST_GROWTH_BYTES) -> Iterator[None]:
     process = Path(f"/proc/{plane.envoy.pid}")
 
     def bytes_of(what: str) -> int:
@@ -81,7 +117,7 @@ def flat_memory(plane: DataPlane) -> Iterator[None]:
     (process / "clear_refs").write_text("5")  # the peak counts from here on
     before = bytes_of("VmRSS")
     yield
-    assert bytes_of("VmHWM") - before < MOST_GROWTH_BYTES
+    assert bytes_of("VmHWM") - before < most_growth_bytes
 
 
 @pytest.mark.parametrize("coding", CODINGS)
@@ -114,6 +150,42 @@ async def test_a_stream_that_begins_with_one_ends(plane: DataPlane, server: Trit
                 assert "first message" in reply.headers["grpc-message"]
             await load.more(20)
     assert server.is_alive
+
+
+async def test_streams_that_do_not_go_on_hold_little_together(plane: DataPlane, endpoint: str) -> None:
+    request = grpc_request(endpoint, PAIR, {"padding": "-" * 1000})
+    async with grpc.aio.insecure_channel(plane.grpc_address, options=NO_LIMIT) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+        async def is_answered() -> bool:
+            call = stub.ModelStreamInfer(timeout=DEADLINE_S, compression=grpc.Compression.Gzip)
+            await call.write(request)
+            await call.done_writing()
+            return not (await call.read()).error_message
+
+        assert await is_answered()
+        with flat_memory(plane, MOST_GROWTH_OF_HELD_BYTES):
+            async with held_streams(plane, STRANGERS) as connections:
+                waiting = {asyncio.create_task(said(reader)) for reader, _ in connections}
+                try:
+                    # Whichever comes last of those that are refused: the others wait, as long as the test lets them.
+                    for refused in islice(asyncio.as_completed(waiting), STRANGERS - MOST_HELD):
+                        reply = await refused
+                        assert "grpc-status: 8" in reply
+                        assert "too many streams are beginning: try again" in reply
+                    assert await is_answered()
+                finally:
+                    for task in waiting:
+                        task.cancel()
+                    await asyncio.gather(*waiting, return_exceptions=True)
+
+        async def may_begin() -> bool:
+            async with held_streams(plane, 1) as [(reader, writer)]:
+                assert await is_answered()  # so Envoy has read what this one began with
+                writer.write(http_chunk(b"\0\0\0\0"))
+                return "unknown model 'nobody'" in await said(reader)
+
+        await eventually(may_begin)  # when it has seen that the others are gone
 
 
 async def test_a_later_one_is_an_error_in_its_place_and_the_stream_goes_on(

@@ -263,3 +263,9 @@ def test_the_rest_need_not_be_right_nor_have_come() -> None:
         assert INFLATED_BEGIN(rest, b"deflate", 1000) == (bytes(range(256)) * 4)[:1000]
     with pytest.raises(Refused, match="cut off"):
         INFLATED_BEGIN(packed[:20], b"deflate", 1000)
+
+
+def test_nothing_large_is_kept_of_a_message_that_was_right() -> None:
+    before = SCRIPT.kilobytes()
+    assert INFLATED(gzip.compress(bytes(8 * MIB)), b"gzip", 16 * MIB) == bytes(8 * MIB)
+    assert SCRIPT.kilobytes() < before + 1100

@@ -15,7 +15,7 @@ from tests.unit.xds.lua_scripts import Script
 
 MIB = 1024 * 1024
 SCRIPT = Script("triton_reading", "inflate", "decompression", "messages", "compressed_calls")
-(BEGINNING,) = SCRIPT.functions("beginning")
+BEGINNING, NEW_SHARE = SCRIPT.functions("beginning", "new_share")
 REFUSED = b"\1\0\0\0\0"
 
 
@@ -47,7 +47,7 @@ class Filter:
 
 def passed(chunks: Sequence[bytes], coding: bytes | None = b"gzip") -> tuple[bytes | None, Any]:
     """What is behind the filter, and the refusal, if there is one."""
-    beginning, envoys, is_all = BEGINNING(coding), Filter(), False
+    beginning, envoys, is_all = BEGINNING(coding, NEW_SHARE()), Filter(), False
     for chunk in chunks:
         if is_all:
             envoys.take(chunk)
@@ -119,7 +119,7 @@ def test_what_is_broken_or_too_large_ends_the_stream(begin: bytes) -> None:
 
 def test_a_first_message_that_only_promises_to_be_too_large_is_not_waited_for() -> None:
     _, refusal = passed([b"\1" + (5 * MIB).to_bytes(4, "big")])
-    assert (refusal[b"status"], b"4194304 bytes" in refusal[b"text"]) == (b"413", True)
+    assert (refusal[b"status"], b"1048576 bytes" in refusal[b"text"]) == (b"413", True)
 
 
 @pytest.mark.parametrize(("coding", "status"), [(None, b"400"), (b"snappy", b"415")])
