@@ -35,7 +35,6 @@ _MAX_REQUEST_BYTES = 8192
 _UNFINISHED = ".making"
 _MADE_AT = "%Y%m%dT%H%M%S"
 _IS_MADE_WITHIN = timedelta(hours=1)  # in another process, on the same clock: seconds, if it is not killed
-
 _CERTIFICATE, _KEY = "ca.pem", "ca.key"
 
 

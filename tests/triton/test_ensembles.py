@@ -18,7 +18,6 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from adapters.triton.server import TritonProcess
 from adapters.triton.statistics import TritonStatisticsClient
-from benchmarks.triton_home import triton_home
 from router.domain.errors import ModelUnavailable
 from router.domain.triton_managed import ManagedModel
 from tests.envoy.data_plane import data_plane, upstream
@@ -31,11 +30,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _ONNX = "onnxruntime_onnx"
 ROWS = {"row": np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 64)}
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return triton_home(tmp_path_factory.mktemp("home") / "triton")
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ from adapters.internal_authority import InternalAuthority
 from adapters.replica_tls import ReplicaKeys
 from adapters.triton.server import TritonProcess
 from benchmarks.models import tiny_mlp
-from benchmarks.triton_home import triton_home
 from router.domain.errors import ModelUnavailable
 from router.domain.replica_tls import CertificateRequest, Certified
 from router.domain.triton_managed import ManagedModel
@@ -43,11 +42,6 @@ from tests.triton.managed import cached, deployed_model, home_of, managed_triton
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROW = {"x": np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 64)}
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return triton_home(tmp_path_factory.mktemp("home") / "triton")
 
 
 @pytest.fixture(scope="module")
